@@ -1,0 +1,50 @@
+# Every target sets up what it needs in .venv and then does its work; a second call starts at once.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test test-slow test-latest lint notebooks bench clean
+
+run: .venv/run.stamp
+	$(BIN)/erfjax growth --out results/growth
+
+test: .venv/test.stamp
+	$(BIN)/python -m pytest -n 2
+
+test-slow: .venv/test.stamp
+	$(BIN)/python -m pytest -n 2 -m slow
+
+lint: .venv/lint.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+notebooks: .venv/notebooks.stamp
+	$(BIN)/python notebooks/execute.py
+
+bench: .venv/bench.stamp
+	$(BIN)/python -m benchmarks
+
+# The newest JAX needs a newer interpreter than the oldest that is supported.
+test-latest: .venv-latest/test.stamp
+	.venv-latest/bin/python -m pytest -n 2 tests/tracing tests/readings
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/run.stamp: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+.venv/%.stamp: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
+	@touch $@
+
+.venv-latest/bin/python:
+	.ci/newer-python -m venv .venv-latest
+
+.venv-latest/test.stamp: pyproject.toml | .venv-latest/bin/python
+	.venv-latest/bin/python -m pip install --quiet --disable-pip-version-check -e '.[latest]'
+	@touch $@
+
+clean:
+	rm -rf .venv .venv-latest results

@@ -1,0 +1,35 @@
+"""erfjax: what does a unit of a network really see?
+
+Three readings of one trace of one JAX function: `theoretical` (where it can look, exactly), `analytic` (how much each pixel
+counts, in closed form) and `empirical` (how much, measured, with error bars); `compare` says whether they agree.
+"""
+
+from erfjax import closed_form, errors, geometry, initializers, layers, layouts, measures, protocols, studies, tracing
+from erfjax.agreement import Comparison, compare
+from erfjax.fields import EffectiveField, TheoreticalField
+from erfjax.readings.analytic import analytic, analytic_map
+from erfjax.readings.empirical import empirical
+from erfjax.readings.theoretical import theoretical
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Comparison",
+    "EffectiveField",
+    "TheoreticalField",
+    "analytic",
+    "analytic_map",
+    "closed_form",
+    "compare",
+    "empirical",
+    "errors",
+    "geometry",
+    "initializers",
+    "layers",
+    "layouts",
+    "measures",
+    "protocols",
+    "studies",
+    "theoretical",
+    "tracing",
+]

@@ -1,0 +1,134 @@
+"""The command line: `erfjax growth`, `erfjax reproduce NAME`, `erfjax report TARGET`.
+
+Options are read here and handed on; everything is computed by the functions that Python users call. What a user got wrong
+(an `ErfjaxError`, a missing file) ends with one line and exit status 1, not with a traceback.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from erfjax import __version__
+from erfjax.errors import ErfjaxError
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Errors made on purpose, in one line."""
+    try:
+        yield
+    except (ErfjaxError, FileNotFoundError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _integers(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    """Numbers separated by commas."""
+    if value is None:
+        return None
+    try:
+        return tuple(int(part) for part in value.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"expected integers separated by commas, but got {value!r}") from error
+
+
+def _words(*allowed: str) -> Callable[[click.Context, click.Parameter, str], tuple[str, ...]]:
+    """Words separated by commas, each of those allowed."""
+
+    def parse(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+        words = tuple(value.split(","))
+        if not set(words) <= set(allowed):
+            raise click.BadParameter(f"expected {' or '.join(allowed)}, separated by commas, but got {value!r}")
+        return words
+
+    return parse
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="erfjax")
+def main() -> None:
+    """Theoretical and effective receptive fields of any JAX function."""
+
+
+@main.command()
+@click.option("--depths", default="5,10,20,40", callback=_integers, show_default=True, help="Numbers of layers.")
+@click.option("--activations", default="linear,relu", callback=_words("linear", "relu"), show_default=True)
+@click.option("--weights", default="uniform,random", callback=_words("uniform", "random"), show_default=True)
+@click.option("--kernel", default=3, show_default=True, help="Taps along each axis of the kernel.")
+@click.option("--width", default=32, show_default=True, help="Channels of the random networks.")
+@click.option("--samples", default=128, show_default=True, help="Fresh networks and crops per depth.")
+@click.option(
+    "--statistic",
+    default="square",
+    show_default=True,
+    type=click.Choice(["square", "rms", "abs", "relu"]),
+    help="Of the gradient of random networks.",
+)
+@click.option(
+    "--image", type=click.Path(path_type=Path), help="Photograph to crop inputs from; matplotlib's by default."
+)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for the figure and the data.")
+def growth(out: Path | None, **options: Any) -> None:
+    """The growth laws: closed form against measurement, by depth."""
+    from erfjax.studies import growth as study
+
+    with _explained():
+        _show(study(**options), out)
+
+
+@main.command()
+@click.argument("name")
+@click.option(
+    "--out",
+    default=Path("results"),
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for figures and data.",
+)
+def reproduce(name: str, out: Path) -> None:
+    """Run the study NAME with its defaults, or all of them."""
+    from erfjax.report import gallery
+    from erfjax.studies import BY_NAME
+
+    if name != "all" and name not in BY_NAME:
+        raise click.BadParameter(f"there is no study {name!r}: choose {', '.join([*sorted(BY_NAME), 'all'])}")
+    for chosen in sorted(BY_NAME) if name == "all" else [name]:
+        with _explained():
+            _show(BY_NAME[chosen](), out / chosen)
+    click.echo(f"all studies so far: {gallery(out, sorted(BY_NAME))}")
+
+
+@main.command()
+@click.argument("target")
+@click.option("--shape", required=True, callback=_integers, help="Shape of the input, such as 1,224,224,3.")
+@click.option(
+    "--layout", default="NHWC", show_default=True, help="One letter per axis: N batch, C channels, D H W L space."
+)
+@click.option("--unit", callback=_integers, help="Index of the output unit, such as 3,3; the centre by default.")
+@click.option(
+    "--image-size", callback=_integers, help="Image to give advice for, such as 224,224; the input by default."
+)
+@click.option("--image", type=click.Path(path_type=Path), help="Picture to draw the field on (in the HTML page).")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="HTML page to write.")
+def report(target: str, out: Path | None, **options: Any) -> None:
+    """What a unit of TARGET sees: layer by layer, with advice.
+
+    TARGET is package.module:function or file.py:function, a function from an array to an array.
+    """
+    from erfjax.report import report as make
+
+    with _explained():
+        made = make(target, **options)
+        click.echo(str(made))
+        if out is not None:
+            click.echo(f"\nwritten: {made.save(out)}")
+
+
+def _show(result: Any, out: Path | None) -> None:
+    """A study's result on the terminal, and in a folder."""
+    click.echo(str(result))
+    if out is not None:
+        click.echo(f"\nwritten: {result.save(out)}")

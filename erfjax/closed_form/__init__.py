@@ -1,0 +1,30 @@
+"""The textbook side: a network as a product of kernels, its map by repeated convolution, Fourier and the central limit.
+
+Everything runs in float64 NumPy on the host, whatever JAX's x64 flag says; given JAX arrays the elementary functions
+(`power`, `cascade`, `moments`, `gaussian`, `transfer_function`, `laws.sigma`) stay in JAX and can be traced and
+differentiated.
+"""
+
+from erfjax.closed_form import laws, mean_field
+from erfjax.closed_form.asymptotics import BerryEsseen, berry_esseen, edgeworth, saddlepoint
+from erfjax.closed_form.chains import cascade
+from erfjax.closed_form.convolution import extended_binomial, log_power, power
+from erfjax.closed_form.fourier import transfer_function
+from erfjax.closed_form.gaussian import Moments, gaussian, moments
+
+__all__ = [
+    "BerryEsseen",
+    "Moments",
+    "berry_esseen",
+    "cascade",
+    "edgeworth",
+    "extended_binomial",
+    "gaussian",
+    "laws",
+    "log_power",
+    "mean_field",
+    "moments",
+    "power",
+    "saddlepoint",
+    "transfer_function",
+]

@@ -1,0 +1,315 @@
+"""Mean field: what an elementwise nonlinearity does to variances and to squared gradients when its input is Gaussian.
+
+With pre-activations z ~ N(0, q) a nonlinearity φ multiplies the expected squared gradient by the gain E[φ'(z)²] and
+carries the variance to the next layer by q' = σ_w² E[φ(z)²] + σ_b². Expectations are integrals over one Gaussian:
+
+    E[g(√q z)] = ∫ g(√q z) e^{-z²/2} dz / √(2π)
+
+done by composite Gauss-Legendre quadrature in float64, whatever JAX's x64 flag says. Kinks and jumps of φ and φ' (ReLU,
+hard tanh, ELU ...) are found first and become ends of panels, so the result has some twelve digits for them too. φ is
+any elementwise JAX function, or a name.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.optimize
+
+from erfjax.errors import KernelError
+
+Activation = str | Callable[..., Any]
+"""An elementwise JAX function, or the name of one: "linear", "erf", "sin", "abs", "tanh" or any in `jax.nn`."""
+
+WIDTH = 10.0
+"""Standard deviations integrated over; beyond lies 1e-23 of the mass."""
+
+RULE = np.polynomial.legendre.leggauss(16)
+"""Nodes and weights of one panel."""
+
+EDGES = np.concatenate([[0.0], 1e-4 * 1.6 ** np.arange(40)])
+"""Ends of panels in units of the pre-activation, 0 .. 1e4 and mirrored: features of φ are resolved whatever q is."""
+
+REFINEMENTS = (1, 2, 4, 8, 16)
+"""Into how many parts panels are cut until the result stands still."""
+
+PROBES = np.linspace(-9.9034876, 9.9021123, 2**15)
+"""arsinh of the points at which φ is searched for kinks: 6e-4 apart at 0, 6e-4 |x| further out; no round numbers."""
+
+BEND = 1e-4
+"""Second difference of neighbouring probes, relative to the size of the function there, that may be a kink."""
+
+BLOCK = 2**12
+"""φ is evaluated at so many points at a time: one panel set of one variance."""
+
+KINKS = 256
+"""At most so many kinks are refined, those nearest to 0 first."""
+
+TABLE = 256
+"""More different variances are interpolated from as many Chebyshev nodes in log q, where every gain is analytic."""
+
+SMALLEST = 1e-24
+"""Stands for the limit q -> 0."""
+
+CLOSED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "linear": lambda q: np.ones_like(q),
+    "identity": lambda q: np.ones_like(q),
+    "abs": lambda q: np.ones_like(q),
+    "relu": lambda q: np.full_like(q, 0.5),
+    "erf": lambda q: 4 / (np.pi * np.sqrt(1 + 4 * q)),
+    "sin": lambda q: (1 + np.exp(-2 * q)) / 2,
+}
+"""E[φ'(z)²] where it is elementary."""
+
+NAMES: dict[str, Callable[..., Any]] = {
+    "linear": lambda x: x,
+    "abs": jnp.abs,
+    "erf": jax.scipy.special.erf,
+    "sin": jnp.sin,
+    "tanh": jnp.tanh,
+}
+
+
+def gain(phi: Activation, q: Any) -> Any:
+    """The factor E[φ'(z)²], z ~ N(0, q), by which a nonlinearity multiplies the expected squared gradient.
+
+    ReLU 1/2, identity 1, erf 4/(π√(1 + 4q)), leaky ReLU (a² + b²)/2; for smooth φ it tends to φ'(0)² as q -> 0.
+
+    Args:
+        phi: elementwise JAX function or a name.
+        q: variance of the pre-activation, a number or an array of any shape, q >= 0 (0 means the limit from above).
+
+    Returns:
+        A float for a number, a float64 array of q's shape for an array.
+
+    Raises:
+        KernelError: an unknown name, a variance that is negative or not finite, or a φ that is not elementwise.
+
+    Source: Luo et al. 2016, section 2.3; S. S. Schoenholz et al., *Deep Information Propagation*, 2017, equation 3.
+
+    Example:
+        >>> import erfjax as ej
+        >>> [round(ej.closed_form.mean_field.gain("tanh", q), 4) for q in (0.1, 0.5, 1.0, 2.0)]
+        [0.8492, 0.5924, 0.4644, 0.3495]
+    """
+    if isinstance(phi, str) and phi in CLOSED:
+        return _over(q, CLOSED[phi])
+    return _moment(phi, q, lambda both: both[1] ** 2)
+
+
+def mean_gain(phi: Activation, q: Any) -> Any:
+    """The factor E[φ'(z)], z ~ N(0, q), by which a nonlinearity multiplies the expected (signed) gradient: the
+    first-moment twin of `gain`.
+
+    Example:
+        >>> import erfjax as ej
+        >>> round(ej.closed_form.mean_field.mean_gain("relu", 3.0), 6)
+        0.5
+    """
+    return _moment(phi, q, lambda both: both[1])
+
+
+def second_moment(phi: Activation, q: Any) -> Any:
+    """The second moment E[φ(z)²], z ~ N(0, q), of the activation.
+
+    Example:
+        >>> import erfjax as ej
+        >>> round(ej.closed_form.mean_field.second_moment("relu", 3.0), 6)
+        1.5
+    """
+    return _moment(phi, q, lambda both: both[0] ** 2)
+
+
+def variance(phi: Activation, q: Any, sigma_w: float = 1.0, sigma_b: float = 0.0) -> Any:
+    """The variance of the next pre-activation, q' = σ_w² E[φ(z)²] + σ_b², z ~ N(0, q), for weights of variance σ_w² /
+    fan-in.
+
+    Source: Schoenholz et al. 2017, equation 3.
+
+    Example:
+        >>> import erfjax as ej
+        >>> round(ej.closed_form.mean_field.variance("relu", 3.0, sigma_w=2**0.5), 6)
+        3.0
+    """
+    return sigma_w**2 * second_moment(phi, q) + sigma_b**2
+
+
+def fixed_point(phi: Activation, sigma_w: float = 1.0, sigma_b: float = 0.0, start: float = 1.0) -> float:
+    """The variance q* = σ_w² E[φ(z)²] + σ_b² that a deep network settles at when its first layer has variance `start`.
+
+    It is the nearest fixed point in the direction in which `start` moves; `start` itself where nothing moves (ReLU with
+    σ_w² = 2).
+
+    Args:
+        phi: elementwise JAX function or a name.
+        sigma_w, sigma_b: standard deviations of the weights (times √fan-in) and of the biases.
+        start: variance to start from, > 0.
+
+    Raises:
+        KernelError: as `gain`, or the variance grows without bound.
+
+    Source: Schoenholz et al. 2017, section 3.
+
+    Example:
+        >>> import erfjax as ej
+        >>> round(ej.closed_form.mean_field.fixed_point("tanh", sigma_w=1.5, sigma_b=0.05), 4)
+        0.7984
+    """
+    if not (math.isfinite(start) and start > 0):
+        raise KernelError(f"`start` must be a positive variance, but got {start}.")
+
+    def growth(q: float) -> float:
+        return variance(phi, q, sigma_w, sigma_b) - q
+
+    first = growth(start)
+    if abs(first) <= 1e-12 * start:
+        return float(start)
+    factor = 2.0 if first > 0 else 0.5
+    near, far = start, start * factor
+    while (growth(far) > 0) == (first > 0):
+        near, far = far, far * factor
+        if far > 1e12:
+            raise KernelError(
+                f"The variance grows without bound from {start} (σ_w = {sigma_w}, σ_b = {sigma_b}): no fixed point."
+            )
+        if far < 1e-12:
+            return 0.0
+    return float(scipy.optimize.brentq(growth, near, far, xtol=1e-15, rtol=1e-13))
+
+
+def _moment(phi: Activation, q: Any, g: Callable[[np.ndarray], np.ndarray]) -> Any:
+    """E[g], a function of φ and φ' stacked, for every q."""
+    function = _named(phi)
+    profile = _profile(function) if isinstance(function, Hashable) else _Profile(function)
+    return _over(q, functools.partial(_expectation, profile, g))
+
+
+class _Profile:
+    """An activation as the quadrature sees it: φ and φ' in float64 on the host, and where they are not smooth."""
+
+    def __init__(self, phi: Callable[..., Any]):
+        self.compiled = jax.jit(functools.partial(_value_and_slope, phi))
+        self.dtype: Any = np.float64
+        try:
+            self(np.zeros(1))
+        except (TypeError, ValueError):  # φ insists on float32, e.g. by constants under strict promotion
+            self.dtype = np.float32
+        self.check()
+        self.kinks = np.union1d(_kinks(lambda x: self(x)[0]), _kinks(lambda x: self(x)[1]))
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """φ and φ' at x, stacked: shape (2, *x.shape); in blocks of one size, so that φ is compiled once."""
+        blocks = np.zeros((-(-x.size // BLOCK), BLOCK), dtype=self.dtype)
+        blocks.reshape(-1)[: x.size] = x.reshape(-1)
+        with jax.ensure_compile_time_eval(), jax.enable_x64(self.dtype == np.float64):
+            both = np.concatenate([np.asarray(self.compiled(block), dtype=np.float64) for block in blocks], axis=1)
+        return both[:, : x.size].reshape(2, *x.shape)
+
+    def check(self) -> None:
+        """Moves half a block elsewhere and changes its neighbours: an elementwise function must not notice."""
+        x, half = np.linspace(-2.1, 2, BLOCK), BLOCK // 2
+        try:
+            here, there = self(x)[:, :half], self(np.concatenate([1 - x[half:], x[:half]]))[:, half:]
+        except Exception as error:
+            raise KernelError(
+                f"Mean field needs an elementwise function of JAX arrays, but calling it failed: {error}"
+            ) from error
+        if not np.allclose(here, there, rtol=1e-5, equal_nan=True):
+            raise KernelError(
+                "Mean field needs an elementwise function, but this one mixes the entries of its input "
+                "(as softmax does)."
+            )
+
+
+def _value_and_slope(phi: Callable[..., Any], x: jax.Array) -> jax.Array:
+    value, pullback = jax.vjp(phi, x)
+    return jnp.stack([value, pullback(jnp.ones_like(value))[0]])
+
+
+def _named(phi: Activation) -> Callable[..., Any]:
+    if not isinstance(phi, str):
+        return phi
+    function = NAMES.get(phi) or getattr(jax.nn, phi, None)
+    if function is None:
+        raise KernelError(
+            f"There is no activation {phi!r}: use one of {', '.join(sorted(CLOSED | NAMES))}, a name in jax.nn, "
+            "or a function."
+        )
+    return function
+
+
+@functools.lru_cache(maxsize=128)
+def _profile(phi: Callable[..., Any]) -> _Profile:
+    return _Profile(phi)
+
+
+def _kinks(f: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Points where f bends or jumps: second differences that do not shrink with the square of the spacing, bisected to
+    the last digit.
+
+    Over a stretch of length h a smooth function has a second difference of h² |f''|, a bend h |Δf'|, a jump |Δf|.
+    """
+    values = f(np.sinh(PROBES))
+    with np.errstate(invalid="ignore", over="ignore"):
+        fine = np.abs(values[:-2] - 2 * values[1:-1] + values[2:])[3:-3]
+        wide = np.abs(values[:-8] - 2 * values[4:-4] + values[8:])
+        local = np.max([np.abs(values[i : len(values) - 8 + i]) for i in (0, 4, 8)], axis=0)
+        central = np.nanmax(np.abs(values[np.abs(PROBES) < 3]), initial=0.0)
+        pair, reach = fine[:-1] + fine[1:], np.maximum(wide[:-1], wide[1:])
+        bent = (pair > BEND * np.maximum(local[:-1], 1e-8 * central)) & (pair > 0.19 * reach)
+    index = np.flatnonzero(bent) + 4
+    index = index[np.argsort(np.abs(PROBES[index]), kind="stable")[:KINKS]]
+    if not len(index):
+        return np.empty(0)
+    low, high = PROBES[index], PROBES[index + 1]
+    for _ in range(50):
+        steps = np.linspace(low, high, 5)
+        a, b, c, d, e = f(np.sinh(steps))
+        left = np.abs(a - 2 * b + c) > np.abs(c - 2 * d + e)
+        low, high = np.where(left, low, steps[2]), np.where(left, steps[2], high)
+    return np.unique(np.sinh(low))
+
+
+def _expectation(profile: _Profile, g: Callable[[np.ndarray], np.ndarray], q: np.ndarray) -> np.ndarray:
+    """E[g(φ(z), φ'(z))] for each q of a vector, by panels that end at the kinks, cut until the result stands still."""
+    root = np.sqrt(q)[:, None]
+    ends = np.concatenate([-EDGES, EDGES, profile.kinks])[None] / root
+    ends = np.concatenate(
+        [np.broadcast_to(np.linspace(-WIDTH, WIDTH, 41), (len(q), 41)), np.clip(ends, -WIDTH, WIDTH)], axis=1
+    )
+    ends.sort(axis=1)
+    nodes, weights = RULE
+    tolerance, last = (1e-11 if profile.dtype == np.float64 else 1e-5), None
+    for parts in REFINEMENTS:
+        cuts = ends[:, :-1, None] + np.diff(ends)[..., None] * np.arange(parts) / parts
+        half = np.diff(ends)[..., None, None] / (2 * parts)
+        z = cuts[..., None] + half * (1 + nodes)
+        density = half * weights * np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
+        result = (g(profile(z * root[..., None, None])) * density).sum(axis=(1, 2, 3))
+        if last is not None and np.allclose(result, last, rtol=tolerance, atol=1e-300):
+            break
+        last = result
+    return result
+
+
+def _over(q: Any, function: Callable[[np.ndarray], np.ndarray]) -> Any:
+    """A function of vectors of positive variances on a number or an array; many values are interpolated in log q."""
+    values = np.asarray(q, dtype=np.float64)
+    wrong = values[~(np.isfinite(values) & (values >= 0))]
+    if wrong.size:
+        raise KernelError(f"A variance q must be finite and 0 or more, but got {wrong[0]}.")
+    distinct, back = np.unique(np.maximum(values, SMALLEST), return_inverse=True)
+    if len(distinct) > TABLE:
+        logs = np.log(distinct)
+        table = np.polynomial.Chebyshev.interpolate(
+            lambda s: function(np.exp(s)), TABLE - 1, domain=[logs[0], logs[-1]]
+        )
+        result = table(logs)
+    else:
+        result = function(distinct) if len(distinct) else distinct
+    shaped = result[back].reshape(values.shape)
+    return float(shaped) if np.ndim(q) == 0 else shaped

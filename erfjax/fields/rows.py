@@ -1,0 +1,70 @@
+"""The rows of a theoretical receptive field: one per layer, and one per phase where the field varies with the unit."""
+
+import dataclasses
+
+from erfjax import summary
+from erfjax.typing import Extent
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerRow:
+    """The theoretical receptive field of one unit of one intermediate layer.
+
+    `input_size` is the field of a unit of what the layer reads; None stands for the layer of the row before.
+    """
+
+    name: str
+    operation: str
+    shape: tuple[int, ...]
+    size: tuple[Extent, ...]
+    stride: tuple[Extent, ...]
+    padding: tuple[Extent, ...]
+    start: tuple[Extent, ...]
+    stop: tuple[Extent, ...]
+    input_size: tuple[Extent, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """The field of one phase of a periodic, shift-variant layer along one axis."""
+
+    axis: int
+    phase: int
+    unit: int
+    start: Extent
+    stop: Extent
+
+    @property
+    def size(self) -> Extent:
+        return self.stop - self.start
+
+
+@dataclasses.dataclass(frozen=True)
+class PhaseTable:
+    """How the field varies with the unit: after `period[a]` units on axis a it repeats, moved by `shift[a]` pixels."""
+
+    period: tuple[int, ...]
+    shift: tuple[Extent, ...]
+    rows: tuple[Phase, ...]
+
+    @property
+    def minimum(self) -> tuple[Extent, ...]:
+        """The smallest size over the phases, per axis."""
+        return tuple(min(row.size for row in self.rows if row.axis == axis) for axis in range(len(self.period)))
+
+    @property
+    def maximum(self) -> tuple[Extent, ...]:
+        """The largest size over the phases, per axis."""
+        return tuple(max(row.size for row in self.rows if row.axis == axis) for axis in range(len(self.period)))
+
+    def table(self) -> summary.Table:
+        """One row per axis and phase."""
+        rows = tuple((row.axis, row.phase, row.unit, row.start, row.stop, row.size) for row in self.rows)
+        title = f"period {summary.cell(self.period)}, shift {summary.cell(self.shift)}"
+        return summary.Table(title, ("axis", "phase", "unit", "start", "stop", "size"), rows)
+
+    def __str__(self) -> str:
+        return str(self.table())
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()

@@ -1,0 +1,97 @@
+"""How results lie on disk: `.npz` without pickles plus JSON metadata, written to a temporary name and renamed.
+
+A file holds named arrays and one string, "metadata", a JSON object with the kind of the result and the format's number.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from erfjax.errors import FileFormatError
+from erfjax.typing import JSON
+
+FORMAT = 1  # raised when the meaning of a saved file changes
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold of a NumPy number, an array or anything else: its value, its list, its text."""
+    if isinstance(value, np.generic):
+        return value.item()
+    return value.tolist() if isinstance(value, np.ndarray) else str(value)
+
+
+@contextlib.contextmanager
+def damaged(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns whatever goes wrong while a file is read into a `FileFormatError`; a missing file stays missing."""
+    try:
+        yield
+    except (FileNotFoundError, FileFormatError):
+        raise
+    except Exception as error:  # a damaged zip or JSON raises almost anything
+        raise FileFormatError(
+            f"{os.fspath(path)!r} should be a file that erfjax saved (.npz with metadata), but reading it failed with "
+            f"{type(error).__name__}: {error}. It is damaged or something else: save it again."
+        ) from error
+
+
+def save(path: str | os.PathLike[str], kind: str, arrays: dict[str, np.ndarray], metadata: JSON) -> Path:
+    """The path of a file that holds `arrays` and `metadata`; what stood there is replaced in one step or not at all."""
+    text = json.dumps({"kind": kind, "format": FORMAT, **metadata}, default=_plain)
+    contents: dict[str, Any] = {"metadata": np.array(text), **arrays}
+    with replaced(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **contents)
+        file.flush()
+        os.fsync(file.fileno())
+    return Path(path)
+
+
+@contextlib.contextmanager
+def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary path beside `path` to write to; it takes the place of `path` in one step, or vanishes after an error."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def save_text(path: str | os.PathLike[str], text: str) -> Path:
+    """The path of a text file; whatever stood there is replaced in one step or not at all."""
+    with replaced(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return Path(path)
+
+
+def save_json(path: str | os.PathLike[str], content: JSON) -> Path:
+    """The path of a JSON file; NumPy's numbers and arrays become JSON's."""
+    return save_text(path, json.dumps(content, default=_plain, indent=1) + "\n")
+
+
+def load(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, np.ndarray], JSON]:
+    """The arrays and the metadata of a file that `save` wrote.
+
+    Raises:
+        FileFormatError: not such a file, damaged, of another kind, or of a newer format.
+    """
+    with damaged(path), open(path, "rb") as opened:
+        with np.load(opened, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        metadata = json.loads(str(arrays.pop("metadata")))
+        found = metadata.pop("kind"), metadata.pop("format")
+        if found[0] != kind:
+            raise FileFormatError(
+                f"{os.fspath(path)!r} should hold a {kind}, but holds a {found[0]}: load it with {found[0]}.load."
+            )
+        if found[1] > FORMAT:
+            raise FileFormatError(
+                f"{os.fspath(path)!r} has format {found[1]}, but this erfjax reads up to {FORMAT}: install a newer erfjax."
+            )
+    return arrays, metadata

@@ -1,0 +1,25 @@
+"""The stack vocabulary: describe a network as a product of layers, then prove, build, trace and measure that same object.
+
+    stack = Conv(3) ** 20
+    resnet = (Identity() + Conv(3) * Activation("relu") * Conv(3)) ** 17
+
+`*` composes (a * b is a, then b), `+` sums branches, `**` repeats, numbers scale.
+"""
+
+from erfjax.layers.gates import ACTIVATIONS
+from erfjax.layers.kinds import Activation, AvgPool, Conv, Dropout, MaxPool, SparseConv
+from erfjax.layers.plan import Settings
+from erfjax.layers.ring import Identity, Stack
+
+__all__ = [
+    "ACTIVATIONS",
+    "Activation",
+    "AvgPool",
+    "Conv",
+    "Dropout",
+    "Identity",
+    "MaxPool",
+    "Settings",
+    "SparseConv",
+    "Stack",
+]

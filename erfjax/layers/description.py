@@ -1,0 +1,225 @@
+"""What a stack can say about itself, and what it can build: the public methods of every stack."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+from jaxtyping import Array
+
+from erfjax.errors import StackError
+from erfjax.fields import EffectiveField, TheoreticalField
+from erfjax.layers import networks, theory
+from erfjax.layers.plan import Plan, Settings
+from erfjax.typing import Statistic
+
+
+class Lowered(NamedTuple):
+    """A plan, and how many channels leave it."""
+
+    plan: Plan
+    channels: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Lowering:
+    """What every layer needs to know to become an operation: the number of spatial axes and the user's settings."""
+
+    ndim: int
+    settings: Settings
+
+
+class Description:
+    """The readings and networks of a stack; `Stack` adds the ring.
+
+    Settings: `analytic`, `gaussian`, `moments`, `variance` and `excess_kurtosis` speak of the random networks that
+    `network`, `init` and `sampler` build, so all take the same keywords (see `Settings`): `width`, `in_channels`,
+    `out_channels`, `activation`, `init`. The theoretical field needs none.
+
+    Images: `image_shape` is the spatial shape of the input; None stands for the smallest image in which the centre
+    unit sees its whole field. `unit` is a spatial index of the output; None is its centre n // 2.
+    """
+
+    def theoretical(self, image_shape: Any = None, unit: Any = None) -> TheoreticalField:
+        """Where one unit of the output can look: exact integers, without weights.
+
+        Raises:
+            StackError: the image does not fit the stack, or branches end with different shapes.
+            UnitError: the unit is outside the output.
+
+        Example:
+            >>> from erfjax.layers import Conv
+            >>> (Conv(7, stride=2) * Conv(3, dilation=2)).theoretical().size
+            (15, 15)
+        """
+        return theory.theoretical(self._plan(self._resolved(Settings())), self.ndim, image_shape, unit)
+
+    def analytic(
+        self, statistic: Statistic = "square", *, image_shape: Any = None, unit: Any = None, **settings: Any
+    ) -> EffectiveField:
+        """How much each input pixel counts for one unit, in closed form, over all random draws of the network.
+
+        The units are those of a measurement: the gradient of the sum over the unit's channels, its statistic per input channel,
+        summed over input channels. "square" is E[g²]: variance profiles convolve, gates multiply by E[φ'²], independent branches
+        add, and what is fixed (averages, given weights, identities) interferes before it is squared. "rms" is its root. "mean" is
+        E[g] for mean weights: by default it reads weights as uniform, so a plain stack gives repeated convolution.
+
+        `coverage` is "exact" if nothing was assumed about the data; otherwise "approximate" and the notes say what was.
+
+        Raises:
+            StackError: no such statistic, or nothing is left (E[g] of zero-mean weights is zero).
+
+        Source: W. Luo et al. 2016, sections 2 and 3.
+
+        Example:
+            >>> from erfjax.layers import Conv
+            >>> [round(float(v), 4) for v in (Conv((3,)) ** 2).analytic("mean").normalised()]
+            [0.1111, 0.2222, 0.3333, 0.2222, 0.1111]
+        """
+        chosen = self._settings(statistic, settings)
+        return theory.analytic(self._plan(chosen), self.ndim, statistic, chosen, image_shape, unit)
+
+    def gaussian(
+        self, statistic: Statistic = "square", *, image_shape: Any = None, unit: Any = None, **settings: Any
+    ) -> EffectiveField:
+        """The Gaussian with the mean and the covariance of `analytic`: what the central limit theorem says.
+
+        It is sampled at the pixels, and sums to the total of `analytic` over the image; in directions without variance it is
+        a single pixel.
+
+        Example:
+            >>> from erfjax.layers import Conv
+            >>> field = (Conv(3) ** 30).gaussian()
+            >>> field.coverage, round(field.sigma()[0], 3)
+            ('approximate', 4.472)
+        """
+        chosen = self._settings(statistic, settings)
+        return theory.gaussian(self._plan(chosen), self.ndim, statistic, chosen, image_shape, unit)
+
+    def moments(self, statistic: Statistic = "square", **settings: Any) -> theory.Moments:
+        """Total, mean, variance, skewness and excess kurtosis of `analytic` per axis, from cumulants: no map is formed.
+
+        Cumulants of layers add; branches mix (a residual block is a binomial mixture). Positions are pixels relative to the
+        first pixel of the theoretical field. "rms" has no such form.
+
+        Example:
+            >>> from erfjax.layers import Conv
+            >>> round((Conv(3) ** 10).moments().excess_kurtosis[0], 6)
+            -0.15
+        """
+        chosen = self._settings(statistic, settings)
+        return theory.moments(self._plan(chosen), self.ndim, statistic, chosen)
+
+    def variance(self, statistic: Statistic = "square", **settings: Any) -> tuple[float, ...]:
+        """σ² of the map along each axis in squared pixels: Σ (j d)² Var X for a chain (j the stride so far, d the dilation).
+
+        Example:
+            >>> from erfjax.layers import Conv
+            >>> [round(v, 3) for v in (Conv(3) ** 12 * Conv(3, dilation=2) * Conv(3, dilation=4)).variance()]
+            [21.333, 21.333]
+        """
+        return self.moments(statistic, **settings).variance
+
+    def excess_kurtosis(self, statistic: Statistic = "square", **settings: Any) -> tuple[float, ...]:
+        """κ₄/σ⁴ of the map along each axis: zero for a Gaussian, -1.5/n for n uniform kernels of width 3.
+
+        Example:
+            >>> from erfjax.layers import Conv, Identity
+            >>> round(((Identity() + Conv(5)) ** 10).excess_kurtosis()[0], 3)
+            0.04
+        """
+        return self.moments(statistic, **settings).excess_kurtosis
+
+    def network(self, key: Any, **settings: Any) -> networks.Network:
+        """A network of this stack with weights drawn from `key`: f(x) maps (N, *space, C) to (N, *space, C').
+
+        `f.params` holds the weights. Dropout acts when a key comes with x, `f(x, key=key)`.
+
+        Example:
+            >>> import jax, jax.numpy as jnp
+            >>> from erfjax.layers import Activation, Conv
+            >>> f = (Conv(3, stride=2) * Activation("relu")).network(jax.random.key(0), width=8, in_channels=1)
+            >>> f(jnp.ones((2, 10, 7, 1))).shape
+            (2, 5, 4, 8)
+        """
+        return networks.Network(self, self.init(key, **settings), self._resolved(Settings.of(settings)))
+
+    def init(self, key: Any, **settings: Any) -> Any:
+        """The weights of one random network: a pytree with one {"kernel": (*space, in, out)} per convolution."""
+        chosen = self._resolved(Settings.of(settings))
+        return networks.init(self._plan(chosen), key, chosen.dtype)
+
+    def apply(self, params: Any, x: Array, *, key: Any = None, **settings: Any) -> Array:
+        """The output of the network with weights `params` (of `init` with the same settings) on x (N, *space, C).
+
+        Computed in the dtype of x. Without `key` dropout does nothing.
+
+        Raises:
+            LayoutError: x has not one batch, `ndim` spatial and one channel axis.
+        """
+        networks.check(x, self.ndim)
+        chosen = dataclasses.replace(Settings.of(settings), in_channels=int(x.shape[-1]))
+        return networks.apply(self._plan(self._resolved(chosen)), params, x, key)
+
+    def sampler(self, **settings: Any) -> networks.Sampler:
+        """The random network as a function f(key, x): fresh weights, and fresh dropout, for every key.
+
+        Example:
+            >>> import jax, jax.numpy as jnp
+            >>> from erfjax.layers import Conv
+            >>> f = (Conv((3,)) ** 4).sampler(width=8, in_channels=2)
+            >>> jax.vmap(f, in_axes=(0, None))(jax.random.split(jax.random.key(0), 5), jnp.ones((1, 12, 2))).shape
+            (5, 1, 12, 8)
+        """
+        return networks.Sampler(self, Settings.of(settings))
+
+    @property
+    def ndim(self) -> int:
+        """The number of spatial axes: as the kernels say, and 2 if all are given as one number."""
+        return self._ndim or 2
+
+    @property
+    def effective_stride(self) -> tuple[int, ...]:
+        """Input pixels from one unit to the next, per axis."""
+        return self._stride(self.ndim)
+
+    @property
+    def depth(self) -> int:
+        """How many convolutions lie on the longest path."""
+        return self._depth
+
+    # What each kind of stack says about itself.
+
+    _ndim: int | None = None
+    _depth: int = 0
+    _weighted: bool = False
+
+    def _stride(self, ndim: int) -> tuple[int, ...]:
+        return (1,) * ndim
+
+    def _parts(self) -> tuple[Any, ...]:
+        """The stack as a flat sequence of layers and sums."""
+        return (self,)
+
+    def _gain(self, after: float) -> float:
+        """1/E[φ'²] of the gate that a convolution before this part meets first; `after` is what comes after this part."""
+        return 1.0 if self._weighted else after
+
+    def _lower(self, low: Lowering, channels: int, out: int, after: float) -> Lowered:
+        """The plan. `out`: channels that the last convolution makes; `after`: 1/E[φ'²] of the gate that follows."""
+        raise NotImplementedError
+
+    def _plan(self, settings: Settings) -> Plan:
+        out = settings.out_channels or settings.in_channels
+        lowered = self._lower(Lowering(self.ndim, settings), settings.in_channels, out, 1.0)
+        if lowered.channels != out:
+            raise StackError(
+                f"`out_channels` is {out}, but {self} has no convolution that makes them of {lowered.channels}."
+            )
+        return lowered.plan
+
+    def _resolved(self, settings: Settings) -> Settings:
+        """The settings with the number of output channels filled in."""
+        out = settings.out_channels or (settings.width if self._weighted else settings.in_channels)
+        return dataclasses.replace(settings, out_channels=out)
+
+    def _settings(self, statistic: Statistic, settings: dict[str, Any]) -> Settings:
+        return self._resolved(Settings.of({"init": "uniform"} | settings if statistic == "mean" else settings))

@@ -1,0 +1,224 @@
+"""The plan of a stack: what is left when composing, branching and repeating are unrolled and every channel count is known.
+
+`ring` writes plans; `networks` draws and runs them; `theory` reads fields off them. All three see the same handful of operations:
+a sliding window with weights, with a fixed kernel or with a maximum; a gate; dropout; a factor; parts in series or in parallel.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from erfjax import initializers
+from erfjax.errors import StackError
+from erfjax.geometry import Window, resolve_padding
+
+Shape = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a stack leaves open about the network it describes.
+
+    Attributes:
+        width: channels that every convolution makes but the last.
+        in_channels: channels of the input.
+        out_channels: channels that the last convolution makes; None: `width`.
+        activation: a nonlinearity after every convolution, the last included, besides the `Activation` layers of the stack; a
+            name of `ACTIVATIONS` or any elementwise function.
+        init: "he" (normal with variance 1/(fan_in E[φ'²]) for the gate φ that follows the convolution: 2/fan_in before a
+            ReLU, 1/fan_in before none), "lecun", "glorot", "uniform" (every weight the same: each convolution is a mean), or any
+            callable with the signature of `jax.nn.initializers`, for kernels (*space, in, out).
+        dtype: of the weights; None: JAX's default floating type.
+    """
+
+    width: int = 32
+    in_channels: int = 3
+    out_channels: int | None = None
+    activation: Any = "linear"
+    init: Any = "he"
+    dtype: Any = None
+
+    @classmethod
+    def of(cls, given: dict[str, Any]) -> "Settings":
+        """The settings that keywords give.
+
+        Raises:
+            StackError: there is no such setting, or channels are not positive.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        if unknown := sorted(set(given) - set(names)):
+            raise StackError(f"There is no setting {unknown[0]!r}: a stack takes {', '.join(names)}.")
+        for name in ("width", "in_channels", "out_channels"):
+            value = given.get(name, 1)
+            if not (isinstance(value, int) and value > 0) and not (value is None and name == "out_channels"):
+                raise StackError(f"`{name}` must be a positive integer, but got {value!r}.")
+        return cls(**given)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Operation:
+    """One step of a plan: a pointwise one unless it says otherwise. `label` is how the user wrote it."""
+
+    label: str
+
+    def windows(self, shape: Shape) -> tuple[Window, ...]:
+        """One window per axis of an image of `shape`."""
+        return tuple(Window(1) for _ in shape)
+
+    def seen(self, shape: Shape) -> tuple[Window, ...]:
+        """The smallest windows that hold every tap."""
+        return self.windows(shape)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sliding(Operation):
+    """A step that reads windows; `padding` is one entry per axis, as in `geometry.resolve_padding`."""
+
+    kernel: Shape
+    stride: Shape
+    dilation: Shape
+    padding: tuple[Any, ...]
+
+    def windows(self, shape: Shape) -> tuple[Window, ...]:
+        return tuple(
+            Window(k, s, d, *resolve_padding(p, n, k, s, d))
+            for k, s, d, p, n in zip(self.kernel, self.stride, self.dilation, self.padding, shape, strict=True)
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Weighted(Sliding):
+    """A convolution from all input channels to all output channels, with weights of its own.
+
+    `initializer` draws the kernel of `shape` (*space, in, out). With `offsets` (positions in the window, one per tap) the
+    kernel has one spatial axis of that many taps. `moments` gives the mean and the variance of a weight, times the input
+    channels, on the whole window, and whether they are exact.
+    """
+
+    shape: Shape
+    initializer: Any
+    offsets: tuple[Shape, ...] | None
+    moments: Callable[[], tuple[np.ndarray, np.ndarray, bool]]
+
+    def seen(self, shape: Shape) -> tuple[Window, ...]:
+        windows = self.windows(shape)
+        if self.offsets is None:
+            return windows
+        ends = [(min(axis), max(axis)) for axis in zip(*self.offsets, strict=True)]
+        return tuple(
+            Window(b - a + 1, w.stride, 1, w.padding_low - a, w.padding_high - (w.kernel - 1 - b))
+            for (a, b), w in zip(ends, windows, strict=True)
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Fixed(Sliding):
+    """The same fixed kernel on every channel: an average, or weights that the user gave."""
+
+    weights: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Maximum(Sliding):
+    """The maximum of each window, channel by channel."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Gate(Operation):
+    """An elementwise nonlinearity."""
+
+    function: Callable[[Any], Any]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Drop(Operation):
+    """Inverted dropout at a rate."""
+
+    rate: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Gain(Operation):
+    """A constant factor."""
+
+    factor: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Series:
+    """Parts one after the other, input to output; none at all is the identity."""
+
+    parts: tuple["Plan", ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Parallel:
+    """Parts side by side, summed."""
+
+    parts: tuple["Plan", ...]
+
+
+Plan = Operation | Series | Parallel
+
+
+def steps(plan: Plan) -> Iterator[Operation]:
+    """Every operation of a plan, in order."""
+    if isinstance(plan, Series | Parallel):
+        for part in plan.parts:
+            yield from steps(part)
+    else:
+        yield plan
+
+
+def output_shape(plan: Plan, shape: Shape) -> Shape:
+    """The spatial shape that a plan makes of an image of `shape`.
+
+    Raises:
+        StackError: a window does not fit, or branches end with different shapes.
+    """
+    if isinstance(plan, Series):
+        for part in plan.parts:
+            shape = output_shape(part, shape)
+        return shape
+    if isinstance(plan, Parallel):
+        shapes = {output_shape(part, shape) for part in plan.parts}
+        if len(shapes) > 1:
+            raise StackError(
+                f"The branches of a sum must end with the same shape, but on an image of {shape} they end with "
+                f'{" and ".join(map(str, sorted(shapes)))}: pad them alike, for example with padding="SAME".'
+            )
+        return shapes.pop()
+    result = tuple(window.output_size(n) for window, n in zip(plan.windows(shape), shape, strict=True))
+    if math.prod(result) == 0:
+        raise StackError(f"{plan.label} does not fit into an image of {shape}: use a larger image, or more padding.")
+    return result
+
+
+def convolution(
+    settings: Settings, window: Sliding, inputs: int, outputs: int, gain: float, offsets: Any = None
+) -> Weighted:
+    """The random convolution on a window, drawn as the settings say; `gain` is 1/E[φ'²] of the gate that follows."""
+    space = window.kernel if offsets is None else (len(offsets),)
+    shape = (*space, inputs, outputs)
+    init = initializers.named(settings.init, gain) if isinstance(settings.init, str) else settings.init
+
+    def moments() -> tuple[np.ndarray, np.ndarray, bool]:
+        mean, variance, exact = initializers.profile(init, shape)
+        mean, variance = inputs * mean, inputs * variance
+        return (mean, variance, exact) if offsets is None else (_placed(mean), _placed(variance), exact)
+
+    def _placed(taps: np.ndarray) -> np.ndarray:
+        result = np.zeros(window.kernel)
+        np.add.at(result, tuple(np.transpose(offsets)), taps)
+        return result
+
+    return Weighted(**vars(window), shape=shape, initializer=init, offsets=offsets, moments=moments)
+
+
+def projection(settings: Settings, ndim: int, inputs: int, outputs: int) -> Weighted:
+    """The 1x1 convolution that gives a branch as many channels as the others have."""
+    ones = (1,) * ndim
+    return convolution(settings, Sliding("projection", ones, ones, ones, ("VALID",) * ndim), inputs, outputs, 1.0)

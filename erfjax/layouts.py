@@ -1,0 +1,213 @@
+"""Which axis of an array is which: layouts such as "NHWC", and which unit of an output is asked about.
+
+One letter per axis: N batch, C channels, and space in D (depth), H (height), W (width) or L (a sequence of tokens).
+Spatial axes keep the order in which the layout names them; units and maps have one entry per spatial axis in that
+order. Nothing here looks at values, so every function takes NumPy arrays and JAX arrays alike, traced or not.
+"""
+
+import dataclasses
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+from erfjax.errors import LayoutError, UnitError
+
+BATCH, CHANNEL, SPACE = "N", "C", "DHWL"
+HELP = 'one letter per axis: N batch, C channels, and D, H, W or L for space, for example "NHWC"'
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The roles of an array's axes.
+
+    Attributes:
+        letters: one letter per axis.
+        batch: the axis of the batch, or None.
+        channel: the axis of the channels, or None.
+        spatial: the spatial axes, in order.
+    """
+
+    letters: str
+    batch: int | None
+    channel: int | None
+    spatial: tuple[int, ...]
+
+    def space(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The spatial part of a shape."""
+        return tuple(int(shape[axis]) for axis in self.spatial)
+
+    def summed(self) -> tuple[int, ...]:
+        """The axes that a map sums over: batch and channels."""
+        return tuple(axis for axis in (self.batch, self.channel) if axis is not None)
+
+    def index(self, unit: Sequence[int]) -> tuple[int | slice, ...]:
+        """The index that picks the channels of one unit from a batch of one."""
+        index: list[int | slice] = [slice(None)] * len(self.letters)
+        if self.batch is not None:
+            index[self.batch] = 0
+        for axis, position in zip(self.spatial, unit, strict=True):
+            index[axis] = position
+        return tuple(index)
+
+    def unit_channels(self, output: Any, unit: Sequence[int]) -> Any:
+        """All channels of one unit of an output with a batch of one, as a vector (length one without channels)."""
+        return output[self.index(unit)].reshape(-1)
+
+
+def parse(layout: str, ndim: int) -> Layout:
+    """The roles of the axes that a layout names.
+
+    Args:
+        layout: one letter per axis, each once: N, C, D, H, W, L.
+        ndim: how many axes the array has.
+
+    Raises:
+        LayoutError: a letter is unknown or repeated, or the array has another number of axes.
+
+    Example:
+        >>> from erfjax.layouts import parse
+        >>> parse("NCHW", 4)
+        Layout(letters='NCHW', batch=0, channel=1, spatial=(2, 3))
+    """
+    unknown = sorted(set(layout) - set(BATCH + CHANNEL + SPACE))
+    if unknown:
+        raise LayoutError(f"The layout {layout!r} holds the unknown letter {unknown[0]!r}: give {HELP}.")
+    if len(set(layout)) != len(layout):
+        raise LayoutError(f"The layout {layout!r} names an axis twice: give {HELP}.")
+    if len(layout) != ndim:
+        raise LayoutError(f"The layout {layout!r} names {len(layout)} axes, but the array has {ndim}: give {HELP}.")
+    find = {letter: axis for axis, letter in enumerate(layout)}
+    spatial = tuple(axis for axis, letter in enumerate(layout) if letter in SPACE)
+    return Layout(layout, find.get(BATCH), find.get(CHANNEL), spatial)
+
+
+def parse_input(layout: str, shape: Sequence[int]) -> Layout:
+    """The layout of an input of which a map can be made: it has space, and no axis is empty.
+
+    Raises:
+        LayoutError: the layout does not fit, or the shape cannot have a receptive field.
+    """
+    parsed = parse(layout, len(shape))
+    if not parsed.spatial:
+        raise LayoutError(f"The input layout {layout!r} has no spatial axis: give {HELP}.")
+    if 0 in shape:
+        raise LayoutError(f"An input of shape {tuple(shape)} is empty: every axis needs at least one entry.")
+    return parsed
+
+
+def parse_output(layout: str | None, shape: Sequence[int], input_layout: str) -> Layout:
+    """The layout of an output: as named, or deduced from the input's when None (see `default_out_layout`).
+
+    Raises:
+        LayoutError: the layout does not fit, or cannot be deduced.
+    """
+    if layout is None:
+        layout = default_out_layout(input_layout, len(input_layout), len(shape))
+    return parse(layout, len(shape))
+
+
+def require_batch_of_one(layout: Layout, shape: Sequence[int]) -> None:
+    """Refuses an array with several rows along its batch axis.
+
+    Raises:
+        LayoutError: the batch axis has another length than one.
+    """
+    if layout.batch is not None and shape[layout.batch] != 1:
+        raise LayoutError(
+            f"Expected a batch of one along axis {layout.batch} of {layout.letters!r}, but got shape {tuple(shape)}: "
+            "a field belongs to one sample; if that axis is no batch, name the axes with layout or out_layout."
+        )
+
+
+def default_out_layout(layout: str, in_ndim: int, out_ndim: int) -> str:
+    """The layout of an output whose axes nobody named.
+
+    As many axes as the input: the same letters. Only as many as the input has batch and channels: these two, without
+    space (logits). One less: a batch of scalars. Anything else is ambiguous and refused.
+
+    Raises:
+        LayoutError: the output's axes cannot be told from their number.
+
+    Example:
+        >>> from erfjax.layouts import default_out_layout
+        >>> default_out_layout("NHWC", 4, 4), default_out_layout("NCHW", 4, 2), default_out_layout("HWC", 3, 1)
+        ('NHWC', 'NC', 'C')
+    """
+    parsed = parse(layout, in_ndim)
+    candidates = (layout, "".join(c for c in layout if c not in SPACE), "".join(c for c in layout if c == BATCH))
+    for candidate in candidates:
+        if len(candidate) == out_ndim:
+            return candidate
+    space = "".join(layout[axis] for axis in parsed.spatial)
+    raise LayoutError(
+        f"The output has {out_ndim} axes and the input {in_ndim} ({layout!r}), so which are {space} cannot be told: "
+        'name them with out_layout, for example out_layout="NLC" for a sequence of tokens.'
+    )
+
+
+def is_index(value: Any) -> bool:
+    """Whether a value is one integer, as Python's and NumPy's are."""
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return True
+
+
+def resolve_unit(unit: Any, spatial_shape: Sequence[int]) -> tuple[int, ...]:
+    """The zero-based index of one unit: as given, or the centre `n // 2` of every axis when None.
+
+    Args:
+        unit: one integer per spatial axis, a bare integer if there is one axis, or None.
+        spatial_shape: the spatial shape of the output.
+
+    Raises:
+        UnitError: the unit lies outside, or does not have one integer per axis.
+
+    Example:
+        >>> from erfjax.layouts import resolve_unit
+        >>> resolve_unit(None, (7, 10)), resolve_unit((6, 0), (7, 10)), resolve_unit(3, (7,))
+        ((3, 5), (6, 0), (3,))
+    """
+    shape = tuple(int(n) for n in spatial_shape)
+    if 0 in shape:
+        raise UnitError(f"The output of spatial shape {shape} has no unit: use a larger input.")
+    if unit is None:
+        return tuple(n // 2 for n in shape)
+    try:
+        index = tuple(operator.index(u) for u in ((unit,) if is_index(unit) else unit))
+    except TypeError:
+        raise UnitError(
+            f"`unit` must hold one integer for each of the {len(shape)} spatial axes, but got {unit!r}."
+        ) from None
+    if len(index) != len(shape):
+        raise UnitError(
+            f"`unit` must hold one integer for each spatial axis of the output {shape}, but got {index}: "
+            f"{len(shape)} expected, {len(index)} given."
+        )
+    if not all(0 <= u < n for u, n in zip(index, shape, strict=True)):
+        raise UnitError(f"`unit` must lie inside the output {shape}, but got {index}: indices are zero-based.")
+    return index
+
+
+def resolve_units(unit: Any, spatial_shape: Sequence[int]) -> tuple[tuple[tuple[int, ...], ...], bool]:
+    """The units asked about, and whether a batch of them was: a list of units is a batch, anything else is one unit.
+
+    A list of integers is one unit if the output has several spatial axes, and a batch of units if it has one.
+
+    Raises:
+        UnitError: no unit at all, or one that does not fit.
+
+    Example:
+        >>> from erfjax.layouts import resolve_units
+        >>> resolve_units([(0, 0), None], (7, 10))
+        (((0, 0), (3, 5)), True)
+        >>> resolve_units((2, 3), (7, 10))
+        (((2, 3),), False)
+    """
+    one_axis = len(spatial_shape) == 1
+    if not isinstance(unit, list) or (unit and not one_axis and all(is_index(u) for u in unit)):
+        return (resolve_unit(unit, spatial_shape),), False
+    if not unit:
+        raise UnitError("`unit` is an empty list: give at least one unit, or None for the centre.")
+    return tuple(resolve_unit(u, spatial_shape) for u in unit), True

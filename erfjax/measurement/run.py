@@ -1,0 +1,170 @@
+"""The loop of a measurement: read, compute, add, until there are enough samples.
+
+While the device computes one batch the next is read. Whatever ends the loop (the last sample, the target, Ctrl-C), the
+state that it returns is valid.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from erfjax.errors import SampleError
+from erfjax.measurement import reduction
+from erfjax.measurement.accumulate import Accumulator
+from erfjax.measurement.checkpoint import State
+from erfjax.measurement.engine import Engine, out_of_memory
+from erfjax.measurement.inputs import Source
+from erfjax.measurement.jacobian import OUTPUT_FAULT
+
+SAVE_EVERY = 5.0  # seconds between two checkpoints at least
+SAVE_SHARE = 0.05  # of the time at most goes into checkpoints
+
+
+def is_checked(count: int) -> bool:
+    """Whether the target is looked at after so many samples: every 32nd at first, every eighth part of them later.
+
+    It depends on nothing but the count, so that where a run stops does not depend on its batches.
+    """
+    return count % max(32, 1 << max(0, count.bit_length() - 4)) == 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Consecutive samples: index of the first, rows, the source's digest behind them, what the device promised."""
+
+    first: int
+    rows: np.ndarray
+    digest: int
+    results: Any
+
+
+@dataclasses.dataclass
+class Run:
+    """One measurement: where it computes, what it reads, when it ends.
+
+    Attributes:
+        engine: computes batches.
+        source: gives rows.
+        key: the random key of the run.
+        degree: of the statistic, see `reduction.order`.
+        samples: how many are wanted, or None.
+        reached: says whether the samples so far are enough.
+        skip: whether a sample that is not finite is left out; otherwise it ends the run with an error.
+        save: keeps a state for later, or None.
+        progress: whether to show a bar; None shows one on a terminal.
+        state: how far the run has come; valid at any moment.
+    """
+
+    engine: Engine
+    source: Source
+    key: Any
+    degree: int
+    samples: int | None
+    reached: Callable[[Accumulator], bool]
+    skip: bool
+    save: Callable[[State], None] | None
+    progress: bool | None
+    state: State
+
+    def finish(self) -> State:
+        """The state at the end of the run, or where Ctrl-C ended it, if anything was measured by then."""
+        kept, saved, cost = self.state, time.monotonic(), 0.0  # `kept` stands between two batches, as checkpoints must
+        hidden = None if self.progress is None else not self.progress
+        with tqdm(total=self.samples, initial=kept.position, unit="sample", disable=hidden, delay=1.0) as bar:
+            try:
+                for batch in self._batches():
+                    self._add(batch)
+                    kept = self.state
+                    bar.update(kept.position - bar.n)
+                    if kept.done:
+                        break
+                    if self.save and time.monotonic() - saved > max(SAVE_EVERY, cost / SAVE_SHARE):
+                        begin = time.monotonic()
+                        self.save(kept)
+                        saved = time.monotonic()
+                        cost = saved - begin
+            except BaseException as error:
+                if self.save and kept.position:
+                    self.save(kept)
+                if not isinstance(error, KeyboardInterrupt) or not self.state.accumulator.count:
+                    raise
+                wanted = "" if self.samples is None else f" of {self.samples}"
+                self._change(notes=(*self.state.notes, f"interrupted after {self.state.position}{wanted} samples"))
+                return self.state
+        self._change(done=True)
+        if self.save:
+            self.save(self.state)
+        return self.state
+
+    def _batches(self) -> Iterator[Batch]:
+        """Batches in order; each is handed out once the next is under way."""
+        position, pending = self.state.position, None
+        while True:
+            size = self.state.batch_size
+            rows = self.source.read(size if self.samples is None else min(size, self.samples - position))
+            batch = (
+                None if rows is None else Batch(position, rows, self.source.digest, self._submit(position, rows, size))
+            )
+            if pending is not None:
+                yield pending
+            if batch is None:
+                return
+            position, pending = position + len(batch.rows), batch
+
+    def _submit(self, first: int, rows: np.ndarray, size: int) -> Any:
+        """The promise of the batch's results, or None if there is no memory for it now."""
+        try:
+            return self.engine.submit(self.key, first, rows, size)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            return None
+
+    def _add(self, batch: Batch) -> None:
+        """Adds a batch to the state, sample by sample, until the target is reached."""
+        for index, maps, exponents, fault in self._samples(batch):
+            if fault and not self.skip:
+                what = "output of f" if fault == OUTPUT_FAULT else "gradient"
+                raise SampleError(
+                    f"Sample {index}: the {what} is not finite. Look at that input and the weights, or leave such "
+                    'samples out with nonfinite="skip".'
+                )
+            if fault:
+                self._change(position=index + 1, skipped=(*self.state.skipped, index))
+                continue
+            accumulator = self.state.accumulator.add(reduction.restore(maps, exponents, self.degree))
+            self._change(position=index + 1, accumulator=accumulator)
+            if is_checked(accumulator.count) and self.reached(accumulator):
+                self._change(done=True)
+                return
+        self._change(digest=batch.digest)
+
+    def _samples(self, batch: Batch) -> Iterator[tuple[int, np.ndarray, np.ndarray, int]]:
+        """Index, maps, exponents and fault of each sample; a batch that memory does not hold is computed in halves."""
+        size = self.state.batch_size
+        if batch.results is None and len(batch.rows) > size:
+            for start in range(0, len(batch.rows), size):
+                rows = batch.rows[start : start + size]
+                yield from self._samples(Batch(batch.first + start, rows, batch.digest, None))
+            return
+        try:
+            promised = batch.results or self.engine.submit(self.key, batch.first, batch.rows, size)
+            maps, exponents, faults = (np.asarray(result) for result in promised)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error) or size <= self.engine.devices:
+                raise
+            maps = None
+        if maps is None:
+            size = -(-size // 2 // self.engine.devices) * self.engine.devices
+            self._change(batch_size=size, notes=(*self.state.notes, f"out of memory: continued with batches of {size}"))
+            yield from self._samples(dataclasses.replace(batch, results=None))
+            return
+        for row in range(len(batch.rows)):
+            yield batch.first + row, maps[row], exponents[row], int(faults[row])
+
+    def _change(self, **changes: Any) -> None:
+        self.state = dataclasses.replace(self.state, **changes)

@@ -1,0 +1,294 @@
+"""Pictures of what goes beyond the paper: design search, flat fields, sparse connections, initialisation.
+
+In every panel the closed form is a line and the measurement stands as markers on it.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from erfjax.plot.canvas import DASHES, INK, MARKERS, draw_map, draw_section, figure
+from erfjax.plot.experiments import GREY, limits, markers, profile, theory
+
+
+def design(result: Any) -> Any:
+    """A figure of a `DesignResult`: profiles of given and best designs by budget, and σ against cost."""
+    names = list(result.given)
+    with figure(max(3.1 * len(names), 5.0), 6.2) as drawing:
+        upper, lower = drawing.subfigures(2, 1, height_ratios=(1.1, 1))
+        panels = upper.subplots(1, len(names), squeeze=False)[0]
+        for axes, name in zip(panels, names, strict=True):
+            given, pairs = result.given[name], result.pairs[name]
+            reach = math.ceil(given.trf / 2)
+            draw_section(
+                axes,
+                _bell(given.sigma, reach),
+                through=(reach,),
+                color=GREY,
+                linewidth=3,
+                alpha=0.4,
+                label="given design, its Gaussian",
+            )
+            for style, (rule, one) in enumerate(pairs.items()):
+                draw_section(
+                    axes,
+                    profile(one.closed)[0],
+                    style=style,
+                    through=(_centre(one),),
+                    linewidth=1.0,
+                    label=f"{rule}: closed form",
+                )
+                markers(
+                    axes, one.measured, style, f"{rule}: measured", reach, max(1, reach // 9), style * (reach // 27)
+                )
+            limits(axes, reach)
+            axes.set_title(f"{name}: TRF {given.trf}, cost {given.cost:.4g}")
+        panels[0].set_ylabel("share of each column")
+        upper.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        _frontiers(lower.subplots(), result)
+    return drawing
+
+
+def _frontiers(axes: Any, result: Any) -> None:
+    """The widest field by cost, any depth, in units of the flat field of the budget; the given and the best designs on it."""
+    for style, (name, found) in enumerate(result.frontiers.items()):
+        look = {"color": INK[style % 5], "linestyle": DASHES[style % 5]}
+        flat = math.sqrt((result.given[name].trf ** 2 - 1) / 12)
+        cost, sigma = (np.array([getattr(d, key) for d in found]) for key in ("cost", "sigma"))
+        budget = result.given[name].cost
+        axes.step(
+            [*cost, budget],
+            [*(sigma / flat), sigma[-1] / flat],
+            where="post",
+            linewidth=1.1,
+            **look,
+            label=f"best of any depth, TRF <= {result.given[name].trf}",
+        )
+        axes.plot(
+            budget,
+            result.given[name].sigma / flat,
+            marker=MARKERS[style % 5],
+            color=INK[style % 5],
+            linestyle="none",
+            markersize=6,
+            label=f"given: {name}",
+        )
+        axes.plot(
+            [result.best[name][r].cost for r in ("smooth", "no holes")],
+            [result.best[name][r].sigma / flat for r in ("smooth", "no holes")],
+            marker=MARKERS[style % 5],
+            markerfacecolor="white",
+            color=INK[style % 5],
+            linestyle="none",
+            markersize=6,
+            label="best of its depth: smooth, no holes",
+        )
+    axes.axhline(1.0, color=GREY, linewidth=0.8)
+    axes.set_xscale("log")
+    axes.set(
+        xlabel="multiply-adds per input pixel and pair of channels",
+        ylabel="σ / σ of a flat field",
+        ylim=(0, 1.08),
+        title="the widest field by cost: 1 is flat, the most without holes",
+    )
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def flat(result: Any) -> Any:
+    """A figure of a `FlatResult`: measured maps, profiles on the closed form, growth, and what rounding leaves."""
+    pairs = result.pairs
+    with figure(max(2.3 * len(pairs), 7.0), 7.4) as drawing:
+        upper, lower = drawing.subfigures(2, 1, height_ratios=(1.25, 1))
+        panels = upper.subplots(2, len(pairs), squeeze=False, height_ratios=(1.3, 1))
+        for column, one in enumerate(pairs):
+            n, reach = (one.trf - 1) // 2, one.trf // 2 + 2
+            draw_map(panels[0, column], np.pad(one.measured.map, 2))
+            panels[0, column].set_title(f"{n} layers, TRF {one.trf}")
+            below = panels[1, column]
+            draw_section(below, np.pad(profile(one.closed)[0], 2), linewidth=1.0, through=(n + 2,), label="closed form")
+            markers(below, one.measured, 0, "measured", reach, max(1, reach // 10))
+            bell = _bell(np.sqrt(n * 2 / 3), reach)
+            draw_section(below, bell, style=1, color=GREY, through=(reach,), label="n uniform kernels")
+            limits(below, reach)
+        panels[1, 0].set_ylabel("share of each column")
+        upper.legend(*panels[1, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        growing, losing = lower.subplots(1, 2)
+        _flat_growth(growing, result)
+        for style, (kind, values) in enumerate(result.deviation.items()):
+            shown = np.maximum(np.nan_to_num(values, posinf=np.inf), 1e-17)
+            look = {"color": INK[style % 5], "linestyle": DASHES[style % 5], "marker": MARKERS[style % 5]}
+            losing.plot(
+                result.depths, shown, markersize=4, markerfacecolor="white", linewidth=1, label=", ".join(kind), **look
+            )
+        losing.axhline(1.0, color=GREY, linewidth=0.8)
+        losing.set(
+            yscale="log",
+            xlabel="layers n",
+            ylabel="max |map / mean - 1|",
+            ylim=(1e-17, 1e9),
+            title="what rounding leaves (above 1: nothing)",
+        )
+        losing.legend(loc="upper left", fontsize=7)
+    return drawing
+
+
+def _flat_growth(axes: Any, result: Any) -> None:
+    """σ of flat and of uniform stacks against depth: closed forms as lines, measurements as markers."""
+    n = np.array([(one.trf - 1) // 2 for one in result.pairs], dtype=float)
+    at = np.geomspace(n.min(), n.max(), 50)
+    axes.plot(at, np.sqrt(((2 * at + 1) ** 2 - 1) / 12), color=INK[0], linewidth=1, label="flat: σ = √(n(n + 1)/3)")
+    measured = [one.ratio().b for one in result.pairs]
+    axes.plot(n, measured, "o", color=INK[0], markerfacecolor="white", label="measured, float32, Leja's order")
+    axes.plot(at, np.sqrt(at * 2 / 3), color=GREY, linestyle="--", linewidth=1, label="uniform: σ = √(2n/3)")
+    axes.set(xscale="log", yscale="log", xlabel="layers n", ylabel="σ in pixels", title="the field grows as n, not √n")
+    axes.set_xticks(n, labels=[f"{i:g}" for i in n])
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_minor_formatter("")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.legend(loc="upper left", fontsize=7)
+
+
+def sparse(result: Any) -> Any:
+    """A figure of a `SparseResult`: maps and profiles by window, and σ against the window."""
+    count = len(result.windows)
+    reach = max(one.trf for one in result.sparse) // 2 + 1
+    with figure(max(2.1 * count, 7.0), 9.0) as drawing:
+        upper, lower = drawing.subfigures(2, 1, height_ratios=(2.2, 1))
+        panels = upper.subplots(3, count, squeeze=False, height_ratios=(1.2, 1.2, 1))
+        for column, window in enumerate(result.windows):
+            for row, one in enumerate((result.sparse[column], result.dilated[column])):
+                padded = np.pad(one.measured.map, reach)
+                at = _centre(one) + reach
+                around = slice(at - reach, at + reach + 1)
+                draw_map(panels[row, column], padded[around, around], contour=None)
+                panels[row, column].set_xlabel(f"σ {one.ratio().b:.2f}")
+            panels[0, column].set_title(f"window {window}")
+            below, one = panels[2, column], result.sparse[column]
+            line = profile(one.closed)[0]
+            draw_section(below, line, linewidth=1.0, through=(_centre(one),), label="random taps: closed form")
+            markers(below, one.measured, 0, "random taps: measured, ± 2 se", reach, max(1, reach // 12))
+            limits(below, reach)
+        for row, name in enumerate(("random taps", "dilated", "share of each column")):
+            panels[row, 0].set_ylabel(name)
+        upper.legend(*panels[2, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+        _by_window(lower.subplots(), result)
+    return drawing
+
+
+def _by_window(axes: Any, result: Any) -> None:
+    """σ against the window, for random and for dilated taps."""
+    k = np.array(result.windows, dtype=float)
+    axes.plot(k, result.expected, color=GREY, linewidth=4, alpha=0.4, label="random taps: mean over all draws")
+    for style, (name, pairs) in enumerate((("random taps", result.sparse), ("dilated", result.dilated))):
+        ratios = [one.ratio() for one in pairs]
+        look = {"color": INK[style], "linewidth": 1.0}
+        axes.plot(k, [r.a for r in ratios], linestyle=DASHES[style], label=f"{name}: closed form", **look)
+        points = {"fmt": MARKERS[style], "markersize": 4.5, "markerfacecolor": "white", "capsize": 2}
+        errors = [2 * (r.b_stderr or 0) for r in ratios]
+        axes.errorbar(k, [r.b for r in ratios], errors, label=f"{name}: measured, ± 2 se", **points, **look)
+    depth = result.settings["depth"]
+    axes.set(
+        xlabel="window in pixels", ylabel="σ in pixels", title=f"{depth} layers of nine taps: same cost, wider field"
+    )
+    axes.set_xticks(k)
+    axes.legend(loc="upper left")
+
+
+def initialisation(result: Any) -> Any:
+    """A figure of an `InitialisationResult`: best kernels, fields of initialisers, learning curves."""
+    heights = (1.0, 1.9, 1.3 if result.learning else 0.0)
+    with figure(9.4, 2.4 * sum(heights)) as drawing:
+        parts = drawing.subfigures(3 if result.learning else 2, 1, height_ratios=[h for h in heights if h])
+        _ascents(parts[0], result.ascents)
+        panels = parts[1].subplots(2, len(result.pairs), squeeze=False, height_ratios=(1.3, 1))
+        reach = max(math.ceil(3.3 * one.closed.sigma()[-1]) for one in result.pairs)
+        for column, one in enumerate(result.pairs):
+            at = slice(_centre(one) - min(reach, _centre(one)), _centre(one) + reach + 1)
+            draw_map(panels[0, column], one.measured.map[at, at])
+            panels[0, column].set(title=one.name, xlabel=f"σ {one.ratio().b:.2f}, closed form {one.ratio().a:.2f}")
+            theory(panels[1, column], one.closed)
+            markers(panels[1, column], one.measured, 0, "measured, ± 2 se", reach)
+            limits(panels[1, column], reach)
+        panels[1, 0].set_ylabel("share of each column")
+        parts[1].legend(*panels[1, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        if result.learning:
+            _learning(parts[2], result.learning)
+    return drawing
+
+
+def _ascents(part: Any, ascents: Any) -> None:
+    """The best kernels, and σ on the way to them."""
+    panels = part.subplots(1, len(ascents) + 1, squeeze=False, width_ratios=[1.0] * len(ascents) + [2.2])[0]
+    for style, (axes, (k, ascent)) in enumerate(zip(panels, ascents.items(), strict=False)):
+        draw_map(axes, ascent.kernels[-1], contour=None)
+        axes.set(title=f"largest σ², {k} × {k}", xlabel=f"{ascent.corners:.1%} in the corners")
+        gain = np.sqrt(ascent.variance / ((k**2 - 1) / 6))
+        look = {"color": INK[style % 5], "linestyle": DASHES[style % 5]}
+        panels[-1].plot(
+            gain, linewidth=1.2, label=f"{k} × {k}, √(3(k-1)/(k+1)) = {math.sqrt(3 * (k - 1) / (k + 1)):.3f}", **look
+        )
+        panels[-1].axhline(math.sqrt(3 * (k - 1) / (k + 1)), color=GREY, linewidth=0.7, zorder=0)
+    panels[-1].set(xlabel="steps of gradient ascent", ylabel="σ / σ of uniform")
+    panels[-1].legend(loc="lower right")
+
+
+def _learning(part: Any, learning: Any) -> None:
+    """Training loss by epoch and readout: means over seeds with 95 % confidence intervals."""
+    panels = part.subplots(1, len(learning), squeeze=False)[0]
+    for axes, (readout, found) in zip(panels, learning.items(), strict=True):
+        for style, (name, curves) in enumerate(found.items()):
+            epochs = np.arange(1, curves.loss.shape[1] + 1) + 0.06 * (style - 1.5)
+            mean, half = curves.mean_accuracy
+            look = {"color": INK[style % 5], "linestyle": DASHES[style % 5], "marker": MARKERS[style % 5], "capsize": 2}
+            axes.errorbar(
+                epochs, 100 * mean, 100 * half, label=name, linewidth=1, markersize=4, markerfacecolor="white", **look
+            )
+        axes.set(xlabel="epoch", title=f"digits, readout: {readout}" + (" units" if readout == "all" else " unit"))
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    panels[0].set_ylabel("test accuracy in %, mean and 95 % interval")
+    panels[-1].legend(loc="lower right")
+
+
+def regularisation(result: Any) -> Any:
+    """A figure of a `RegularisationResult`: accuracy and σ by step, and the measured fields at the end, by task."""
+    with figure(9.6, 3.0 * len(result.trained) + 0.4) as drawing:
+        panels = drawing.subplots(len(result.trained), 3, squeeze=False)
+        for row, (task, kinds) in zip(panels, result.trained.items(), strict=True):
+            for style, (name, one) in enumerate(kinds.items()):
+                look = {"color": INK[style % 5], "linestyle": DASHES[style % 5], "linewidth": 1.1}
+                points = {"marker": MARKERS[style % 5], "markersize": 3.5, "markerfacecolor": "white", "capsize": 1.5}
+                for axes, what, scale in ((row[0], "accuracy", 100), (row[1], "sigma", 1)):
+                    mean, half = one.curve(what)
+                    axes.errorbar(
+                        result.steps, scale * mean, scale * half, label=name, elinewidth=0.6, **points, **look
+                    )
+                offset = np.arange(one.measured.shape[1]) - one.measured.shape[1] // 2
+                row[2].plot(
+                    offset,
+                    one.measured.mean(0),
+                    **look,
+                    **{k: points[k] for k in ("marker", "markersize", "markerfacecolor")},
+                )
+                row[1].plot(
+                    result.steps[-1] * 1.04, one.measured_sigma.mean(), marker=MARKERS[style % 5], color=INK[style % 5]
+                )
+            for side in (-task.distance, task.distance):
+                row[2].axvline(side, color=GREY, linewidth=0.8, linestyle=":")
+            row[0].set(title=str(task), xlabel="step", ylabel="accuracy in %")
+            row[1].set(title="σ: analytic (open), measured (filled)", xlabel="step", ylabel="pixels")
+            row[2].set(
+                title="measured field at the end", xlabel="pixels from the unit; dotted: what counts", yscale="log"
+            )
+        drawing.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return drawing
+
+
+def _bell(sigma: float, reach: int) -> np.ndarray:
+    t = np.arange(-reach, reach + 1)
+    return np.exp(-0.5 * (t / sigma) ** 2) / (sigma * math.sqrt(2 * math.pi))
+
+
+def _centre(one: Any) -> int:
+    """The column at the centre of a pair's theoretical field."""
+    return math.floor(one.closed.theoretical.centre[-1] + 0.5)

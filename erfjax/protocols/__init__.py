@@ -1,0 +1,26 @@
+"""Other people's definitions, to the letter: measure as they did, to compare with the numbers that they published.
+
+Each protocol has a part that acts on maps alone and a part that measures; each result prints itself. What a protocol does
+that one would not do today is named in its docstring and kept. For new work use `ej.empirical` and `ej.measures`.
+"""
+
+from erfjax.protocols.narrow import LuoGrowth, luo2016, luo_map
+from erfjax.protocols.radii import OpenERF, openerf, radial_metrics
+from erfjax.protocols.rates import UNetStudy, erf_rate, unet_map, unet_study
+from erfjax.protocols.squares import RepLKNet, replknet, replknet_squares
+
+__all__ = [
+    "LuoGrowth",
+    "OpenERF",
+    "RepLKNet",
+    "UNetStudy",
+    "erf_rate",
+    "luo2016",
+    "luo_map",
+    "openerf",
+    "radial_metrics",
+    "replknet",
+    "replknet_squares",
+    "unet_map",
+    "unet_study",
+]

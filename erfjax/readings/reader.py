@@ -1,0 +1,265 @@
+"""What the hull walk says about one program: fields of its outputs, their phases, and the rows of its layers."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from erfjax.fields import LayerRow, Phase, PhaseTable, TheoreticalField
+from erfjax.layouts import Layout
+from erfjax.readings.cone import unit_box
+from erfjax.readings.visits import Visit, named_visits
+from erfjax.tracing import registry
+from erfjax.tracing.hull import Views, period, walk
+from erfjax.tracing.points import Box, Points, Region, clip, full, mask, shadow
+from erfjax.tracing.program import Atom, Block, Equation, Known, Program, Var
+from erfjax.tracing.roles import Roles, roles
+from erfjax.tracing.views import IrregularError, Shift
+from erfjax.typing import Extent
+
+MOST_PHASES = 256  # a field that repeats later than this, or never, is listed for this many units around the centre
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Reader:
+    """Asks the hull walk about one program: boxes of outputs in, intervals of pixels out.
+
+    Attributes:
+        program: the traced function.
+        source: the layout of its input.
+        views: how its equations are seen.
+    """
+
+    program: Program
+    source: Layout
+    views: Views
+
+    @functools.cached_property
+    def roles(self) -> dict[Atom, Roles]:
+        return roles(self.program, self.views)
+
+    @functools.cached_property
+    def made(self) -> dict[Var, int]:
+        """How many equations it takes to make each variable."""
+        equations = enumerate(self.program.equations, 1)
+        return {self.program.input: 0, **{v: i for i, e in equations for v in e.outputs}}
+
+    @functools.cached_property
+    def periods(self) -> dict[tuple[Var, int], tuple[int, tuple[Shift, ...]] | None]:
+        return {}
+
+    @functools.cached_property
+    def sizes(self) -> dict[Var, tuple[Extent, ...]]:
+        return {}
+
+    def region(self, atom: Atom, box: Box, clipped: bool, until: int | None = None) -> Region:
+        """The region of the input that a box of a variable needs."""
+        if isinstance(atom, Known):
+            return ()
+        found = walk(self.program, {atom: (box,)}, clipped=clipped, views=self.views, until=until)
+        return found.get(self.program.input, ())
+
+    def interval(self, region: Region) -> tuple[tuple[Extent, ...], tuple[Extent, ...]]:
+        """Start and stop of the hull along the spatial axes; (0, 0) if nothing is seen."""
+        if not region:
+            return (0,) * len(self.source.spatial), (0,) * len(self.source.spatial)
+        box = shadow(region)
+        return tuple(box[a].start for a in self.source.spatial), tuple(box[a].stop for a in self.source.spatial)
+
+    def field(self, atom: Atom, target: Layout, unit: tuple[int, ...]) -> TheoreticalField:
+        image = self.source.space(self.program.input.shape)
+        box = unit_box(atom.shape, target, unit)
+        start, stop = self.interval(self.region(atom, box, clipped=False))
+        true = self.region(atom, box, clipped=True)
+        paired = _paired(self.source, target)
+        motion = [self.motion(atom, out if out is None else target.spatial[out], i) for i, out in enumerate(paired)]
+        for i, edges in enumerate(zip(start, stop, strict=True)):
+            if all(map(math.isinf, edges)):  # a global axis is the same for all units
+                motion[i] = (1, motion[i][1] or Fraction(0))
+        stride = tuple(
+            0
+            if out is None
+            else self.step(atom, target, unit, out, i, start)
+            if per_unit is None
+            else _number(per_unit)
+            for i, (out, (_, per_unit)) in enumerate(zip(paired, motion, strict=True))
+        )
+        phases = functools.partial(self.phases, atom, target, unit, tuple(paired), tuple(motion))
+        invariant = all(repeat == 1 for repeat, _ in motion) or (
+            all(repeat is not None and repeat <= MOST_PHASES for repeat, _ in motion) and _steady(phases(), stride)
+        )
+        position = [0 if out is None else unit[out] for out in paired]
+        return TheoreticalField(
+            unit=unit,
+            output_shape=target.space(atom.shape),
+            image_shape=image,
+            start=start,
+            stop=stop,
+            stride=stride,
+            padding=tuple(_number(u * s - b) for u, s, b in zip(position, stride, start, strict=True)),
+            clipped=_integers(self.interval(true)),
+            shift_invariant=invariant,
+            channels=self.channels(true),
+            notes=self.notes(atom),
+            phases_=phases,
+            mask_=lambda: self.mask(true),
+            layers_=lambda: self.layers(atom),
+        )
+
+    def motion(self, atom: Atom, out: int | None, axis: int) -> tuple[int | None, Fraction | None]:
+        """Period in units and pixels per unit of a spatial axis, as axis `out` of the output moves; None without a period."""
+        if out is None or isinstance(atom, Known):
+            return 1, Fraction(0)
+        if (atom, out) not in self.periods:
+            try:
+                self.periods[atom, out] = period(self.program, atom, self.program.input, out, self.views)
+            except IrregularError:
+                self.periods[atom, out] = None
+        found = self.periods[atom, out]
+        if found is None:
+            return None, None
+        repeat, shift = found
+        moved = shift[self.source.spatial[axis]]
+        return (1, Fraction(0)) if moved is None else (repeat, moved)
+
+    def step(
+        self, atom: Atom, target: Layout, unit: tuple[int, ...], out: int, axis: int, start: Sequence[Extent]
+    ) -> Extent:
+        """How far the start moves to the next unit (or from the one before, at the end of the axis)."""
+        by = 1 if unit[out] + 1 < target.space(atom.shape)[out] or unit[out] == 0 else -1
+        moved = (*unit[:out], unit[out] + by, *unit[out + 1 :])
+        there, _ = self.interval(self.region(atom, unit_box(atom.shape, target, moved), clipped=False))
+        return 0 if math.isinf(start[axis]) else (there[axis] - start[axis]) * by
+
+    def phases(
+        self,
+        atom: Atom,
+        target: Layout,
+        unit: tuple[int, ...],
+        paired: tuple[int | None, ...],
+        motion: tuple[tuple[int | None, Fraction | None], ...],
+    ) -> PhaseTable:
+        rows: list[Phase] = []
+        periods: list[int] = []
+        space = target.space(atom.shape)
+        for axis, (out, (repeat, _)) in enumerate(zip(paired, motion, strict=True)):
+            n = 1 if out is None else space[out]
+            listed = min(repeat or n, MOST_PHASES)
+            periods.append(repeat or n)
+            at = 0 if out is None else unit[out]
+            first = max(min(at - at % listed if repeat else at - listed // 2, n - listed), 0)
+            for u in range(first, first + listed):
+                moved = unit if out is None else (*unit[:out], u, *unit[out + 1 :])
+                start, stop = self.interval(self.region(atom, unit_box(atom.shape, target, moved), clipped=False))
+                rows.append(Phase(axis, u % periods[-1], u, start[axis], stop[axis]))
+        shift = tuple(0 if s is None else _number(s * p) for p, (_, s) in zip(periods, motion, strict=True))
+        return PhaseTable(tuple(periods), shift, tuple(sorted(rows, key=lambda row: (row.axis, row.phase))))
+
+    def mask(self, region: Region) -> np.ndarray:
+        space = tuple(tuple(box[a] for a in self.source.spatial) for box in region)
+        return mask(space, self.source.space(self.program.input.shape))
+
+    def channels(self, region: Region) -> tuple[int, int] | None:
+        if self.source.channel is None or not region:
+            return None
+        points = shadow(clip(region, self.program.input.shape))[self.source.channel]
+        return int(points.start), int(points.stop)
+
+    def notes(self, atom: Atom) -> tuple[str, ...]:
+        if isinstance(atom, Known):
+            return ("The output does not depend on the input: nothing is seen.",)
+        unknown = [e for e in _all(self.program) if not e.blocks and not registry.known(e.primitive)]
+        if not unknown:
+            return ()
+        return (f"{len(unknown)} equation(s) without a rule, seen whole: {', '.join(map(str, unknown))}.",)
+
+    def layers(self, atom: Atom) -> tuple[LayerRow, ...]:
+        """One row per layer on the way to a variable, each for the centre unit of the layer."""
+        on_path = walk(self.program, {atom: (full(atom.shape),)}, clipped=False, views=self.views)
+        return tuple(self.layer(*visit) for visit in named_visits(self.program, on_path))
+
+    def layer(self, name: str, visit: Visit) -> LayerRow:
+        var = next(v for v in self.program.equations[visit.last].outputs if v in self.roles)
+        playing, centre = self.centre(var)
+        start, stop = self.hidden(var, centre)
+        stride: list[Extent] = []
+        for i, axis in enumerate(self.source.spatial):
+            a, step = playing.get(axis, (None, Fraction(0)))
+            if a is not None and step is None:  # paths disagree: one step, by looking
+                by = 1 if centre[a] + 1 < var.shape[a] else -1
+                there, _ = self.hidden(var, centre | {a: centre[a] + by})
+                stride.append(0 if math.isinf(start[i]) else _number((there[i] - start[i]) * by))
+            else:
+                stride.append(_number(step))
+        units = [centre[playing[axis][0]] if axis in playing else 0 for axis in self.source.spatial]
+        padding = tuple(_number(u * s - b) for u, s, b in zip(units, stride, start, strict=True))
+        size = self.sizes[var] = tuple(b - a for a, b in zip(start, stop, strict=True))
+        given = tuple(map(max, zip(*(self.size(read) for read in visit.reads), strict=True)))
+        return LayerRow(name, visit.operation, var.shape, size, tuple(stride), padding, start, stop, given or None)
+
+    def centre(self, var: Var) -> tuple[dict[int, tuple[int, Fraction | None]], dict[int, int]]:
+        """For each spatial axis of the input the axis of a variable that goes with it and its stride; the centre along these."""
+        playing = {
+            role.axis: (a, role.stride)
+            for a, role in enumerate(self.roles[var])
+            if role and role.axis in self.source.spatial
+        }
+        return playing, {a: var.shape[a] // 2 for a, _ in playing.values()}
+
+    def hidden(self, var: Var, unit: dict[int, int]) -> tuple[tuple[Extent, ...], tuple[Extent, ...]]:
+        """What a unit of any variable sees; axes that `unit` does not name are taken whole."""
+        box = tuple(Points(unit[a], unit[a] + 1) if a in unit else Points(0, n) for a, n in enumerate(var.shape))
+        return self.interval(self.region(var, box, clipped=False, until=self.made[var]))
+
+    def size(self, var: Var) -> tuple[Extent, ...]:
+        """The extent of the field of the centre unit of any variable."""
+        if var not in self.sizes:
+            start, stop = self.hidden(var, self.centre(var)[1])
+            self.sizes[var] = tuple(b - a for a, b in zip(start, stop, strict=True))
+        return self.sizes[var]
+
+
+def _all(block: Block) -> Iterator[Equation]:
+    """The equations of a block and of the bodies inside."""
+    for equation in block.equations:
+        yield equation
+        for body in equation.blocks:
+            yield from _all(body)
+
+
+def _paired(source: Layout, target: Layout) -> list[int | None]:
+    """For each spatial axis of the input, the spatial axis of the output that goes with it: of the same letter, else in order.
+
+    Where the output has a letter of its own for several axes of the input (tokens), they all go with it.
+    """
+    ins = [source.letters[a] for a in source.spatial]
+    outs = [target.letters[a] for a in target.spatial]
+    if len(ins) == len(outs) and set(ins) != set(outs):
+        return list(range(len(outs)))
+    own = next((i for i, letter in enumerate(outs) if letter not in ins), None)
+    return [outs.index(letter) if letter in outs else own for letter in ins]
+
+
+def _steady(table: PhaseTable, stride: Sequence[Extent]) -> bool:
+    """Whether all phases are one field, moved by the stride."""
+    return all(
+        b.start - a.start == b.stop - a.stop == (b.unit - a.unit) * stride[a.axis]
+        for a, b in zip(table.rows, table.rows[1:], strict=False)
+        if a.axis == b.axis
+    )
+
+
+def _number(value: Any) -> Extent:
+    """An int where the value is whole, else a float."""
+    if isinstance(value, Fraction):
+        return value.numerator if value.denominator == 1 else float(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _integers(hull: tuple[tuple[Extent, ...], tuple[Extent, ...]]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    start, stop = hull
+    return tuple(map(int, start)), tuple(map(int, stop))

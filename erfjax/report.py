@@ -1,0 +1,187 @@
+"""A report on a function named on the command line: its theoretical receptive field, layer by layer, with advice.
+
+A target is `package.module:function` or `file.py:function`. The page that `save` writes is one HTML file with its
+figure inside.
+"""
+
+import base64
+import dataclasses
+import html
+import importlib
+import importlib.util
+import io
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from erfjax import files, plot, summary
+from erfjax.errors import FileFormatError
+from erfjax.fields import Advice, TheoreticalField
+from erfjax.readings.theoretical import theoretical
+
+PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>{title}</title>
+<style>
+ body {{ font: 15px/1.45 system-ui, sans-serif; color: #111; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }}
+ table {{ border-collapse: collapse; margin: 1.2rem 0; font-variant-numeric: tabular-nums }}
+ caption {{ text-align: left; font-weight: 600; padding-bottom: .3rem }}
+ th, td {{ text-align: left; padding: .15rem .9rem .15rem 0; border-bottom: 1px solid #ddd }}
+ img {{ max-width: 100% }}
+</style>
+<h1>{title}</h1>
+{body}
+</html>
+"""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Report:
+    """What one unit of a function sees.
+
+    Attributes:
+        target: as the user wrote it.
+        field: the theoretical receptive field of the unit.
+        advice: what it means for an image size.
+        image: the picture to draw it on, or None.
+    """
+
+    target: str
+    field: TheoreticalField
+    advice: Advice
+    image: np.ndarray | None = None
+
+    def __str__(self) -> str:
+        return f"{self.target}\n\n{self.field}\n\n{self.advice}"
+
+    def _repr_html_(self) -> str:
+        return self.field._repr_html_() + self.advice._repr_html_()
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """The path of an HTML page with the figure and every table."""
+        buffer = io.BytesIO()
+        self.field.plot(self.image).savefig(buffer, format="png", dpi=120)
+        picture = base64.b64encode(buffer.getvalue()).decode()
+        body = f'<img alt="box and mask of the field" src="data:image/png;base64,{picture}">\n{self._repr_html_()}'
+        return files.save_text(path, PAGE.format(title=html.escape(self.target), body=body))
+
+
+def load_target(target: str) -> Callable[..., Any]:
+    """The function that `package.module:function` or `file.py:function` names.
+
+    Raises:
+        FileFormatError: the text is no such name, or there is no such module, file or function.
+
+    Example:
+        >>> from erfjax.report import load_target
+        >>> load_target("math:sqrt")(9.0)
+        3.0
+    """
+    module, colon, name = target.rpartition(":")
+    if not colon or not module or not name:
+        raise FileFormatError(f"A target is package.module:function or file.py:function, but got {target!r}.")
+    found: Any = _from_file(Path(module)) if module.endswith(".py") else _from_package(module)
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise FileFormatError(f"{module} has no {part!r}: check the name behind the colon of {target!r}.")
+        found = getattr(found, part)
+    if not callable(found):
+        raise FileFormatError(
+            f"{target} should be a function from an array to an array, but is a {type(found).__name__}."
+        )
+    return found
+
+
+def _from_package(name: str) -> Any:
+    """The module of that name, looked for in the working directory as well."""
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and not name.startswith(error.name):
+            raise  # the module is there, but lacks something itself
+        raise FileFormatError(
+            f"There is no module {name!r}: run the command where it can be imported, or name a file."
+        ) from error
+
+
+def _from_file(path: Path) -> Any:
+    """The module in a file, whose neighbours it may import."""
+    if not path.is_file():
+        raise FileFormatError(f"There is no file {os.fspath(path)!r}: check the path before the colon.")
+    folder = os.fspath(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise FileFormatError(f"{os.fspath(path)!r} cannot be imported as Python.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def report(
+    target: str,
+    shape: Sequence[int],
+    *,
+    layout: str = "NHWC",
+    unit: Sequence[int] | None = None,
+    image_size: Sequence[int] | None = None,
+    image: str | os.PathLike[str] | None = None,
+) -> Report:
+    """What one unit of the function called `target` sees, for float32 inputs of `shape`.
+
+    Args:
+        target: `package.module:function` or `file.py:function`.
+        shape: of the input; only the shape is used, nothing is run.
+        layout: the axes of the input.
+        unit: spatial index of the output; None is the centre.
+        image_size: the image to give advice for; None is the input.
+        image: a picture to draw the field on; resized to the input by nearest pixels.
+
+    Raises:
+        FileFormatError: no such target or picture.
+        LayoutError, UnitError, UnsupportedPrimitiveError: as for `erfjax.theoretical`.
+
+    Example:
+        >>> from erfjax.report import report
+        >>> report("jax.numpy:sin", (1, 8, 6, 3)).field.size
+        (1, 1)
+    """
+    f = load_target(target)
+    field = theoretical(f, jax.ShapeDtypeStruct(tuple(shape), jnp.float32), unit=unit, layout=layout)
+    if not isinstance(field, TheoreticalField):
+        raise FileFormatError(f"{target} should return one array, but returns {summary.cell(type(field).__name__)}.")
+    picture = None if image is None else _fitted(plot.read_image(image), field.image_shape)
+    size = None if image_size is None else tuple(image_size)
+    return Report(target, field, field.advice(size), picture)
+
+
+def _fitted(picture: np.ndarray, shape: Sequence[int]) -> np.ndarray | None:
+    """The picture at the resolution of the input; None if the input is no plane."""
+    if len(shape) != 2:
+        return None
+    rows, columns = (np.arange(n) * size // n for n, size in zip(shape, picture.shape[:2], strict=True))
+    return picture[np.ix_(rows, columns)]
+
+
+def gallery(folder: str | os.PathLike[str], names: Sequence[str]) -> Path:
+    """The path of index.html in `folder`: for each study saved there its figure, its tables and the command that made them."""
+    parts = []
+    for name in names:
+        pictures = sorted((Path(folder) / name).glob("*.png"))
+        texts = sorted((Path(folder) / name).glob("*.txt"))
+        if not pictures and not texts:
+            continue
+        images = "".join(f'<p><img alt="{name}" src="{name}/{picture.name}"></p>' for picture in pictures)
+        tables = "".join(
+            f"<details><summary>numbers</summary><pre>{html.escape(t.read_text())}</pre></details>" for t in texts
+        )
+        parts.append(f"<h2>{name}</h2>\n<p><code>erfjax reproduce {name} --out .</code></p>\n{images}\n{tables}")
+    return files.save_text(Path(folder) / "index.html", PAGE.format(title="erfjax: the studies", body="\n".join(parts)))

@@ -1,0 +1,53 @@
+"""The paper's experiments, each one call that returns a result with `.table()`, `.plot()` and `.save(path)`.
+
+`BY_NAME` is what `erfjax reproduce NAME` knows: the name of a study and the function that runs it with its defaults.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from erfjax.studies import datasets
+from erfjax.studies.architecture import ArchitectureResult, architecture
+from erfjax.studies.design import DesignResult, design
+from erfjax.studies.flat import FlatResult, flat
+from erfjax.studies.growth import GrowthResult, growth
+from erfjax.studies.initialisation import InitialisationResult, initialisation
+from erfjax.studies.regularisation import RegularisationResult, regularisation
+from erfjax.studies.shapes import ShapesResult, shapes
+from erfjax.studies.slopes import SlopesResult, slopes
+from erfjax.studies.sparse import SparseResult, sparse
+
+BY_NAME: dict[str, Callable[..., Any]] = {
+    "architecture": architecture,
+    "design": design,
+    "flat": flat,
+    "growth": growth,
+    "initialisation": initialisation,
+    "regularisation": regularisation,
+    "shapes": shapes,
+    "slopes": slopes,
+    "sparse": sparse,
+}
+
+__all__ = [
+    "BY_NAME",
+    "ArchitectureResult",
+    "DesignResult",
+    "FlatResult",
+    "GrowthResult",
+    "InitialisationResult",
+    "RegularisationResult",
+    "ShapesResult",
+    "SlopesResult",
+    "SparseResult",
+    "architecture",
+    "datasets",
+    "design",
+    "flat",
+    "growth",
+    "initialisation",
+    "regularisation",
+    "shapes",
+    "slopes",
+    "sparse",
+]

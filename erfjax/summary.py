@@ -1,0 +1,125 @@
+"""Rows as they are shown: a text table for a terminal, an HTML table for a notebook, plain dicts for everything else.
+
+Nothing is computed here. A result makes a `Table` of itself; the table knows how numbers, sizes and gaps are written.
+"""
+
+import dataclasses
+import html
+import math
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+def cell(value: Any) -> str:
+    """A value as it stands in a table: four significant digits, ∞, a dash for nothing, sizes as 3 × 5.
+
+    Example:
+        >>> from erfjax.summary import cell
+        >>> [cell(v) for v in (8.30662, 41, (7, float("inf")), None, True)]
+        ['8.307', '41', '7 × ∞', '–', 'yes']
+    """
+    if value is None:
+        return "–"
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, numbers.Integral):
+        return str(int(value))
+    if isinstance(value, numbers.Real):
+        return _number(float(value))
+    if isinstance(value, list | tuple):
+        return " × ".join(cell(v) for v in value)
+    return str(value)
+
+
+def _number(value: float) -> str:
+    if math.isnan(value):
+        return "nan"
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    if value == int(value) and abs(value) < 1e6:
+        return str(int(value))
+    return f"{value:.4g}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Rows under named columns, with a title and notes; `str()` for a terminal, `_repr_html_` for a notebook.
+
+    Example:
+        >>> from erfjax.summary import Table
+        >>> print(Table("growth", ("n", "size"), ((5, 8.3066), (10, 11.7047)), notes=("uniform 3 × 3",)))
+        growth
+          n   size
+         --  -----
+          5  8.307
+         10   11.7
+        · uniform 3 × 3
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+    notes: tuple[str, ...] = ()
+
+    def _cells(self) -> list[list[str]]:
+        return [[cell(value) for value in row] for row in self.rows]
+
+    def _is_text(self, column: int) -> bool:
+        return any(isinstance(row[column], str) for row in self.rows)
+
+    def __str__(self) -> str:
+        cells = self._cells()
+        widths = [max(len(text) for text in column) for column in zip(self.columns, *cells, strict=True)]
+        left = [self._is_text(i) for i in range(len(self.columns))]
+
+        def line(texts: Sequence[str]) -> str:
+            padded = (t.ljust(w) if flush else t.rjust(w) for t, w, flush in zip(texts, widths, left, strict=True))
+            return " " + "  ".join(padded).rstrip()
+
+        lines = [self.title] if self.title else []
+        if any(self.columns):
+            lines += [line(self.columns), line(["-" * width for width in widths])]
+        return "\n".join(lines + [line(row) for row in cells] + [f"· {note}" for note in self.notes])
+
+    def _repr_html_(self) -> str:
+        def row(texts: Sequence[str], tag: str) -> str:
+            return "<tr>" + "".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in texts) + "</tr>"
+
+        head = f"<thead>{row(self.columns, 'th')}</thead>" if any(self.columns) else ""
+        body = "".join(row(texts, "td") for texts in self._cells())
+        title = f"<caption>{html.escape(self.title)}</caption>" if self.title else ""
+        notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
+        return f'<table class="erfjax">{title}{head}<tbody>{body}</tbody></table>{notes}'
+
+    def to_dict(self) -> list[dict[str, Any]]:
+        """One dict per row, keyed by column, values as they are."""
+        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+
+
+def facts(title: str, pairs: dict[str, Any], notes: Sequence[str] = ()) -> Table:
+    """A table without a head: one fact a row, its name on the left.
+
+    Example:
+        >>> from erfjax.summary import facts
+        >>> print(facts("a field", {"size": (7, 5), "stride": 1}))
+        a field
+         size    7 × 5
+         stride  1
+    """
+    rows = tuple((name, cell(value)) for name, value in pairs.items())
+    return Table(title, ("", ""), rows, tuple(notes))
+
+
+def stack(*tables: Table) -> str:
+    """Several tables as one text, an empty line between them."""
+    return "\n\n".join(str(table) for table in tables)
+
+
+def stack_html(*tables: Table) -> str:
+    """Several tables as one piece of HTML."""
+    return "".join(table._repr_html_() for table in tables)

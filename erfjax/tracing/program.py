@@ -1,0 +1,129 @@
+"""The flat program of a function: equations in order, what is known before any input is, and the layer each one belongs to.
+
+The distinction made here is *what depends on the input*: a `Var` does, a `Known` does not. A known value is computed at most
+once, and only if a walk asks for it, so tracing a 4096-pixel image touches no array of that size.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from erfjax.errors import InternalError
+
+
+class Var:
+    """An array that depends on the input: one per equation result and call, compared by identity."""
+
+    __slots__ = ("dtype", "shape")
+
+    def __init__(self, shape: Sequence[int], dtype: Any):
+        self.shape, self.dtype = tuple(map(int, shape)), dtype
+
+    def __repr__(self) -> str:
+        return (
+            f"Var({np.dtype(self.dtype).name if not hasattr(self.dtype, '_rules') else self.dtype}{list(self.shape)})"
+        )
+
+
+class Known:
+    """An array that does not depend on the input; its value is computed when first asked for, and once."""
+
+    __slots__ = ("_compute", "_value", "dtype", "shape")
+
+    def __init__(self, shape: Sequence[int], dtype: Any, compute: Callable[[], Any]):
+        self.shape, self.dtype = tuple(map(int, shape)), dtype
+        self._compute: Callable[[], Any] | None = compute
+        self._value: Any = None
+
+    @property
+    def value(self) -> Any:
+        if self._compute is not None:
+            self._value, self._compute = self._compute(), None
+        return self._value
+
+    @property
+    def concrete(self) -> np.ndarray | None:
+        """The value as NumPy, or None where JAX itself does not have it yet (inside `jit` or `grad`)."""
+        return None if isinstance(self.value, jax.core.Tracer) else np.asarray(self.value)
+
+    def __repr__(self) -> str:
+        return f"Known({list(self.shape)})"
+
+
+Atom = Var | Known
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Equation:
+    """One primitive applied to atoms.
+
+    Attributes:
+        blocks: bodies that are not inlined: the branches of a data-dependent `cond`, or the body of a function with a
+            derivative of its own (an elementwise custom_jvp, any custom_vjp).
+        layer: the layer path from the name stack, "" outside any named scope.
+        where: the user's own line, "" where JAX does not know it.
+        raw: what JAX wrote, for evaluating the equation as a whole.
+    """
+
+    primitive: Any
+    inputs: tuple[Atom, ...]
+    outputs: tuple[Var, ...]
+    params: dict[str, Any]
+    layer: str = ""
+    where: str = ""
+    blocks: tuple["Block", ...] = ()
+    raw: Any = None
+
+    @property
+    def operands_of_blocks(self) -> tuple[Atom, ...]:
+        """The operands that the bodies take, in their order."""
+        return self.inputs[len(self.inputs) - len(self.blocks[0].inputs) :]
+
+    @property
+    def operands_before_blocks(self) -> tuple[Atom, ...]:
+        """The operands that choose between the bodies: the index of a cond."""
+        return self.inputs[: len(self.inputs) - len(self.blocks[0].inputs)]
+
+    def __str__(self) -> str:
+        return f"`{self.primitive}`{f' in layer {self.layer}' if self.layer else ''}{f' at {self.where}' if self.where else ''}"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Block:
+    """A closed piece of program: `outputs` in terms of `inputs`."""
+
+    inputs: tuple[Atom, ...]
+    equations: tuple[Equation, ...]
+    outputs: tuple[Atom, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Program(Block):
+    """A traced function: a block with one input, and the tree in which it returns its outputs."""
+
+    tree: Any = None
+
+    @property
+    def input(self) -> Var:
+        (var,) = self.inputs
+        if not isinstance(var, Var):
+            raise InternalError("the input of a program must be a Var")
+        return var
+
+    @property
+    def output(self) -> Atom:
+        """The single output. Raises ValueError where the function returns several arrays."""
+        if len(self.outputs) != 1:
+            raise ValueError(
+                f"expected a function that returns one array, but it returns {len(self.outputs)}: select one"
+            )
+        return self.outputs[0]
+
+    def __str__(self) -> str:
+        lines = [
+            f"{e.layer or '-':40s} {e.primitive!s:24s} {[list(v.shape) for v in e.outputs]}" for e in self.equations
+        ]
+        return "\n".join([f"program of {len(lines)} equations on {list(self.input.shape)}", *lines])

@@ -1,0 +1,139 @@
+"""One `Rule` per primitive object: what the three walks need to know about it.
+
+A rule has up to three columns, and a walk that misses its column refuses with an error that names the primitive, the line and
+the remedy. Primitives are keys as *objects*: a user's function called `relu` is not JAX's.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from erfjax.errors import UnsupportedPrimitiveError
+from erfjax.tracing import jaxpr as jx
+from erfjax.tracing.points import Box
+from erfjax.tracing.program import Block, Equation
+from erfjax.tracing.views import Seen
+
+Hull = Callable[[Equation, int], Sequence[Seen | None]]
+Moment = Callable[..., Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Local:
+    """How to evaluate an equation on windows of its operands. All boxes are intervals inside their arrays.
+
+    Attributes:
+        evaluate: (equation, result, operands, their boxes, result box) -> the result on its box.
+        enlarge: (equation, box) -> the smallest box around it that can be computed at once; by default the box itself.
+        narrow: (equation, boxes of the operands) -> the same boxes made to fit each other (contractions).
+        outside: what to do with an operand that lies outside the window altogether: compute all of it ("whole"), let one
+            position "stand in" (it is padded away), or "leave out" the operand (None is passed).
+    """
+
+    evaluate: Callable[[Equation, int, Sequence[Any], Sequence[Box], Box], Any]
+    enlarge: Callable[[Equation, Box], Box] | None = None
+    narrow: Callable[[Equation, Sequence[Box]], Sequence[Box]] | None = None
+    outside: Literal["whole", "stand in", "leave out"] = "whole"
+
+
+def bind(
+    equation: Equation, result: int, operands: Sequence[Any], boxes: Sequence[Box], box: Box, **changed: Any
+) -> Any:
+    """The primitive on the operands as they are, with some parameters changed."""
+    results = equation.primitive.bind(*operands, **{**equation.params, **changed})
+    return results[result] if equation.primitive.multiple_results else results
+
+
+SAME = Local(bind)
+"""The primitive itself serves on any window."""
+
+
+def lengths(box: Box) -> tuple[int, ...]:
+    """The shape of a window."""
+    return tuple(int(points.stop - points.start) for points in box)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What the walks know about a primitive.
+
+    Attributes:
+        hull: (equation, index of the result) -> how each operand is seen; None where that result does not need the operand.
+        restrict: how to evaluate the equation on windows of its operands; None: on whole arrays only.
+        moment: how the equation acts on a pushed second moment; None: the analytic reading refuses it.
+        pointwise: True if result position o depends on operand position o alone.
+        layer: True if people would call an equation of this primitive a layer (convolution, pooling, contraction).
+    """
+
+    hull: Hull
+    restrict: Local | None = None
+    moment: Moment | None = None
+    pointwise: bool = False
+    layer: bool = False
+
+
+_RULES: dict[Any, Rule] = {}
+
+
+def register(primitive: Any, rule: Rule) -> None:
+    """Teaches the walks a primitive, or replaces what they knew of it.
+
+    Args:
+        primitive: the primitive object itself, such as `jax.lax.sin_p` or one of your own.
+        rule: its row.
+
+    Example:
+        >>> import jax
+        >>> from erfjax.tracing import Rule, register
+        >>> from erfjax.tracing.views import IDENTITY
+        >>> register(jax.lax.sin_p, Rule(hull=lambda equation, result: [IDENTITY]))
+    """
+    _RULES[primitive] = rule
+
+
+def row(names: str, rule: Rule) -> None:
+    """Registers the same rule for several primitives of `jax.lax`; names that this JAX does not have are passed over."""
+    for name in names.split():
+        primitive = jx.lax_primitive(f"{name}_p")
+        if primitive is not None:
+            register(primitive, rule)
+
+
+def known(primitive: Any) -> bool:
+    return primitive in _RULES
+
+
+def pointwise(block: Block) -> bool:
+    """Whether a body acts position by position, so that it may be evaluated on any window."""
+    return all(known(e.primitive) and _RULES[e.primitive].pointwise for e in block.equations)
+
+
+def bodies(equation: Equation) -> tuple[Block, ...]:
+    """The bodies that a walk must enter: none where the equation as a whole is elementwise."""
+    whole = known(equation.primitive) and all(pointwise(block) for block in equation.blocks)
+    return () if whole else equation.blocks
+
+
+def is_layer(equation: Equation) -> bool:
+    return known(equation.primitive) and _RULES[equation.primitive].layer
+
+
+def lookup(equation: Equation, column: str = "hull") -> Rule:
+    """The rule of an equation's primitive.
+
+    Raises:
+        UnsupportedPrimitiveError: there is none, or it lacks the column.
+    """
+    rule = _RULES.get(equation.primitive)
+    if rule is None or getattr(rule, column) is None:
+        raise UnsupportedPrimitiveError(
+            f"no {'' if rule is None else f'{column} '}rule for the primitive {equation}. Two ways out: measure with "
+            "ej.empirical, which works for every differentiable function, or teach it with "
+            "erfjax.tracing.register(primitive, Rule(hull=...))."
+            + (
+                ' For the theoretical field alone, unknown="everything" lets it see its whole operands.'
+                if column == "hull"
+                else ""
+            )
+        )
+    return rule

@@ -1,0 +1,106 @@
+"""Convolution in every layout: strides, both dilations, groups, batch groups, asymmetric and negative padding."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax
+
+from erfjax.tracing.families import bilinear
+from erfjax.tracing.points import Box, Points
+from erfjax.tracing.program import Equation
+from erfjax.tracing.registry import Local, Rule, bind, lengths, row
+from erfjax.tracing.views import WHOLE, Along, AxisView, Lookup, Mapping, Seen, View, irregular
+
+UNPADDED = (
+    16  # positions: from here on XLA's CPU convolutions are up to 2.8 times slower where nothing at all is padded
+)
+
+
+def grouped(out: int, n_out: int, n_in: int, groups: int) -> AxisView:
+    """The input channels of a group: result channel o belongs to group o // (n_out / groups)."""
+    if groups == 1:
+        return WHOLE
+    group_out = np.arange(n_out) // (n_out // groups)
+    group_in = np.arange(n_in) // (n_in // groups)
+    return Lookup(out, group_out[:, None] == group_in)
+
+
+def conv_general_dilated(equation: Equation, result: int) -> Sequence[Seen | None]:
+    """i·lhs_dilation = o·stride + t·rhs_dilation - padding: strided, dilated and transposed convolutions are one equation."""
+    params = equation.params
+    lhs, rhs, out = params["dimension_numbers"]
+    x, kernel = (atom.shape for atom in equation.inputs)
+    y = equation.outputs[0].shape
+    axes: list[AxisView] = [WHOLE] * len(x)
+    axes[lhs[0]] = Along(out[0])
+    axes[lhs[1]] = grouped(out[1], y[out[1]], x[lhs[1]], params["feature_group_count"])
+    for i, (stride, dilation, base, (low, _)) in enumerate(
+        zip(params["window_strides"], params["rhs_dilation"], params["lhs_dilation"], params["padding"], strict=True)
+    ):
+        size = kernel[rhs[2 + i]]
+        axes[lhs[2 + i]] = Along(out[2 + i], size, stride, dilation, -low, base)
+    taps: list[AxisView] = [WHOLE] * len(kernel)
+    taps[rhs[0]] = Along(out[1])
+    seen: Seen = View(tuple(axes))
+    if params["batch_group_count"] > 1:
+        seen = _batch_grouped(axes, lhs[0], out, x[lhs[0]], y[out[1]], params["batch_group_count"])
+    return [seen, View(tuple(taps))]
+
+
+def _batch_grouped(axes: list[AxisView], batch: int, out: Sequence[int], n: int, features: int, groups: int) -> Seen:
+    """Result feature o reads the batch rows of its own group only: row (o's group)·(n / groups) + result row."""
+
+    def pull(box: Box) -> Iterable[Box]:
+        for group in np.unique(box[out[1]].clip(0, features).positions // (features // groups)):
+            pulled = [axis.pull(box) for axis in axes]
+            pulled[batch] = box[out[0]].shift(int(group) * (n // groups))
+            yield tuple(pulled)
+
+    return Mapping(pull, irregular)
+
+
+def local_padding(
+    out: Points, held: Points, size: int, stride: int, dilation: int, low: int, base: int
+) -> tuple[int, int]:
+    """The padding with which a window of the operand gives a window of the result; negative where it must be cropped."""
+    start, stop = out.start * stride - low, (out.stop - 1) * stride - low + (size - 1) * dilation + 1
+    return int(held.start * base - start), int(stop - ((held.stop - 1) * base + 1))
+
+
+def conv_on_window(equation: Equation, result: int, operands: Sequence[Any], boxes: Sequence[Box], box: Box) -> Any:
+    """The same convolution with the padding that is left of it at the window; on a CPU a spare position instead of none."""
+    params = equation.params
+    lhs, rhs, out = params["dimension_numbers"]
+    window = zip(
+        params["window_strides"], params["rhs_dilation"], params["lhs_dilation"], params["padding"], strict=True
+    )
+    padding = tuple(
+        local_padding(box[o], boxes[0][i], equation.inputs[1].shape[k], stride, dilation, low, base)
+        for o, i, k, (stride, dilation, base, (low, _)) in zip(out[2:], lhs[2:], rhs[2:], window, strict=True)
+    )
+    if jax.default_backend() != "cpu" or any(map(any, padding)) or lengths(box)[out[2]] < UNPADDED:
+        return bind(equation, result, operands, boxes, box, padding=padding)
+    spare = bind(equation, result, operands, boxes, box, padding=((0, params["window_strides"][0]), *padding[1:]))
+    return lax.slice_in_dim(spare, 0, lengths(box)[out[2]], axis=out[2])
+
+
+def all_features(equation: Equation, box: Box) -> Box:
+    """Features (and, with batch groups, batches) are computed together."""
+    _, _, out = equation.params["dimension_numbers"]
+    whole = out[:2] if equation.params["batch_group_count"] > 1 else out[1:2]
+    return tuple(
+        Points(0, n) if a in whole else p for a, (p, n) in enumerate(zip(box, equation.outputs[0].shape, strict=True))
+    )
+
+
+row(
+    "conv_general_dilated",
+    Rule(
+        hull=conv_general_dilated,
+        restrict=Local(conv_on_window, all_features, outside="stand in"),
+        moment=bilinear,
+        layer=True,
+    ),
+)

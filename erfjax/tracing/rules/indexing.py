@@ -1,0 +1,274 @@
+"""Gather, scatter and dynamic slices. Known indices are followed exactly; indices that depend on the input may point anywhere."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax
+
+from erfjax.tracing.families import Choice, selection
+from erfjax.tracing.points import EMPTY, Box, Points, Region, join
+from erfjax.tracing.program import Atom, Equation, Known
+from erfjax.tracing.registry import Local, Rule, lengths, row
+from erfjax.tracing.views import (
+    IDENTITY,
+    SCALAR,
+    WHOLE,
+    Along,
+    AxisView,
+    Fixed,
+    Lookup,
+    Mapping,
+    Seen,
+    Then,
+    View,
+    irregular,
+)
+
+MOST_PLACES = 64  # of a scatter that overwrites; beyond, what it overwrites counts as seen
+
+
+def _number(atom: Atom) -> int | None:
+    value = atom.concrete if isinstance(atom, Known) else None
+    return None if value is None else int(value)
+
+
+def _starts(scalars: Sequence[Atom], shape: Sequence[int], sizes: Sequence[int]) -> list[int | None]:
+    """The starts of a dynamic slice, clamped into the array as JAX does; None where the input decides."""
+    numbers = [_number(atom) for atom in scalars]
+    return [
+        None if at is None else min(max(at, 0), n - size) for at, n, size in zip(numbers, shape, sizes, strict=True)
+    ]
+
+
+def dynamic_slice(equation: Equation, result: int) -> Sequence[Seen | None]:
+    """i = start + o; an axis whose start depends on the input is seen whole."""
+    operand, *scalars = equation.inputs
+    sizes = equation.params["slice_sizes"]
+    starts = _starts(scalars, operand.shape, sizes)
+    axes = tuple(
+        Along(a, offset=start) if start is not None else Along(a) if size == n else WHOLE
+        for a, (start, size, n) in enumerate(zip(starts, sizes, operand.shape, strict=True))
+    )
+    return [View(axes), *[SCALAR] * len(scalars)]
+
+
+def dynamic_update_slice(equation: Equation, result: int) -> Sequence[Seen | None]:
+    """The update lies at its start; the operand is seen around it."""
+    operand, update, *scalars = equation.inputs
+    starts = _starts(scalars, operand.shape, update.shape)
+    if None in starts:
+        return [IDENTITY, View((WHOLE,) * len(update.shape)), *[SCALAR] * len(scalars)]
+    places = tuple(Points(at, at + n) for at, n in zip(starts, update.shape, strict=True) if at is not None)
+    axes = tuple(Along(a, offset=-int(place.start)) for a, place in enumerate(places))
+    guards = tuple((a, place.start, place.stop) for a, place in enumerate(places))
+    return [_around(places), View(axes, guards), *[SCALAR] * len(scalars)]
+
+
+def _around(places: Box) -> Seen:
+    """Everything but a box that is overwritten."""
+
+    def pull(box: Box) -> Iterable[Box]:
+        for axis, place in enumerate(places):
+            for outside in box[axis].without(place):
+                yield (*box[:axis], outside, *box[axis + 1 :])
+            box = (*box[:axis], box[axis].clip(place.start, place.stop), *box[axis + 1 :])
+            if not box[axis]:
+                return
+
+    return Mapping(pull, irregular)
+
+
+def gather(equation: Equation, result: int) -> Sequence[Seen | None]:
+    """Result (batch, window) reads operand index[batch] + window. Windows may be clamped, filled or promised in bounds."""
+    operand, indices = equation.inputs
+    dims = equation.params["dimension_numbers"]
+    sizes = equation.params["slice_sizes"]
+    rank = len(equation.outputs[0].shape)
+    batch_out = [a for a in range(rank) if a not in dims.offset_dims]
+    gone = {*dims.collapsed_slice_dims, *dims.operand_batching_dims}
+    offsets = iter(dims.offset_dims)
+    window = {a: next(offsets) for a in range(len(operand.shape)) if a not in gone}
+    batch_axes = len(indices.shape) - 1
+    index_view = View((*(Along(batch_out[i]) for i in range(batch_axes)), WHOLE))
+
+    axes: list[AxisView | None] = [
+        Along(window[a]) if a in window else Fixed(Points(0, 1)) for a in range(len(operand.shape))
+    ]
+    for a, b in zip(dims.operand_batching_dims, dims.start_indices_batching_dims, strict=True):
+        axes[a] = Along(batch_out[b])
+    table = indices.concrete if isinstance(indices, Known) else None
+    if table is None:
+        for a in dims.start_index_map:
+            axes[a] = Along(window[a]) if sizes[a] == operand.shape[a] else WHOLE
+        return [View(tuple(axis for axis in axes if axis is not None)), index_view]
+
+    columns = {a: table[..., k].astype(np.int64) for k, a in enumerate(dims.start_index_map)}
+    columns, drop = _legal(columns, operand.shape, sizes, "fill" in str(equation.params["mode"]).lower())
+    moving = {a: [i for i in range(batch_axes) if np.any(np.diff(c, axis=i))] for a, c in columns.items()}
+    if drop is None and not any(len(axes_of) > 1 for axes_of in moving.values()) and _disjoint(moving.values()):
+        for a, column in columns.items():
+            axes[a] = _along_table(column, moving[a], batch_out, window.get(a), sizes[a], operand.shape[a])
+        separate = tuple(axis for axis in axes if axis is not None)
+        if len(separate) == len(axes):
+            return [View(separate), index_view]
+    return [_by_rows(axes, columns, drop, batch_out, window, sizes, operand.shape), index_view]
+
+
+def _legal(
+    columns: dict[int, np.ndarray], shape: Sequence[int], sizes: Sequence[int], fill: bool
+) -> tuple[dict[int, np.ndarray], np.ndarray | None]:
+    """Starts inside the operand: out-of-range rows are clamped, or (where they are filled) reported as dropped."""
+    clamped = {a: np.asarray(np.clip(column, 0, shape[a] - sizes[a])) for a, column in columns.items()}
+    outside = np.any([clamped[a] != columns[a] for a in columns], axis=0) if columns else np.zeros((), bool)
+    return clamped, outside if fill and np.any(outside) else None
+
+
+def _disjoint(groups: Iterable[list[int]]) -> bool:
+    flat = [i for group in groups for i in group]
+    return len(flat) == len(set(flat))
+
+
+def _along_table(
+    column: np.ndarray, moving: list[int], batch_out: Sequence[int], window: int | None, size: int, n: int
+) -> AxisView | None:
+    """One operand axis whose start varies along at most one result axis; None where start and window both vary."""
+    if not moving:
+        start = int(column.flat[0]) if column.size else 0
+        return Fixed(Points(start, start + 1)) if window is None else Along(window, offset=start)
+    if window is not None and size > 1:
+        return None
+    (axis,) = moving
+    line = np.moveaxis(column, axis, 0).reshape(column.shape[axis], -1)[:, 0]
+    steps = np.unique(np.diff(line))
+    if steps.size == 1 and steps[0] != 0:
+        return Along(batch_out[axis], stride=int(steps[0]), offset=int(line[0]))
+    pattern = np.zeros((len(line), n), bool)
+    pattern[np.arange(len(line)), line] = True
+    return Lookup(batch_out[axis], pattern)
+
+
+def _by_rows(
+    axes: Sequence[AxisView | None],
+    columns: dict[int, np.ndarray],
+    drop: np.ndarray | None,
+    batch_out: Sequence[int],
+    window: dict[int, int],
+    sizes: Sequence[int],
+    shape: Sequence[int],
+) -> Seen:
+    """Row by row of the index table: exact for any known indices."""
+
+    def pull(box: Box) -> Iterable[Box]:
+        some = next(iter(columns.values()))
+        held = np.ix_(*(box[o].clip(0, n).positions for o, n in zip(batch_out, some.shape, strict=True)))
+        keep = np.ones(some[held].shape, bool) if drop is None else ~drop[held]
+        starts = np.unique(np.stack([column[held][keep] for column in columns.values()], axis=-1), axis=0)
+        for start in starts:
+            pulled = []
+            for a, axis in enumerate(axes):
+                if a in columns:
+                    at = int(start[list(columns).index(a)])
+                    seen = box[window[a]].clip(0, sizes[a]) if a in window else Points(0, 1)
+                    pulled.append(seen.shift(at))
+                else:
+                    pulled.append(EMPTY if axis is None else axis.pull(box))
+            yield tuple(pulled)
+
+    return Mapping(pull, irregular)
+
+
+def scatter(overwrites: bool) -> Callable[[Equation, int], Sequence[Seen | None]]:
+    """Result = operand, with updates combined at index[batch] + window; a plain scatter overwrites what was there."""
+
+    def hull(equation: Equation, result: int) -> Sequence[Seen | None]:
+        operand, indices, updates = equation.inputs
+        table = indices.concrete if isinstance(indices, Known) else None
+        everywhere = View((WHOLE,) * len(updates.shape))
+        if table is None:
+            return [IDENTITY, View((WHOLE,) * len(indices.shape)), everywhere]
+        rows = _update_rows(equation, np.asarray(table))
+        whole = [
+            row for row in rows if all(p.stop <= n and p.start >= 0 for p, n in zip(row[1], operand.shape, strict=True))
+        ]
+        kept: Seen = IDENTITY
+        for place in _overwritten(whole) if overwrites else ():
+            kept = Then(kept, _around(place))
+        return [kept, None, _updates_seen(whole, equation.params["dimension_numbers"], len(updates.shape))]
+
+    return hull
+
+
+def _overwritten(rows: Sequence[tuple[tuple[int, ...], list[Points]]]) -> Region:
+    """What the rows write, as few boxes; nothing if it falls apart into too many: then the operand counts as seen there."""
+    places: Region = ()
+    for _, place in rows:
+        places = join(places, [tuple(place)])
+        if len(places) > MOST_PLACES:
+            return ()
+    return places
+
+
+def _update_rows(equation: Equation, table: np.ndarray) -> list[tuple[tuple[int, ...], list[Points]]]:
+    """For each row of the index table: its place in the table, and the box of the operand it writes."""
+    operand, _, updates = equation.inputs
+    dims = equation.params["dimension_numbers"]
+    gone = {*dims.inserted_window_dims, *dims.operand_batching_dims}
+    windows = iter(updates.shape[d] for d in dims.update_window_dims)
+    sizes = [1 if a in gone else next(windows) for a in range(len(operand.shape))]
+    rows = []
+    for where in np.ndindex(table.shape[:-1]):
+        starts = [0] * len(operand.shape)
+        for k, a in enumerate(dims.scatter_dims_to_operand_dims):
+            starts[a] = int(table[where][k])
+        for a, b in zip(dims.operand_batching_dims, dims.scatter_indices_batching_dims, strict=True):
+            starts[a] = where[b]
+        if "clip" in str(equation.params["mode"]).lower():
+            starts = [min(max(at, 0), n - m) for at, n, m in zip(starts, operand.shape, sizes, strict=True)]
+        rows.append((where, [Points(at, at + n) for at, n in zip(starts, sizes, strict=True)]))
+    return rows
+
+
+def _updates_seen(rows: list[tuple[tuple[int, ...], list[Points]]], dims: object, rank: int) -> Seen:
+    window_dims = tuple(dims.update_window_dims)  # type: ignore[attr-defined]
+    gone = {*dims.inserted_window_dims, *dims.operand_batching_dims}  # type: ignore[attr-defined]
+    batch_dims = [d for d in range(rank) if d not in window_dims]
+
+    def pull(box: Box) -> Iterable[Box]:
+        for where, place in rows:
+            held = [points.clip(p.start, p.stop).shift(-int(p.start)) for points, p in zip(box, place, strict=True)]
+            if all(held):
+                seen = [EMPTY] * rank
+                for d, points in zip(window_dims, (h for a, h in enumerate(held) if a not in gone), strict=True):
+                    seen[d] = points
+                for d, at in zip(batch_dims, where, strict=True):
+                    seen[d] = Points(at, at + 1)
+                yield tuple(seen)
+
+    return Mapping(pull, irregular)
+
+
+def slice_on_window(equation: Equation, result: int, operands: Sequence[Any], boxes: Sequence[Box], box: Box) -> Any:
+    """Known starts are in the window already; an axis with an unknown start is whole."""
+    operand, *scalars = operands
+    zero = [jax.numpy.zeros_like(at) for at in scalars]
+    known = _starts(equation.inputs[1:], equation.inputs[0].shape, equation.params["slice_sizes"])
+    starts = [z if start is not None else at for z, start, at in zip(zero, known, scalars, strict=True)]
+    return lax.dynamic_slice(operand, starts, lengths(box))
+
+
+def moving_axes(equation: Equation, box: Box) -> Box:
+    """An axis whose start depends on the input is computed whole."""
+    known = _starts(equation.inputs[1:], equation.inputs[0].shape, equation.params["slice_sizes"])
+    shape = equation.outputs[0].shape
+    return tuple(Points(0, n) if at is None else points for at, n, points in zip(known, shape, box, strict=True))
+
+
+row("dynamic_slice", Rule(hull=dynamic_slice, restrict=Local(slice_on_window, moving_axes), moment=selection))
+row("dynamic_update_slice", Rule(hull=dynamic_update_slice, moment=selection))
+row("gather", Rule(hull=gather, moment=selection))
+row("scatter", Rule(hull=scatter(overwrites=True), moment=selection))
+row("scatter_add", Rule(hull=scatter(overwrites=False), moment=selection))
+row("scatter_min scatter_max", Rule(hull=scatter(overwrites=False), moment=Choice()))
+row("scatter_sub scatter_mul", Rule(hull=scatter(overwrites=False)))

@@ -1,0 +1,105 @@
+"""Windowed reductions and cumulative operations."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from erfjax.tracing.families import Choice, total, window_total
+from erfjax.tracing.points import Box, Points
+from erfjax.tracing.program import Equation
+from erfjax.tracing.registry import Local, Rule, bind, row
+from erfjax.tracing.restrict import Step
+from erfjax.tracing.rules.convolution import local_padding
+from erfjax.tracing.views import SCALAR, Along, Prefix, Seen, Then, View
+
+
+def along_axes(equation: Equation) -> tuple[Along, ...]:
+    """Per axis i·base = o·stride + t·dilation - padding."""
+    params = equation.params
+    ones = (1,) * len(params["window_dimensions"])
+    return tuple(
+        Along(axis, size, stride, dilation, -low, base)
+        for axis, (size, stride, (low, _), dilation, base) in enumerate(
+            zip(
+                params["window_dimensions"],
+                params["window_strides"],
+                params["padding"],
+                params.get("window_dilation", ones),
+                params.get("base_dilation", ones),
+                strict=True,
+            )
+        )
+    )
+
+
+def reduce_window(equation: Equation, result: int) -> Sequence[Seen | None]:
+    """All operands (and, in the general form, the scalars they start from) lie under the same window."""
+    seen = View(along_axes(equation))
+    rank = len(equation.outputs[0].shape)
+    return [seen if len(atom.shape) == rank else SCALAR for atom in equation.inputs]
+
+
+def select_and_scatter_add(equation: Equation, result: int) -> Sequence[Seen | None]:
+    """The derivative of a pooling by extrema: position i takes from the windows above it, which compare what lies under them."""
+    under = along_axes(equation)
+    above = View(tuple(Along(w.out, w.size, 1, 1, -w.offset - w.size + 1, w.stride) for w in under))
+    return [above, Then(above, View(under))]
+
+
+def cumulative(equation: Equation, result: int) -> Sequence[Seen | None]:
+    """Result o needs all positions up to o, or from o on."""
+    along, reverse = equation.params["axis"], equation.params["reverse"]
+    shape = equation.inputs[0].shape
+    return [View(tuple(Prefix(a, reverse) if a == along else Along(a) for a in range(len(shape))))]
+
+
+def padding_on_window(equation: Equation, held: Box, box: Box) -> tuple[tuple[int, int], ...]:
+    """What is left of the padding between a window of the operand and a window of the result."""
+    return tuple(
+        local_padding(box[axis.out], held[axis.out], axis.size, axis.stride, axis.dilation, -axis.offset, axis.base)
+        for axis in along_axes(equation)
+    )
+
+
+def pool_on_window(equation: Equation, result: int, operands: Sequence[Any], boxes: Sequence[Box], box: Box) -> Any:
+    """The same pooling with the padding that is left of it at the window."""
+    padding = padding_on_window(equation, boxes[0], box)
+    return bind(equation, result, operands, boxes, box, padding=padding)
+
+
+def to_the_end(equation: Equation, box: Box) -> Box:
+    """A cumulative result is computed from its first position on."""
+    axis, reverse = equation.params["axis"], equation.params["reverse"]
+    n = equation.inputs[0].shape[axis]
+    line = Points(box[axis].start, n) if reverse else Points(0, box[axis].stop)
+    return (*box[:axis], line, *box[axis + 1 :])
+
+
+def mean_of_window(step: Step, array: Any) -> tuple[Any, Any]:
+    """The mean over the entries of each window that are not padding, and how many these are."""
+    params = step.equation.params
+    padding = padding_on_window(step.equation, step.operands[0] or (), step.box)
+
+    def summed(a: Any) -> Any:
+        window = (params["window_dimensions"], params["window_strides"], padding)
+        dilations = (params["base_dilation"], params["window_dilation"])
+        return lax.reduce_window(a, np.zeros((), a.dtype), lax.add, *window, *dilations)
+
+    count = jnp.maximum(summed(jnp.ones_like(array)), 1)
+    return summed(array) / count, count
+
+
+ON_WINDOW = Local(pool_on_window)
+row("reduce_window_sum", Rule(hull=reduce_window, restrict=ON_WINDOW, moment=window_total, layer=True))
+for name, sign in (("reduce_window_max", 1), ("reduce_window_min", -1)):
+    row(name, Rule(hull=reduce_window, restrict=ON_WINDOW, moment=Choice(mean_of_window, sign), layer=True))
+row("select_and_gather_add", Rule(hull=reduce_window, restrict=ON_WINDOW, moment=Choice(), layer=True))
+row("select_and_scatter_add", Rule(hull=select_and_scatter_add))
+row("reduce_window", Rule(hull=reduce_window, layer=True))
+UP_TO = Local(bind, to_the_end)
+row("cumsum", Rule(hull=cumulative, restrict=UP_TO, moment=total, layer=True))
+row("cummax cummin", Rule(hull=cumulative, restrict=UP_TO, moment=Choice(), layer=True))
+row("cumprod cumlogsumexp", Rule(hull=cumulative, restrict=UP_TO, layer=True))

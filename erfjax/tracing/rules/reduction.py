@@ -1,0 +1,76 @@
+"""Reductions and whatever else sees one or several of its axes whole: sums, extrema, sorting, transforms."""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from erfjax.tracing.families import Choice, silent, total
+from erfjax.tracing.points import Box, Points
+from erfjax.tracing.program import Equation
+from erfjax.tracing.registry import SAME, Hull, Local, Rule, bind, row
+from erfjax.tracing.restrict import Step
+from erfjax.tracing.views import SCALAR, WHOLE, Along, Seen, View
+
+
+def reduce(equation: Equation, result: int) -> Sequence[Seen | None]:
+    """Reduced axes are seen whole and disappear."""
+    gone = set(equation.params.get("axes", equation.params.get("dimensions", ())))
+    rank = len(equation.outputs[result].shape) + len(gone)
+
+    def view() -> View:
+        kept = itertools.count()
+        return View(tuple(WHOLE if a in gone else Along(next(kept)) for a in range(rank)))
+
+    return [view() if len(atom.shape) == rank else SCALAR for atom in equation.inputs]
+
+
+def whole_axes(equation: Equation, axes: Sequence[int]) -> Sequence[Seen | None]:
+    """The axes named are seen whole and stay; all operands are mixed."""
+    rank = len(equation.outputs[0].shape)
+    seen = View(tuple(WHOLE if a in axes else Along(a) for a in range(rank)))
+    return [seen if len(atom.shape) == rank else SCALAR for atom in equation.inputs]
+
+
+def sort(equation: Equation, result: int) -> Sequence[Seen | None]:
+    return whole_axes(equation, (equation.params["dimension"],))
+
+
+def top_k(equation: Equation, result: int) -> Sequence[Seen | None]:
+    """The last axis in every JAX before `axis` was a parameter."""
+    return whole_axes(equation, (equation.params.get("axis", len(equation.outputs[0].shape) - 1),))
+
+
+def fft(equation: Equation, result: int) -> Sequence[Seen | None]:
+    """Global on the transformed axes, which are the last ones."""
+    rank = len(equation.outputs[0].shape)
+    return whole_axes(equation, range(rank - len(equation.params["fft_lengths"]), rank))
+
+
+def along(hull: Hull) -> Callable[[Equation, Box], Box]:
+    """Enlarges a box to all of the axes that the primitive mixes."""
+
+    def enlarge(equation: Equation, box: Box) -> Box:
+        mixed = hull(equation, 0)[0].axes  # type: ignore[union-attr]
+        shape = equation.outputs[0].shape
+        return tuple(Points(0, n) if m is WHOLE else p for p, n, m in zip(box, shape, mixed, strict=True))
+
+    return enlarge
+
+
+def mean_of_axes(step: Step, array: Any) -> tuple[Any, Any]:
+    """The mean over the axes that are reduced, and how many entries that are."""
+    axes = step.equation.params["axes"]
+    return jnp.mean(array, axes), math.prod(array.shape[a] for a in axes)
+
+
+row("reduce_sum", Rule(hull=reduce, restrict=SAME, moment=total))
+row("reduce_max", Rule(hull=reduce, restrict=SAME, moment=Choice(mean_of_axes)))
+row("reduce_min", Rule(hull=reduce, restrict=SAME, moment=Choice(mean_of_axes, -1)))
+row("reduce_and reduce_or reduce_xor argmax argmin", Rule(hull=reduce, restrict=SAME, moment=silent))
+row("reduce reduce_prod", Rule(hull=reduce, restrict=SAME))
+row("sort", Rule(hull=sort, restrict=Local(bind, along(sort)), moment=Choice(), layer=True))
+row("top_k approx_top_k", Rule(hull=top_k, restrict=Local(bind, along(top_k)), moment=Choice(), layer=True))
+row("fft", Rule(hull=fft, restrict=Local(bind, along(fft)), layer=True))

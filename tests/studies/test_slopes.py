@@ -1,0 +1,48 @@
+"""Slopes: what single runs are, and that both slopes are one number."""
+
+import numpy as np
+import pytest
+
+from erfjax.errors import SampleError, StackError
+from erfjax.studies.slopes import slopes, trf_slope
+
+
+@pytest.fixture(scope="module")
+def result():
+    return slopes((1, 8), depths=(2, 5), runs=20, repeats=8, progress=False)
+
+
+def test_closed_forms_are_the_published_slopes():
+    from erfjax.closed_form import laws
+
+    assert laws.slope((5, 10, 20, 40), 3, "rms").size == pytest.approx(0.539, abs=0.002)
+    assert trf_slope((5, 10, 20, 40)) == pytest.approx(0.482 + 0.478, abs=0.002)
+    assert trf_slope(range(10, 101)) == pytest.approx(0.496 + 0.489, abs=0.002)
+
+
+def test_wide_networks_come_near_the_closed_form(result):
+    for j, closed in enumerate(result.closed):
+        few_runs = 0.12  # the noisy centre pixel of 20 runs biases sizes of a few pixels
+        assert abs(result.mean[1, j] - closed) < 5 * result.stderr[1, j] + few_runs
+
+
+def test_sizes_are_those_of_the_theoretical_field_at_most(result):
+    assert (result.sizes <= np.array([5, 11])[:, None]).all()
+    assert (result.sizes >= 1).all()
+
+
+def test_tables_and_figure(result, tmp_path):
+    rows = result.table().to_dict()
+    assert rows[0]["slope of size"] == 0.56
+    assert len(rows) == 1 + 3 * 3
+    for row in rows[1:]:
+        assert row["slope of size"] - row["slope of share"] == pytest.approx(result.offset)
+    assert (result.save(tmp_path) / "slopes.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "error"), [({"depths": (3,)}, StackError), ({"runs": 64}, SampleError), ({"repeats": 1}, SampleError)]
+)
+def test_bad_settings_are_refused(options, error):
+    with pytest.raises(error):
+        slopes((1,), **options)

@@ -1,0 +1,93 @@
+"""The arrows of the design: imports go down only, files stay short, internals of JAX stay in quarantine."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "erfjax"
+ROWS = (  # from the ground up; boxes on one row do not know each other
+    {"errors", "typing"},
+    {"files"},
+    {"geometry", "layouts", "measures", "summary", "plot"},
+    {"fields"},
+    {"tracing", "measurement", "closed_form", "initializers"},
+    {"readings", "layers"},
+    {"agreement", "protocols"},
+    {"studies"},
+    {"report"},
+    {"cli"},
+    {"__main__", "__init__"},
+)
+LEVEL = {box: level for level, row in enumerate(ROWS) for box in row}
+LONGEST = 400
+MODULES = sorted(PACKAGE.rglob("*.py"))
+SOURCES = sorted(
+    path for folder in ("erfjax", "tests", "benchmarks", "notebooks") for path in (ROOT / folder).rglob("*.py")
+)
+
+
+def box_of(name):
+    """The box of a dotted name below erfjax; the package itself is `__init__`."""
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
+
+
+def imports(path):
+    """Every dotted name that a file imports, wherever in the file."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def name(path):
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_imports_go_down(path):
+    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    for imported in imports(path):
+        if imported.split(".")[0] != "erfjax":
+            continue
+        other = box_of(imported)
+        if other == own or imported == "erfjax.__version__":
+            continue
+        assert other in LEVEL, f"{imported} is in no box of the design"
+        assert LEVEL[other] < LEVEL[own], f"{own} must not know {other}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_what_only_one_module_may_know(path):
+    inside = path.relative_to(PACKAGE)
+    for imported in imports(path):
+        top = imported.split(".")[0]
+        assert top not in {"flax", "equinox", "haiku", "keras", "torch"}, imported
+        assert top != "matplotlib" or inside.parts[0] == "plot", "matplotlib belongs to plot"
+        assert not imported.startswith(("jax._src", "jax.interpreters", "jax.core.")), f"{imported} is internal to JAX"
+        assert not imported.startswith("jax.extend") or str(inside) == "tracing/jaxpr.py", imported
+        assert imported != "__future__.annotations", "jaxtyping reads annotations at run time"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_matplotlib_is_imported_on_use(path):
+    for node in ast.parse(path.read_text()).body:
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", "")]
+        assert not any((imported or "").startswith("matplotlib") for imported in names)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_files_stay_short_and_tidy(path):
+    text = path.read_text()
+    assert text.count("\n") <= LONGEST or path.name == "layers.py"  # the catalogue of layers is one long table
+    markers = ("TO" + "DO", "FIX" + "ME", "XX" + "X", "HA" + "CK")
+    assert not [marker for marker in markers if marker in text]
+
+
+def test_every_module_says_what_it_decides():
+    silent = [path for path in MODULES if path.read_text() and not ast.get_docstring(ast.parse(path.read_text()))]
+    assert [name(path) for path in silent] == []

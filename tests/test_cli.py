@@ -1,0 +1,126 @@
+"""The command line: what it prints, what it writes, how it fails."""
+
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from erfjax.cli import main
+
+MODEL = """
+import jax.numpy as jnp
+from jax import lax
+
+def blur(x):
+    return lax.reduce_window(x, 0.0, lax.add, (1, 3, 5, 1), (1, 1, 2, 1), "VALID")
+
+number = 7
+"""
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def model(tmp_path):
+    path = tmp_path / "toy_model.py"
+    path.write_text(MODEL)
+    return path
+
+
+def test_growth_prints_tables_and_writes_a_folder(tmp_path):
+    small = ("--depths", "1,2", "--activations", "linear", "--weights", "random", "--samples", "4", "--width", "4")
+    done = run("growth", *small, "--out", tmp_path / "g")
+    assert done.exit_code == 0, done.output
+    assert "closed form" in done.output
+    assert (tmp_path / "g" / "growth.png").stat().st_size > 10_000
+
+
+def test_reproduce_knows_its_studies(tmp_path, monkeypatch):
+    from erfjax import studies
+
+    class Result:
+        def save(self, path):
+            path.mkdir(parents=True)
+            (path / "figure.png").write_bytes(b"")
+            (path / "tables.txt").write_text("1 < 2")
+            return path
+
+        def __str__(self):
+            return "a table"
+
+    monkeypatch.setattr(studies, "BY_NAME", {"one": Result, "two": Result, "three": Result})
+    assert str(tmp_path / "two") in run("reproduce", "two", "--out", tmp_path).output
+    assert (tmp_path / "index.html").read_text().count("<img") == 1
+    assert run("reproduce", "all", "--out", tmp_path / "all").output.count("a table") == 3
+    page = (tmp_path / "all" / "index.html").read_text()
+    assert page.count("<img") == 3
+    assert "erfjax reproduce three" in page
+    assert "1 &lt; 2" in page
+    wrong = run("reproduce", "four")
+    assert wrong.exit_code == 2
+    assert "one, three, two, all" in wrong.output
+
+
+def test_report_prints_field_layers_and_advice(model):
+    done = run("report", f"{model}:blur", "--shape", "1,20,31,2")
+    assert done.exit_code == 0, done.output
+    assert "3 × 5" in done.output
+    assert "feasible image size" in done.output
+
+
+def test_report_writes_one_page(model, tmp_path):
+    from erfjax import plot
+
+    image = plot.save(plot.effective(__import__("erfjax").layers.Conv(3).analytic()), tmp_path / "image.png")
+    done = run(
+        "report",
+        f"{model}:blur",
+        "--shape",
+        "1,20,31,2",
+        "--unit",
+        "0,2",
+        "--image",
+        image,
+        "--out",
+        tmp_path / "r.html",
+    )
+    assert done.exit_code == 0, done.output
+    page = (tmp_path / "r.html").read_text()
+    assert "data:image/png;base64," in page
+    assert page.count("<table") == 3
+
+
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        ("no colon", "package.module:function or file.py:function"),
+        ("no_such_package.module:f", "There is no module"),
+        ("no_such_file.py:f", "There is no file"),
+        ("math:nothing", "has no 'nothing'"),
+        ("math:pi", "should be a function"),
+    ],
+)
+def test_targets_that_are_none(target, says):
+    done = run("report", target, "--shape", "1,8,8,1")
+    assert done.exit_code == 1
+    assert says in done.output
+    assert "Traceback" not in done.output
+
+
+def test_what_the_library_refuses_ends_in_one_line(model):
+    done = run("report", f"{model}:blur", "--shape", "1,20,31,2", "--unit", "0,99")
+    assert done.exit_code == 1
+    assert done.output.startswith("Error: ")
+
+
+def test_options_are_checked():
+    assert "integers separated by commas" in run("growth", "--depths", "five").output
+    assert "linear or relu" in run("growth", "--activations", "tanh").output
+
+
+def test_python_dash_m_is_the_same_command():
+    done = subprocess.run([sys.executable, "-m", "erfjax", "--version"], capture_output=True, text=True, check=True)
+    assert "erfjax" in done.stdout

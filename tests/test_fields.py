@@ -1,0 +1,364 @@
+"""The two results: what they derive, print, advise, save and load."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+
+from erfjax import measures
+from erfjax.errors import FileFormatError, GeometryError, MapError
+from erfjax.fields import EffectiveField, LayerRow, Phase, PhaseTable, TheoreticalField
+from erfjax.geometry import Window, backward
+
+
+def chain_field(windows, names, shape=(32, 32)):
+    """The theoretical field of a chain of square windows, as a reading would hand it over."""
+
+    def row(n):
+        g = backward(windows[:n])
+        pair = lambda v: (v, v)  # noqa: E731
+        return LayerRow(
+            names[n - 1],
+            "conv",
+            (1, *shape, 8),
+            pair(g.size),
+            pair(g.stride),
+            pair(g.padding),
+            pair(g.start),
+            pair(g.size),
+        )
+
+    g = backward(windows)
+    start, stop = (g.start,) * 2, (g.start + g.size,) * 2
+    rows = tuple(row(n) for n in range(1, len(windows) + 1))
+    return TheoreticalField(
+        (0, 0),
+        (1, 1),
+        shape,
+        start,
+        stop,
+        (g.stride,) * 2,
+        (g.padding,) * 2,
+        ((0, 0), shape),
+        True,
+        layers_=lambda: rows,
+    )
+
+
+@pytest.fixture
+def field():
+    calls = []
+
+    def layers():
+        calls.append("layers")
+        return (
+            LayerRow("conv <1>", "conv", (1, 9, 12, 4), (3, 5), (1, 1), (1, 2), (3, 2), (6, 7)),
+            LayerRow(
+                "mean", "reduce", (1, 4), (11, math.inf), (2, math.nan), (3, math.inf), (-3, -math.inf), (8, math.inf)
+            ),
+        )
+
+    return TheoreticalField(
+        unit=(3, 4),
+        output_shape=(8, 9),
+        image_shape=(30, 40),
+        start=(-3, -math.inf),
+        stop=(8, math.inf),
+        stride=(2, 1),
+        padding=(3, math.inf),
+        clipped=((0, 0), (8, 40)),
+        shift_invariant=False,
+        channels=(0, 2),
+        notes=("one note",),
+        phases_=lambda: PhaseTable((2, 1), (4, 1), (Phase(0, 0, 0, 1, 5), Phase(0, 1, 1, 3, 8), Phase(1, 0, 0, 0, 3))),
+        mask_=lambda: np.arange(1200).reshape(30, 40) % 3 == 0,
+        layers_=layers,
+    ), calls
+
+
+def test_theoretical_sizes_and_centre(field):
+    field, _ = field
+    assert field.size == (11, math.inf)
+    assert field.centre == (2.0, 19.5)
+    assert field.phases().minimum == (4, 3)
+    assert field.phases().maximum == (5, 3)
+
+
+def test_lazy_parts_are_evaluated_once_and_masks_are_copies(field):
+    field, calls = field
+    assert not calls
+    assert field.layers is field.layers
+    assert calls == ["layers"]
+    mask = field.mask()
+    mask[:] = False
+    assert field.mask().any()
+
+
+def test_theoretical_prints(field):
+    field, _ = field
+    text, html = str(field), field._repr_html_()
+    for part in (
+        "11 × ∞",
+        "(3, 4)",
+        "[-3, 8) × [-∞, ∞)",
+        "[0, 8) × [0, 40)",
+        "[0, 2)",
+        "one note",
+        "period 2 × 1",
+        "conv <1>",
+    ):
+        assert part in text
+    assert "conv &lt;1&gt;" in html
+    assert html.count("<table") == 3
+    assert "phase" in str(field.phases())
+    assert "<table" in field.phases()._repr_html_()
+
+
+def test_theoretical_round_trip(field, tmp_path):
+    field, _ = field
+    path = field.save(tmp_path / "field.npz")
+    again = TheoreticalField.load(path)
+    assert again == field
+    assert again.phases() == field.phases()
+    assert repr(again.layers) == repr(field.layers)
+    np.testing.assert_array_equal(again.mask(), field.mask())
+    assert [p.name for p in tmp_path.iterdir()] == ["field.npz"]
+    with np.load(path, allow_pickle=False) as file:
+        json.loads(str(file["metadata"]), parse_constant=lambda name: pytest.fail(name) if name != "NaN" else None)
+
+
+VGG16 = [w for n in (2, 2, 3, 3, 3) for w in [Window(3, padding_low=1)] * n + [Window(2, 2)]]
+NAMES = [f"{kind}{block}_{i}" for block, n in enumerate((2, 2, 3, 3, 3), 1) for kind, i in
+         [*(("conv", i) for i in range(1, n + 1)), ("pool", 1)]]  # fmt: skip
+
+
+def test_advice_for_vgg16_on_small_images():
+    """Fields of the inputs of VGG16's layers: ... 24, 32, 40 (pool3), 44, 60, 76, 92, 100, 132, 164, 196."""
+    advice = chain_field(VGG16, NAMES).advice(32)
+    assert advice.border_layer == "pool3_1"
+    assert advice.unproductive == tuple(NAMES[NAMES.index("pool3_1") :])
+    assert advice.feasible == ((196, 212), (196, 212))
+    assert advice.ratio == (212 / 32, 212 / 32)
+    assert "unproductive: conv5_3" in str(advice)
+    assert "above the 60 to 80 %" in str(advice)
+    assert "<table" in advice._repr_html_()
+
+
+def test_advice_for_large_and_oblong_images():
+    field = chain_field(VGG16, NAMES)
+    assert field.advice(196).unproductive == ()
+    assert field.advice(196).border_layer is None
+    assert field.advice((32, 300)).unproductive == ()
+    assert "inside the 60 to 80 %" in str(field.advice(300))
+    assert "below the 60 to 80 %" in str(field.advice(1000))
+    assert field.advice().image_size == (32, 32)
+
+
+def test_advice_ignores_what_does_not_widen_and_what_is_global():
+    rows = tuple(
+        LayerRow(name, "", (1,), (size,), (1,), (0,), (0,), (size,))
+        for name, size in (("conv", 9), ("relu", 9), ("wide", 12), ("norm", 12), ("mean", math.inf))
+    )
+    field = TheoreticalField(
+        (0,), (1,), (8,), (-math.inf,), (math.inf,), (1,), (0,), ((0,), (8,)), True, layers_=lambda: rows
+    )
+    advice = field.advice()
+    assert advice.unproductive == ("wide",)
+    assert advice.feasible == (None,)
+    assert "∞" in str(advice)
+
+
+def test_advice_reads_the_input_of_a_branch_where_it_is_given():
+    main = LayerRow("main", "", (1,), (50,), (1,), (0,), (0,), (50,))
+    side = LayerRow("side", "", (1,), (3,), (1,), (0,), (0,), (3,), input_size=(1,))
+    field = TheoreticalField(
+        (0,), (1,), (8,), (0,), (50,), (1,), (0,), ((0,), (8,)), True, layers_=lambda: (main, side)
+    )
+    assert field.advice().unproductive == ()
+
+
+@pytest.mark.parametrize("bad", [0, -3, (3,), (3, 4, 5), (0, 5)])
+def test_advice_wants_one_size_per_axis(bad):
+    with pytest.raises(GeometryError, match="`image_size`"):
+        chain_field(VGG16, NAMES).advice(bad)
+
+
+def gaussian(shape, centre, sigma):
+    grid = np.ogrid[tuple(slice(n) for n in shape)]
+    return np.exp(-0.5 * sum(((t - c) / s) ** 2 for t, c, s in zip(grid, centre, sigma, strict=True)))
+
+
+def effective(values, **changes):
+    plain = {
+        "stderr": None,
+        "statistic": "square",
+        "samples": 0,
+        "unit": (1, 2),
+        "theoretical": None,
+        "coverage": "exact",
+    }
+    return EffectiveField(values, **{**plain, **changes})
+
+
+def test_effective_sizes_are_measures_of_the_magnitude():
+    g = gaussian((61, 83), (30, 41), (4, 6))
+    signed = effective(g * np.where(np.arange(83) % 2, 1.0, -1.0), statistic="signed")
+    assert signed.sigma() == pytest.approx((4, 6), rel=1e-3)
+    assert signed.size() == measures.luo_size(g)
+    assert signed.size("sigma") == pytest.approx(math.sqrt((16 + 36) / 2), rel=1e-3)
+    assert signed.size("fwhm") == pytest.approx(2.355 * math.sqrt((16 + 36) / 2), rel=0.01)
+    assert signed.size("energy_radius", fraction=0.5) == measures.energy_radius(g, 0.5)
+    assert signed.size("luo", threshold=0.5) == measures.luo_size(g, threshold=0.5)
+    assert signed.size("effective_area") == pytest.approx(4 * math.pi * 24, rel=1e-3)
+    assert signed.size("entropy_area") == pytest.approx(2 * math.pi * math.e * 24, rel=1e-3)
+    assert effective(gaussian((1, 83), (0, 41), (1, 6))).size("sigma") == pytest.approx(6, rel=1e-3)
+
+
+def test_sizes_refer_to_the_centre_of_the_theoretical_field():
+    g = gaussian((40, 60), (9, 50), (2, 2))
+    box = TheoreticalField((0, 0), (4, 4), (40, 60), (0, 41), (19, 60), (1, 1), (0, 0), ((0, 41), (19, 60)), True)
+    field = effective(g, theoretical=box)
+    assert box.centre == (9, 50)
+    assert field.size() == measures.luo_size(g, reference=(9, 50)) == measures.luo_size(g, reference="peak")
+    assert field.size(reference="centre") == measures.luo_size(g)
+    assert field.size("area_ratio", fraction=0.5) == measures.area_ratio(g, 0.5, centre=(9, 50))
+    even = dataclasses.replace(box, start=(-9, 40), stop=(1, 60))
+    assert effective(g, theoretical=even).size() == measures.luo_size(g, reference=(0, 50))
+
+
+def test_normalised():
+    assert effective(np.array([1.0, 3.0])).normalised().tolist() == [0.25, 0.75]
+    with pytest.raises(MapError, match="sums to 0"):
+        effective(np.zeros((3, 2))).normalised()
+
+
+def test_an_unknown_measure_is_refused():
+    with pytest.raises(MapError, match=r"`measure` must be one of area_ratio, .*sigma, but got 'area'"):
+        effective(np.ones((2, 3))).size("area")
+
+
+@pytest.mark.parametrize("statistic", ["square", "rms"])
+def test_the_jackknife_error_is_the_spread_over_repeats(statistic):
+    """σ² of a Poisson map has sampling variance (μ₄ - σ⁴)/N = 2σ⁴/N for a Gaussian; √ doubles σ² of the map."""
+    rng = np.random.default_rng(7)
+    line = gaussian((61,), (30,), (5,))
+    errors, sizes = [], []
+    for _ in range(60):
+        batches = rng.poisson(40 * line, size=(16, 61)).astype(np.float64)
+        mean = batches.mean(axis=0)
+        values = np.sqrt(mean) if statistic == "rms" else mean
+        field = effective(values, statistic=statistic, samples=16, coverage="measured", batches=batches, unit=(1,))
+        sizes.append(field.size("sigma"))
+        errors.append(field.size_stderr("sigma"))
+    spread = np.std(sizes, ddof=1)
+    assert abs(np.mean(errors) - spread) < 5 * spread / math.sqrt(2 * 59)
+
+
+def test_sizes_that_count_pixels_have_errors_of_the_right_order():
+    """Leaving out one batch at a time most often moves no pixel across the threshold, and a lone one weighs too much."""
+    rng = np.random.default_rng(3)
+    line = gaussian((61,), (30,), (5,))
+    errors, sizes = [], []
+    for _ in range(60):
+        batches = rng.poisson(20 * line, size=(16, 61)).astype(np.float64)
+        field = effective(batches.mean(0), samples=16, coverage="measured", batches=batches, unit=(1,))
+        sizes.append(field.size())
+        errors.append(field.size_stderr())
+    assert 0.5 < np.mean(errors) / np.std(sizes, ddof=1) < 2
+
+
+def test_without_batches_there_is_no_error():
+    assert effective(np.ones((2, 3))).size_stderr() is None
+    assert effective(np.ones((2, 3)), batches=np.ones((1, 2, 3))).size_stderr() is None
+
+
+def test_effective_prints():
+    g = gaussian((21, 33), (10, 16), (2, 3))
+    batches = g * (1 + 0.1 * np.random.default_rng(0).random((8, 21, 33)))
+    text = str(effective(g, samples=80, coverage="measured", batches=batches, notes=("<note>",)))
+    for part in ("E[g²]", "measured", "80", "21 × 33", "Luo size", "±", "· <note>"):
+        assert part in text
+    assert "&lt;note&gt;" in effective(g, notes=("<note>",))._repr_html_()
+
+
+@pytest.mark.parametrize("values", [np.zeros((3, 2)), np.full((3, 2), np.nan), np.ones((1,)), np.zeros((0, 4))])
+def test_printing_never_fails(values):
+    field = effective(values, unit=(0,) * values.ndim)
+    assert "undefined" in str(field)
+    assert "undefined" in field._repr_html_()
+
+
+def test_effective_round_trip(field, tmp_path):
+    theoretical, _ = field
+    rng = np.random.default_rng(1)
+    full = effective(
+        rng.random((30, 40)),
+        stderr=rng.random((30, 40)),
+        samples=12,
+        coverage="measured",
+        notes=("a", "b"),
+        batches=rng.random((4, 30, 40)),
+        theoretical=theoretical,
+        metadata={"seed": np.int64(3), "device": "cpu", "list": [1, None]},
+    )
+    again = EffectiveField.load(full.save(tmp_path / "erf.npz"))
+    for name in ("map", "stderr", "batches"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(full, name))
+    for name in ("statistic", "samples", "unit", "coverage", "notes", "theoretical"):
+        assert getattr(again, name) == getattr(full, name)
+    assert again.metadata == {"seed": 3, "device": "cpu", "list": [1, None]}
+    assert repr(again.theoretical.layers) == repr(theoretical.layers)
+    bare = EffectiveField.load(effective(np.ones((2, 3, 1))).save(tmp_path / "bare.npz"))
+    assert bare.stderr is bare.batches is bare.theoretical is None
+
+
+def test_files_that_are_no_fields(field, tmp_path):
+    theoretical, _ = field
+    good = theoretical.save(tmp_path / "good.npz")
+    content = good.read_bytes()
+    with pytest.raises(FileFormatError, match="should hold a EffectiveField, but holds a TheoreticalField"):
+        EffectiveField.load(good)
+    for name, data in (("cut", content[: len(content) // 2]), ("text", b"hello"), ("empty", b"")):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(FileFormatError, match=f"{name}.*damaged or something else"):
+            TheoreticalField.load(tmp_path / name)
+    np.savez(tmp_path / "foreign.npz", a=np.ones(3))
+    with pytest.raises(FileFormatError, match="KeyError"):
+        TheoreticalField.load(tmp_path / "foreign.npz")
+    np.savez(tmp_path / "pickled.npz", metadata=np.array([{"kind": 1}], dtype=object))
+    with pytest.raises(FileFormatError, match="pickle"):
+        TheoreticalField.load(tmp_path / "pickled.npz")
+    np.savez(tmp_path / "newer.npz", metadata=np.array(json.dumps({"kind": "TheoreticalField", "format": 99})))
+    with pytest.raises(FileFormatError, match="install a newer erfjax"):
+        TheoreticalField.load(tmp_path / "newer.npz")
+    np.savez(tmp_path / "half.npz", metadata=np.array(json.dumps({"kind": "EffectiveField", "format": 1})))
+    with pytest.raises(FileFormatError, match=r"half.npz.*KeyError"):
+        EffectiveField.load(tmp_path / "half.npz")
+    with pytest.raises(FileNotFoundError):
+        TheoreticalField.load(tmp_path / "none.npz")
+
+
+def test_any_flipped_byte_is_refused_or_harmless(tmp_path):
+    field = effective(np.random.default_rng(0).random((5, 7)))
+    content = field.save(tmp_path / "erf.npz").read_bytes()
+    for position in range(0, len(content), 7):
+        damaged = bytearray(content)
+        damaged[position] ^= 0x55
+        (tmp_path / "bad.npz").write_bytes(bytes(damaged))
+        try:
+            again = EffectiveField.load(tmp_path / "bad.npz")
+        except FileFormatError:
+            continue
+        np.testing.assert_array_equal(again.map, field.map)
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    path = effective(np.ones((2, 3))).save(tmp_path / "erf.npz")
+    before = path.read_bytes()
+    monkeypatch.setattr(np, "savez_compressed", lambda *a, **k: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        effective(np.zeros((2, 3))).save(path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["erf.npz"]

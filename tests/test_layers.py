@@ -1,0 +1,328 @@
+"""The ring of stacks, their geometry, and their closed forms against published and derived numbers."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from erfjax.closed_form import cascade, gaussian, power
+from erfjax.errors import StackError, UnitError
+from erfjax.geometry import Window, closed
+from erfjax.layers import Activation, AvgPool, Conv, Dropout, Identity, MaxPool, SparseConv
+
+C = Conv(3)
+RELU = Activation("relu")
+EVALUATE = {kind.__name__: kind for kind in (Activation, AvgPool, Conv, Dropout, Identity, MaxPool, SparseConv)}
+
+EXPRESSIONS = [
+    "Conv(3)",
+    "Conv((3, 5), stride=(1, 2), dilation=2, padding='VALID')",
+    "Conv((3,), weights=(0.25, 0.5, 0.25))",
+    "Conv(3) ** 20",
+    "(Conv(3) * Activation('relu')) ** 4",
+    "(Identity() + Conv(3) * Activation('relu') * Conv(3)) ** 17",
+    "Identity() + 0.5 * Conv(3)",
+    "0.5 * Identity() + Conv(3) * 2.0 * Conv(5)",
+    "(Conv(3) + 0.5 * (Identity() + Conv(5))) * AvgPool(2, stride=2) * Dropout(0.1)",
+    "MaxPool(3, stride=2, padding=((0, 1), (1, 1))) * SparseConv(15, count=5, seed=3)",
+]
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+def test_prints_as_python_that_gives_the_stack_back(expression):
+    stack = eval(expression, EVALUATE)
+    assert repr(stack) == expression
+    assert eval(repr(stack), EVALUATE) == stack
+    assert hash(stack) == hash(eval(expression, EVALUATE))
+
+
+def test_ring_laws():
+    a, b, one = C, Conv(5), Identity()
+    assert a * one == one * a == a
+    assert (a * b) * a == a * (b * a)
+    assert (a + b) + a == a + (b + a)
+    assert a**0 == one
+    assert a**1 == a
+    assert one**7 == one
+    assert 1 + a == one + a
+    assert 1.0 * a == a
+    assert a - b == a + -1.0 * b
+    assert sum([a, b], start=one) == one + a + b
+    assert ((a * b) ** 2).depth == 4
+    assert (one + a * b + a).depth == 2
+
+
+@pytest.mark.parametrize(
+    ("build", "says"),
+    [
+        (lambda: C + Conv(3, stride=2), "same stride"),
+        (lambda: Conv((3,)) * Conv((3, 3)), "same number of spatial axes"),
+        (lambda: Identity() + Conv((3,)) + AvgPool((2, 2), stride=1), "same number of spatial axes"),
+        (lambda: C**-1, "no inverse"),
+        (lambda: C**1.5, "whole number"),
+        (lambda: C * math.inf, "finite"),
+        (lambda: Conv(0), "positive"),
+        (lambda: Conv(2.5), "integer"),
+        (lambda: Conv(()), "positive"),
+        (lambda: Conv((3, 3), stride=(1, 2, 1)), "2 and 3 axes"),
+        (lambda: Conv(3, padding="same"), "SAME"),
+        (lambda: Conv(3, padding=((1, 2, 3),)), "pair per axis"),
+        (lambda: Conv((3, 2), weights=[1.0, 2.0, 1.0]), "shape of the kernel"),
+        (lambda: Conv(weights=[1.0, math.nan]), "finite"),
+        (lambda: Activation("rleu"), "rleu"),
+        (lambda: Dropout(1.0), r"\[0, 1\)"),
+        (lambda: SparseConv(3, count=0), "positive number of taps"),
+        (lambda: SparseConv(2, count=9).theoretical(), "4 positions"),
+        (lambda: SparseConv(3, offsets=[(0, 3)]), "inside the window"),
+        (lambda: C.analytic("abs"), "statistic"),
+        (lambda: C.analytic("mean", init="he"), "zero everywhere"),
+        (lambda: C.analytic(depth=3), "no setting 'depth'"),
+        (lambda: C.analytic(width=0), "positive integer"),
+        (lambda: AvgPool(2).analytic(out_channels=7), "no convolution"),
+        (lambda: C.moments("rms"), "root"),
+        (lambda: Conv(weights=[1.0, -1.0]).moments("mean"), "sums to zero"),
+        (lambda: C.theoretical(image_shape=(5,)), "2 positive integers"),
+        (lambda: (Identity() + Conv(3, padding="VALID")).theoretical((9, 8)), "same shape"),
+        (lambda: Conv(5, padding="VALID").theoretical((9, 4)), "does not fit"),
+    ],
+)
+def test_bad_stacks_are_refused_with_a_lesson(build, says):
+    with pytest.raises(StackError, match=says):
+        build()
+
+
+def test_a_stack_does_not_multiply_strings():
+    with pytest.raises(TypeError):
+        C * "relu"
+    with pytest.raises(UnitError, match="zero-based"):
+        C.theoretical((5, 4), unit=(0, 4))
+
+
+# Geometry
+
+DILATED = C**4 * Conv(3, dilation=2) * C**3 * Conv(3, dilation=4) * C**3 * Conv(3, dilation=8) * C**2
+STRIDED_LATE = (C**4 * Conv(3, stride=2)) ** 3
+STRIDED_EARLY = (C**3 * Conv(3, stride=2)) ** 3 * C**3
+
+
+@pytest.mark.parametrize(
+    ("stack", "size", "sigma"),
+    [(C**15, 31, 3.162), (DILATED, 53, 8.0), (STRIDED_LATE, 71, 8.37), (STRIDED_EARLY, 105, 13.56)],
+)
+def test_fifteen_layers(stack, size, sigma):
+    """W. Luo et al. 2016, appendix; the numbers are derived: σ² = Σ (j d)² (k² - 1)/12."""
+    field = stack.analytic()
+    assert stack.depth == 15
+    assert stack.theoretical().size == (size, size)
+    assert field.coverage == "exact"
+    np.testing.assert_allclose(np.sqrt(stack.variance()), sigma, rtol=5e-4)
+    np.testing.assert_allclose(field.sigma(), np.sqrt(stack.variance()), rtol=1e-12)
+
+
+def test_theoretical_field_is_the_chain_of_windows():
+    stack = Conv((7, 5), stride=(2, 3), padding=((3, 2), (0, 1))) * MaxPool(3, stride=2) * Conv(3, dilation=(1, 2))
+    image = (41, 67)
+    field = stack.theoretical(image, unit=(4, 3))
+    for axis, windows in enumerate(
+        (
+            [Window(7, 2, 1, 3, 2), Window(3, 2, 1, 0, 1), Window(3, 1, 1, 1, 1)],
+            [Window(5, 3, 1, 0, 1), Window(3, 2, 1, 0, 1), Window(3, 1, 2, 2, 2)],
+        )
+    ):
+        expected = closed(windows)
+        start, stop = expected.interval(field.unit[axis])
+        assert (field.size[axis], field.stride[axis]) == (expected.size, expected.stride)
+        assert (field.start[axis], field.stop[axis], field.padding[axis]) == (start, stop, expected.padding)
+    assert [row.operation for row in field.layers][1:] == ["MaxPool(3, stride=2)", "Conv(3, dilation=(1, 2))"]
+    assert field.layers[-1].size == field.size
+    assert field.shift_invariant
+    assert field.phases().maximum == field.size
+    assert "MaxPool" in str(field)
+
+
+def test_smallest_image_holds_the_whole_field_and_no_smaller_one_does():
+    for stack in (C**3, Conv(4) * Conv(3, stride=2), STRIDED_LATE):
+        field = stack.theoretical()
+        assert min(field.start) >= 0
+        assert all(b <= n for b, n in zip(field.stop, field.image_shape, strict=True))
+        smaller = stack.theoretical(tuple(n - 1 for n in field.image_shape))
+        assert min(smaller.start) < 0 or max(smaller.stop) > smaller.image_shape[0]
+    assert (Conv((5, 4), stride=3, padding="VALID") ** 2).theoretical().image_shape == (17, 13)
+
+
+def test_branches_join_to_the_hull_and_the_mask_has_holes():
+    stack = Identity() + Conv((3, 3), dilation=(3, 2))
+    field = stack.theoretical((9, 8), unit=(4, 5))
+    assert field.size == (7, 5)
+    assert field.start == (1, 3)
+    rows, columns = np.nonzero(field.mask())
+    assert set(zip(rows.tolist(), columns.tolist(), strict=True)) == set(itertools.product((1, 4, 7), (3, 5, 7)))
+
+
+def test_clipping_cuts_padding_at_every_layer():
+    field = (C**4).theoretical((5, 20), unit=(0, 19))
+    assert field.start == (-4, 15)
+    assert field.stop == (5, 24)
+    assert field.clipped == ((0, 15), (5, 20))
+    assert field.mask().sum() == 5 * 5
+
+
+# Closed forms
+
+
+@pytest.mark.parametrize("kernel", [(3,), (3, 3), (2, 5), (3, 2, 4)])
+@pytest.mark.parametrize("statistic", ["square", "mean"])
+def test_plain_powers_are_closed_form_powers(kernel, statistic):
+    stack = Conv(kernel) ** 4
+    uniform = np.full(kernel, 1 / math.prod(kernel))
+    field = stack.analytic(statistic)
+    start, stop = field.theoretical.start, field.theoretical.stop
+    inner = field.map[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
+    np.testing.assert_allclose(inner, 32 * power(uniform, 4), rtol=1e-12)
+    np.testing.assert_allclose(inner.sum(), field.map.sum(), rtol=1e-12)
+
+
+def test_chains_are_cascades():
+    stack = Conv((3,)) * AvgPool((2,)) * Conv((5,), dilation=2) * Conv((3,), stride=3, padding="VALID") * Conv((2,))
+    field = stack.analytic("mean")
+    kernels = [np.full(k, 1 / k) for k in (3, 2, 5, 3, 2)]
+    expected = cascade(kernels, [1, 2, 1, 3, 1], [1, 1, 2, 1, 1])
+    inner = field.map[field.theoretical.start[0] : field.theoretical.stop[0]]
+    np.testing.assert_allclose(inner, 32 * np.asarray(expected), rtol=1e-12)
+
+
+def test_given_weights_are_the_map_and_square_where_nothing_is_random():
+    w = np.array([[1.0, -2.0, 0.5], [0.0, 3.0, 1.0]])
+    stack = Conv(weights=w)
+    assert stack.analytic("mean", in_channels=1).map.tolist() != np.zeros((2, 3)).tolist()
+    kernel = stack.analytic("mean", in_channels=1, image_shape=(6, 7), unit=(2, 3))
+    np.testing.assert_array_equal(kernel.map[2:4, 2:5], w)
+    np.testing.assert_array_equal(
+        stack.analytic("square", in_channels=2).map, 2 * stack.analytic("mean", in_channels=1).map ** 2
+    )
+
+
+@pytest.mark.parametrize("scale", [0.25, 1.0, 3.0])
+def test_residual_blocks_are_binomial_mixtures(scale):
+    n, m = 7, 2
+    stack = (Identity() + scale * C**m) ** n
+    one = np.full((3, 3), 1 / 9)
+    for statistic, weight in (("mean", scale), ("square", scale**2)):
+        p = weight / (1 + weight)
+        mixture = np.zeros((2 * n * m + 1,) * 2)
+        for active in range(n + 1):
+            branch = power(one, active * m) if active else np.ones((1, 1))
+            pad = n * m - active * m
+            mixture += math.comb(n, active) * p**active * (1 - p) ** (n - active) * np.pad(branch, pad)
+        field = stack.analytic(statistic)
+        np.testing.assert_allclose(field.normalised(), mixture, rtol=1e-12, atol=1e-300)
+        np.testing.assert_allclose(stack.variance(statistic), n * p * m * 2 / 3, rtol=1e-12)
+    if scale == 1.0:
+        plain = (C ** (n * m)).variance()[0]
+        assert stack.variance()[0] == pytest.approx(plain / 2, rel=1e-12)
+
+
+@pytest.mark.parametrize(("k", "gain"), [(3, 1.2247), (5, 1.4142), (7, 1.5)])
+def test_corner_kernels_are_widest(k, gain):
+    corner = Conv(weights=[0.5, *[0.0] * (k - 2), 0.5]) ** 6
+    uniform = Conv((k,)) ** 6
+    assert math.sqrt(corner.variance("mean")[0] / uniform.variance("mean")[0]) == pytest.approx(gain, abs=5e-5)
+    lattice = corner.analytic("mean").map
+    assert np.all(lattice.reshape(-1)[np.arange(lattice.size) % (k - 1) != 0] == 0)
+
+
+def test_luo_sizes():
+    sizes = [(C**n).analytic().size("luo") for n in (5, 10, 20, 40)]
+    np.testing.assert_allclose(sizes, [8.31, 11.70, 16.16, 22.74], atol=0.005)
+
+
+def test_flat_field_of_signed_three_tap_products():
+    n = 8
+    phi = 2 * math.pi / (2 * n + 1)
+    factors = [Conv(weights=[1.0, -2 * math.cos(i * phi), 1.0]) for i in range(1, n + 1)]
+    stack = math.prod(factors[1:], start=factors[0])
+    np.testing.assert_allclose(stack.analytic("mean", in_channels=1).map, np.ones(2 * n + 1), atol=1e-12)
+
+
+def test_gates_dropout_and_factors():
+    base = (C**3).analytic().map
+    relu = C * RELU * C * RELU * C * RELU
+    np.testing.assert_allclose(relu.analytic().map, base, rtol=1e-12)  # He: 2/fan_in, halved by the gate
+    np.testing.assert_allclose((C**3).analytic(activation="relu").map, base, rtol=1e-12)
+    np.testing.assert_allclose(relu.analytic(init="lecun").map, base / 8, rtol=1e-12)
+    np.testing.assert_allclose((C**3).analytic(activation="relu", init="lecun").map, base / 8, rtol=1e-12)
+    np.testing.assert_allclose((C**2 * Dropout(0.75) * C).analytic().map, 4 * base, rtol=1e-12)
+    np.testing.assert_allclose((C * 3.0 * C**2).analytic().map, 9 * base, rtol=1e-12)
+    np.testing.assert_allclose((C**3).analytic("rms", in_channels=5).map, np.sqrt(5 * base), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("name", "q", "expected"), [("tanh", 1.0, 0.4644), ("sigmoid", 1.0, 0.0448)])
+def test_mean_field_gates(name, q, expected):
+    """E[φ'(z)²] at q = 1, of which the first layer of a LeCun network on unit input has exactly one."""
+    field = (C * Activation(name)).analytic(init="lecun", out_channels=1)
+    assert field.map.sum() == pytest.approx(expected, abs=1e-4)
+    assert field.coverage == "approximate"
+    assert "mean field" in field.notes[0]
+
+
+def test_what_is_assumed_is_said():
+    assert (C * RELU).analytic().coverage == "exact"
+    assert "infinite width" in (C * RELU).analytic().notes[0]
+    assert "maximum equally often" in (C * MaxPool(2)).analytic().notes[0]
+    border = (C**5).analytic(image_shape=(7, 20))
+    assert border.coverage == "approximate"
+    assert "border" in border.notes[0]
+    assert border.map.shape == (7, 20)
+
+
+def test_gaussian_has_the_moments_of_the_map():
+    stack = (Conv((3, 5)) * Conv(3, dilation=2)) ** 8
+    field, normal = stack.analytic(), stack.gaussian()
+    np.testing.assert_allclose(normal.sigma(), field.sigma(), rtol=1e-2)
+    assert normal.map.sum() == pytest.approx(field.map.sum(), rel=1e-2)
+    assert 0.5 * np.abs(normal.normalised() - field.normalised()).sum() < 0.1
+    assert (Identity() * Conv(1)).gaussian().map.tolist() == [[32.0]]
+
+
+def test_gaussian_of_a_diagonal_kernel_is_a_tilted_ellipse():
+    kernel = [[2.0, 1.0, 0.0], [1.0, 2.0, 0.0], [0.0, 0.0, 3.0]]
+    found = (Conv(weights=kernel) ** 9).gaussian("mean", in_channels=1)
+    np.testing.assert_allclose(found.map, gaussian(kernel, 9), rtol=1e-9, atol=1e-6)
+    line = (Conv(weights=np.eye(3)) ** 4).gaussian("mean", in_channels=1)
+    assert np.array_equal(line.map > 0, np.eye(9) > 0)
+
+
+def test_moments_without_a_map_match_those_of_the_map():
+    stack = (Identity() + 0.7 * Conv((3, 4), dilation=(1, 2)) * RELU * Conv((2, 3))) ** 3 * Conv(3, stride=(2, 1))
+    for statistic in ("square", "mean"):
+        found, field = stack.moments(statistic), stack.analytic(statistic)
+        inner = field.normalised()
+        for axis in range(2):
+            marginal = inner.sum(axis=1 - axis)
+            t = np.arange(len(marginal)) - field.theoretical.start[axis]
+            mean = marginal @ t
+            m2, m3, m4 = (marginal @ (t - mean) ** r for r in (2, 3, 4))
+            np.testing.assert_allclose(found.mean[axis], mean, rtol=1e-11)
+            np.testing.assert_allclose(found.variance[axis], m2, rtol=1e-11)
+            np.testing.assert_allclose(found.skewness[axis], m3 / m2**1.5, rtol=1e-9, atol=1e-10)
+            np.testing.assert_allclose(found.excess_kurtosis[axis], m4 / m2**2 - 3, rtol=1e-9)
+        assert found.total == pytest.approx(field.map.sum(), rel=1e-11)
+
+
+def test_kurtosis_of_uniform_chains():
+    """-(6/5)(k² + 1)/((k² - 1) n); 300 layers lose no digits that matter."""
+    for k, n in ((3, 10), (5, 7), (3, 300)):
+        expected = -6 / 5 * (k**2 + 1) / ((k**2 - 1) * n)
+        assert (Conv((k,)) ** n).excess_kurtosis()[0] == pytest.approx(expected, rel=1e-8)
+
+
+def test_sparse_connections_raise_the_variance_at_equal_cost():
+    sparse, dense = SparseConv(15, count=9, seed=1) ** 5, C**5
+    assert min(sparse.variance()) > 10 * min(dense.variance())
+    offsets = np.array((SparseConv(15, count=9, seed=1)).positions(2))
+    np.testing.assert_allclose(sparse.variance(), 5 * offsets.var(axis=0), rtol=1e-12)
+    field = SparseConv((5, 7), count=4).analytic(out_channels=8)
+    assert np.count_nonzero(field.map) == 4
+    assert np.unique(field.map[field.map > 0]).tolist() == [2.0]
+    assert field.theoretical.mask().sum() == 4

@@ -1,0 +1,187 @@
+"""Networks of stacks: what they compute, which transformations they bear, and their gradients against the closed forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from erfjax.errors import LayoutError
+from erfjax.layers import Activation, AvgPool, Conv, Dropout, Identity, MaxPool, SparseConv
+from erfjax.readings.theoretical import theoretical
+
+C = Conv(3)
+RELU = Activation("relu")
+STACKS = {
+    "strided": Conv((3, 5), stride=(1, 2), dilation=(2, 1)) * RELU * Conv(2, padding="VALID"),
+    "residual": (Identity() + 0.5 * C * RELU * C) ** 2 * AvgPool(2),
+    "pooled": Conv(3, padding=((0, 2), (1, 0))) * MaxPool(3, stride=2) * AvgPool(3, stride=1, padding="VALID"),
+    "sparse": SparseConv((5, 7), count=4, stride=(2, 1)) * Conv(weights=[[0.0, 1.0], [2.0, -1.0]]) * Dropout(0.5),
+    "1d": (Conv((3,), dilation=2) + Conv((4,))) * MaxPool((2,)),
+    "3d": Conv((3, 1, 2), stride=(1, 2, 1)) * Activation("tanh") * SparseConv((2, 3, 2), count=5),
+}
+IMAGES = {1: (13,), 2: (11, 14), 3: (6, 7, 5)}
+
+
+def image(stack, channels=2, batch=2, dtype=None):
+    shape = (batch, *IMAGES[stack.ndim], channels)
+    return jax.random.normal(jax.random.key(7), shape, dtype or jnp.zeros(()).dtype)
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_networks_run_and_give_the_shape_they_promise(name, precision):
+    stack = STACKS[name]
+    f = stack.network(jax.random.key(0), width=6, in_channels=2, out_channels=4)
+    x = image(stack)
+    y = jax.jit(f)(x)
+    assert y.shape == (2, *stack.theoretical(IMAGES[stack.ndim]).output_shape, 4)
+    assert y.dtype == precision
+    assert jnp.isfinite(y).all()
+    assert jax.eval_shape(f, x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_the_mask_is_the_support_of_the_jacobian(name):
+    """With positive weights and inputs nothing cancels, and no gate closes; a max-pool is averaged over inputs."""
+    stack = STACKS[name]
+    shape = IMAGES[stack.ndim]
+    f = stack.network(jax.random.key(0), width=2, in_channels=1, out_channels=1, init=_positive)
+    for unit in (tuple(0 for _ in shape), None):
+        field = stack.theoretical(shape, unit)
+        at = (0, *field.unit)
+        gradient = jax.jit(jax.vmap(jax.grad(lambda x, at=at: f(x)[at].sum())))
+        xs = jax.random.uniform(jax.random.key(1), (100, 1, *shape, 1), minval=0.1)
+        seen = np.abs(np.asarray(gradient(xs))).sum(axis=(0, 1, -1)) > 0
+        kernel_has_zero = "sparse" in name  # its fixed kernel has one tap that is zero, so it sees less than its window
+        assert not (seen & ~field.mask()).any()
+        assert kernel_has_zero or (seen == field.mask()).all()
+        box = tuple(slice(a, b) for a, b in zip(*field.clipped, strict=True))
+        inside = np.zeros(shape, bool)
+        inside[box] = True
+        assert not (field.mask() & ~inside).any()
+
+
+def _positive(key, shape, dtype):
+    return jax.random.uniform(key, shape, dtype, minval=0.01, maxval=0.02)
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_the_trace_of_a_network_sees_what_the_stack_says(name):
+    stack = STACKS[name]
+    f = stack.network(jax.random.key(0), width=2, in_channels=1)
+    for shape in (None, IMAGES[stack.ndim]):
+        said = stack.theoretical(shape)
+        x = jax.ShapeDtypeStruct((1, *said.image_shape, 1), jnp.float32)
+        seen = theoretical(f, x, layout={1: "NWC", 2: "NHWC", 3: "NDHWC"}[stack.ndim])
+        for fact in ("unit", "output_shape", "start", "stop", "stride", "padding", "clipped", "shift_invariant"):
+            assert getattr(said, fact) == getattr(seen, fact), fact
+        assert np.array_equal(said.mask(), seen.mask())
+
+
+def test_weights_are_a_pytree_of_one_kernel_per_convolution():
+    stack = (Identity() + Conv((3, 5)) * RELU * C) * AvgPool(2) * SparseConv(5, count=4)
+    params = jax.eval_shape(lambda key: stack.init(key, width=8, in_channels=3, out_channels=2), jax.random.key(0))
+    shapes = [leaf.shape for leaf in jax.tree.leaves(params)]
+    assert shapes == [
+        (1, 1, 3, 8),
+        (3, 5, 3, 8),
+        (3, 3, 8, 8),
+        (4, 8, 2),
+    ]  # the identity is projected to eight channels
+
+
+def test_he_weights_keep_the_signal():
+    """q' = q behind each convolution and its gate; five standard errors of 64 draws."""
+    stack = (C * RELU) ** 3 * C
+    f = stack.sampler(width=64)
+    x = jax.random.normal(jax.random.key(0), (1, 12, 10, 3))
+    keys = jax.random.split(jax.random.key(1), 64)
+    energy = jax.jit(lambda keys: jax.lax.map(lambda key: jnp.mean(f(key, x)[:, 4:-4, 4:-4] ** 2), keys))(keys)
+    expected = float(jnp.mean(x**2))
+    assert abs(float(energy.mean()) - expected) < 5 * float(energy.std()) / 8
+
+
+def test_sparse_convolution_is_the_dense_one_with_zeros():
+    sparse = SparseConv((4, 5), count=6, stride=(2, 1), padding=((1, 2), (0, 3)))
+    x = image(sparse, channels=3)
+    params = sparse.init(jax.random.key(0), width=5, in_channels=3)
+    taps = np.zeros((4, 5, 3, 5), np.float32)
+    taps[tuple(np.transpose(sparse.positions()))] = params["kernel"]
+    dense = Conv((4, 5), stride=(2, 1), padding=((1, 2), (0, 3)))
+    expected = dense.apply({"kernel": jnp.asarray(taps)}, x, width=5)
+    np.testing.assert_allclose(sparse.apply(params, x, width=5), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_networks_bear_grad_vmap_and_keys():
+    stack = (Identity() + C * RELU) ** 2 * Dropout(0.5)
+    x = image(stack, channels=4)
+    f = stack.sampler(width=4)
+    keys = jax.random.split(jax.random.key(0), 3)
+    y = jax.jit(jax.vmap(f, in_axes=(0, None)))(keys, x)
+    np.testing.assert_allclose(y[1], jax.jit(f)(keys[1], x), rtol=1e-4, atol=1e-5)
+    assert not np.allclose(y[0], y[1])
+    assert hash(f) == hash(stack.sampler(width=4))
+    assert f == stack.sampler(width=4)
+    params = stack.init(keys[0], width=4, in_channels=4)
+    gradient = jax.eval_shape(jax.grad(lambda p: jnp.sum(stack.apply(p, x, width=4) ** 2)), params)
+    assert jax.tree.structure(gradient) == jax.tree.structure(params)
+    network = stack.network(keys[0], width=4, in_channels=4)
+    assert float(jnp.mean(jax.jit(network)(x) == 0)) < 0.01
+    assert float(jnp.mean(jax.jit(network)(x, key=keys[1]) == 0)) == pytest.approx(0.5, abs=0.05)
+
+
+def test_uniform_weights_average():
+    f = (C**2).network(jax.random.key(0), init="uniform", in_channels=2, width=7)
+    x = jnp.full((1, 9, 8, 2), 3.0)
+    np.testing.assert_allclose(f(x)[0, 4, 4], 3.0, rtol=1e-6)
+
+
+def test_wrong_inputs_are_refused_with_a_lesson():
+    f = C.network(jax.random.key(0), in_channels=3)
+    with pytest.raises(LayoutError, match="NHWC"):
+        f(jnp.ones((8, 9, 3)))
+    with pytest.raises(LayoutError, match="3 channels"):
+        f(jnp.ones((1, 8, 9, 1)))
+    with pytest.raises(ValueError, match="`params` are not of this stack"):
+        (C**2).apply({"kernel": jnp.ones((3, 3, 1, 1))}, jnp.ones((1, 8, 9, 1)))
+
+
+# Gradients of random networks against the closed form
+
+MEASURED = {
+    "relu": (C * RELU * C * RELU, {}),
+    "strided": (Conv((3, 5), stride=(1, 2)) * Conv(3, dilation=(2, 1)), {"init": "glorot"}),
+    "residual": ((Identity() + C * RELU * C) ** 2, {}),
+    "average": (Conv((3,)) * AvgPool((3,), stride=2) * Conv((3,)) * AvgPool((3,), stride=1), {}),
+    "words": ((Identity() + Conv((3,)) * Conv(weights=[1.0, -2.0, 0.5])) ** 2, {}),
+    "dropout": (AvgPool(3, stride=1) * Dropout(0.3) * AvgPool((1, 3), stride=1) * C, {}),
+    "sparse": (SparseConv((5, 7), count=5) * C, {}),
+    "maximum": (C * MaxPool(2) * C, {}),
+}
+
+
+def measure(stack, field, samples, **settings):
+    """E[g²] at the field's unit with standard errors, by plain JAX over fresh weights and inputs."""
+    f = stack.sampler(**settings)
+    shape, at = (1, *field.theoretical.image_shape, 2), (0, *field.unit)
+
+    def square(key):
+        x, weights = jax.random.split(key)
+        g = jax.grad(lambda x: f(weights, x)[at].sum())(jax.random.normal(x, shape))
+        return jnp.sum(g[0] ** 2, -1)
+
+    maps = jax.jit(lambda keys: jax.lax.map(square, keys))(jax.random.split(jax.random.key(5), samples))
+    maps = np.asarray(maps, np.float64)
+    return maps.mean(0), maps.std(0) / np.sqrt(samples)
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_gradients_of_random_networks_follow_the_closed_form(name):
+    """Every pixel within five standard errors; widths where the gates' dependence on the weights is below that."""
+    stack, options = MEASURED[name]
+    settings = {"width": 32, "in_channels": 2, "out_channels": 8 if stack.depth == 2 else None, **options}
+    field = stack.analytic(**settings)
+    mean, error = measure(stack, field, 300, **settings)
+    assert np.array_equal(mean > 0, field.map > 0)
+    z = (mean - field.map)[error > 0] / error[error > 0]
+    assert np.abs(z).max() < 5
+    assert np.sqrt(np.mean(z**2)) < 2
