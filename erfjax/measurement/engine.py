@@ -1,10 +1,11 @@
 """The compiled side of a measurement: one function per model and shapes, on one device or a mesh of them.
 
 An `Engine` takes a batch of sample indices and rows and gives back their scaled maps. It is kept as long as the model's
-function lives, so measuring the same function again neither traces nor compiles. When the device runs out of memory the
-batch is halved, for good.
+function lives, so measuring the same function again neither traces nor compiles; nor does measuring a pytree model whose
+weights alone are others. When the device runs out of memory the batch is halved, for good.
 """
 
+import collections
 import dataclasses
 import math
 import weakref
@@ -17,6 +18,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from erfjax.measurement import jacobian
+from erfjax.measurement.model import take_apart
 from erfjax.measurement.probe import Channels, Probe, hoist
 from erfjax.typing import Statistic
 
@@ -55,6 +57,16 @@ class Engine:
         """How many devices share a batch: batch sizes are multiples of it."""
         return 1 if self.mesh is None else self.mesh.size
 
+    def with_weights(self, weights: tuple[Any, ...]) -> "Engine":
+        """The same engine for a model that differs in the weights it holds as a pytree."""
+        if not weights:
+            return self
+        model, drawn = self.consts
+        if self.mesh is not None:
+            replicated = NamedSharding(self.mesh, PartitionSpec())
+            weights = tuple(replicate(weight, replicated) for weight in weights)
+        return dataclasses.replace(self, consts=((*model[: len(model) - len(weights)], *weights), drawn))
+
     def submit(self, key: Any, first: int, rows: np.ndarray, size: int) -> Any:
         """Starts the samples first, first + 1, ...: one per row, padded to the batch size by repeating the last."""
         pad = size - len(rows)
@@ -72,10 +84,22 @@ class Engine:
 
 
 _engines: weakref.WeakKeyDictionary[Any, dict[Hashable, Any]] = weakref.WeakKeyDictionary()
+_recent: collections.OrderedDict[Hashable, Any] = collections.OrderedDict()
+MOST_RECENT = 32  # compiled pytree models that are kept
 
 
 def cached(f: Callable[..., Any], settings: Hashable, make: Callable[[], Any]) -> Any:
-    """What `make` compiles for f with these settings, made if there is none yet: it lives as long as f does."""
+    """What `make` compiles for f with these settings, made if there is none yet: it lives as long as f does.
+
+    What is compiled for a pytree model serves all models of its structure; the least recently used is dropped.
+    """
+    structure = take_apart(f).structure
+    if structure is not None:
+        engine = _recent.pop((structure, settings), None) or make()
+        _recent[structure, settings] = engine
+        if len(_recent) > MOST_RECENT:
+            _recent.popitem(last=False)
+        return engine
     try:
         engines = _engines.setdefault(f, {})
         engine = engines.get(settings)

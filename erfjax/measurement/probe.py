@@ -19,6 +19,7 @@ import numpy as np
 from erfjax import layouts
 from erfjax.errors import LayoutError, SampleError, UnitError
 from erfjax.layouts import Layout
+from erfjax.measurement.model import take_apart
 
 Channels = int | Literal["sum", "frobenius", "random-signs"]
 """Which output channels are probed: "sum" all with one cotangent of ones, an integer one of them, "frobenius" every one by
@@ -44,7 +45,7 @@ class Probe:
     Attributes:
         functions: (consts, key) -> for every piece, a function window -> array of shape (units of the piece, channels).
         pieces: what these functions give; together every unit once.
-        consts: what the model closed over.
+        consts: what the model closed over, then the weights that it holds as a pytree.
         call: the whole model as it was traced: (consts, key, x) -> its output.
         layout: the roles of the input's axes, those of the window too.
         target: the roles of the output's axes.
@@ -167,25 +168,33 @@ def build(
 
 
 def hoist(f: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Callable[..., Any], tuple[Any, ...], Any, int]:
-    """Traces f once: `call(consts, *args)` equals `f(*args)`, with the arrays that f closed over as its first argument.
+    """Traces f once: `call(consts, *args)` equals `f(*args)`; its first argument are the arrays that f closed over, then the
+    weights that it holds as a pytree.
 
     Returns:
         call, consts, the shapes that f returns, and the bytes of everything that f computes on the way.
     """
     if hasattr(f, "lower"):  # a jitted function would keep its constants inside
         f = getattr(f, "__wrapped__", f)
-    closed, shapes = jax.make_jaxpr(f, return_shape=True)(*args)
+    model = take_apart(f)
+
+    def apply(weights: Any, *args: Any) -> Any:
+        return model.rebuild(weights)(*args)
+
+    closed, shapes = jax.make_jaxpr(apply, return_shape=True)(model.weights, *args)
     if inner_bytes(getattr(closed, "jaxpr", closed)) > INNER_BYTES:
         with jax.disable_jit():
-            closed, shapes = jax.make_jaxpr(f, return_shape=True)(*args)
-    consts = tuple(jnp.asarray(c) for c in getattr(closed, "consts", ()))
+            closed, shapes = jax.make_jaxpr(apply, return_shape=True)(model.weights, *args)
+    closed_over = tuple(jnp.asarray(c) for c in getattr(closed, "consts", ()))
     jaxpr: Any = getattr(closed, "jaxpr", closed)
-    tree = jax.tree.structure(shapes)
+    tree, count = jax.tree.structure(shapes), len(closed_over)
 
     def call(consts: Any, *args: Any) -> Any:
-        return jax.tree.unflatten(tree, jax.core.eval_jaxpr(jaxpr, consts, *jax.tree.leaves(args)))
+        return jax.tree.unflatten(
+            tree, jax.core.eval_jaxpr(jaxpr, consts[:count], *consts[count:], *jax.tree.leaves(args))
+        )
 
-    return call, consts, shapes, footprint(jaxpr)
+    return call, (*closed_over, *model.weights), shapes, footprint(jaxpr)
 
 
 def bodies_of(equation: Any) -> list[Any]:

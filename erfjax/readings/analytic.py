@@ -16,6 +16,7 @@ from erfjax.errors import ErfjaxError, MapError, SampleError
 from erfjax.fields import EffectiveField
 from erfjax.layouts import parse_input
 from erfjax.measurement.engine import HOST_BUDGET, cached
+from erfjax.measurement.model import take_apart
 from erfjax.readings.prepared import Prepared, Reading, prepare
 from erfjax.readings.theoretical import theoretical
 from erfjax.tracing import coverage
@@ -36,6 +37,17 @@ class _Compiled:
     rows_at_once: int
     run: Callable[..., Any]
     theory: list[Any]
+
+    def with_weights(self, weights: tuple[Any, ...]) -> "_Compiled":
+        """The same for a model that differs in the weights it holds as a pytree: surveyed anew, not compiled anew."""
+        probe = self.prepared.probe
+        before = probe.consts[len(probe.consts) - len(weights) :]
+        if all(a is b for a, b in zip(before, weights, strict=True)):
+            return self
+        probe = dataclasses.replace(probe, consts=(*probe.consts[: len(probe.consts) - len(weights)], *weights))
+        prepared = dataclasses.replace(self.prepared, probe=probe).with_weights()
+        run = self.run if prepared.drawn == self.prepared.drawn else _pass(prepared)
+        return dataclasses.replace(self, prepared=prepared, survey=_surveyed(prepared), run=run)
 
 
 def analytic(
@@ -58,7 +70,8 @@ def analytic(
     `coverage` says whether that is so here, and `notes` why not.
 
     Args:
-        f: a function from an array to an array. It is traced and compiled once for each shape, as by `jax.jit`.
+        f: a function from an array to an array. It is traced and compiled once for each shape, as by `jax.jit`; a pytree
+            (`jax.tree_util.Partial(apply, params)`, an Equinox module) once for all weights.
         x: inputs, averaged over the rows of N. With mean-field gates only their mean square counts, and a
             `jax.ShapeDtypeStruct` stands for one.
         unit: index of the output unit, one integer per spatial axis; None is the centre n // 2; a list is a batch of units.
@@ -96,6 +109,7 @@ def analytic(
     rows, spec = _rows(x, layout, reading)
     key = ("analytic", str(spec), _frozen(unit), layout, out_layout, reading, str(jax.dtypes.canonicalize_dtype(float)))
     compiled: _Compiled = cached(f, key, lambda: _compile(f, spec, unit, layout, out_layout, reading))
+    compiled = compiled.with_weights(take_apart(f).weights)
     prepared = compiled.prepared
     step, count = compiled.rows_at_once, len(rows)
     total: Any = 0.0
@@ -210,26 +224,39 @@ def _compile(
     """Traces f, surveys what the theory covers, and compiles the pass."""
     prepared = prepare(f, spec, unit, layout, out_layout, reading)
     cone = prepared.cone(prepared.weights)
-    if cone is None:
-        survey, window, held = Survey((), ("the output does not depend on the input",)), full(spec.shape), 1
-    else:
-        survey = coverage.survey(
-            cone,
-            prepared.drawn,
-            power=reading.power,
-            data=reading.gates == "data",
-            summed=reading.coherent,
-            channel=prepared.probe.target.channel,
-        )
-        window = cone.windows[0]
-        held = sum(math.prod(lengths(step.box)) * step.output.dtype.itemsize for step in cone.steps)
-    at_once = max(1, min(MOST_ROWS, HOST_BUDGET // max(1, 2 * held)))
-    run = jax.jit(lambda weights, rows: jax.vmap(lambda row: prepared.moments(weights, row))(rows))
+    held = 1 if cone is None else sum(math.prod(lengths(step.box)) * step.output.dtype.itemsize for step in cone.steps)
     try:
         theory = list(theoretical(f, spec, unit=list(prepared.probe.units), layout=layout, out_layout=out_layout))
     except ErfjaxError as error:
         theory = [f"no theoretical field: {error}"] * len(prepared.probe.units)
-    return _Compiled(prepared, survey, window, at_once, run, theory)
+    return _Compiled(
+        prepared,
+        _surveyed(prepared),
+        full(spec.shape) if cone is None else cone.windows[0],
+        max(1, min(MOST_ROWS, HOST_BUDGET // max(1, 2 * held))),
+        _pass(prepared),
+        theory,
+    )
+
+
+def _pass(prepared: Prepared) -> Callable[..., Any]:
+    """The compiled pass: (weights, rows) -> moments of every row."""
+    return jax.jit(lambda weights, rows: jax.vmap(lambda row: prepared.moments(weights, row))(rows))
+
+
+def _surveyed(prepared: Prepared) -> Survey:
+    """What the theory covers of a prepared function."""
+    cone, reading = prepared.cone(prepared.weights), prepared.reading
+    if cone is None:
+        return Survey((), ("the output does not depend on the input",))
+    return coverage.survey(
+        cone,
+        prepared.drawn,
+        power=reading.power,
+        data=reading.gates == "data",
+        summed=reading.coherent,
+        channel=prepared.probe.target.channel,
+    )
 
 
 def _finish(moments: Any, prepared: Prepared, library: Any) -> Any:

@@ -18,6 +18,7 @@ from erfjax.measurement.accumulate import Accumulator
 from erfjax.measurement.checkpoint import State, fingerprint
 from erfjax.measurement.engine import Engine, assemble, cached, choose_batch_size
 from erfjax.measurement.inputs import Source, open_source
+from erfjax.measurement.model import take_apart
 from erfjax.measurement.run import Run
 from erfjax.readings.cone import narrowed
 from erfjax.readings.theoretical import theoretical
@@ -51,7 +52,8 @@ def empirical(
 
     Args:
         f: a differentiable function from an array to an array; of (key, x) if there is a key. It is traced and compiled
-            once for each shape, as by `jax.jit`: pass the same function object again and nothing is compiled anew.
+            once for each shape, as by `jax.jit`: pass the same function object again and nothing is compiled anew. A
+            pytree (`jax.tree_util.Partial(apply, params)`, an Equinox module) is compiled once for all weights.
         inputs: an array of rows (along N, or along a leading axis if the layout has no N), or an iterable of rows or
             batches for data that does not fit into memory. With a key the rows of an array are reused in turn, and a
             function key -> x (one sample, traceable by JAX) may be given instead.
@@ -182,7 +184,8 @@ def _engine(f: Callable[..., Any], source: Source, key: Any, base: Any, model: d
 
     kind = None if key is None else (key.shape, str(key.dtype))
     precision = (getattr(jax.config, "jax_default_matmul_precision", None), str(jax.dtypes.canonicalize_dtype(float)))
-    return cached(f, (*model.values(), kind, source.draw, mesh, precision), make)
+    settings = (*model.values(), kind, source.draw, mesh, precision)
+    return cached(f, settings, make).with_weights(take_apart(f).weights)
 
 
 def _theoretical(f: Callable[..., Any], x: Any, key: Any, units: Any, layout: str, out_layout: str | None) -> list[Any]:

@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 
 from erfjax.errors import SampleError
+from erfjax.measurement.model import take_apart
 from erfjax.measurement.probe import Probe, build, check_channels
 from erfjax.readings.cone import unit_box
 from erfjax.tracing import coherent, draws, meanfield
@@ -188,5 +189,8 @@ def prepare(
     """Traces f, and finds out which of the arrays it knows are weights."""
     probe = build(f, spec, None, layout, out_layout, unit)
     check_channels(reading.channels, probe.channels, "square")
-    hoisted = tuple(i for i, c in enumerate(probe.consts) if c.size > 1 and jnp.issubdtype(c.dtype, jnp.floating))
+    own = len(probe.consts) - len(take_apart(f).weights)  # from there on: what may be another time
+    hoisted = tuple(
+        i for i, c in enumerate(probe.consts) if i >= own or (c.size > 1 and jnp.issubdtype(c.dtype, jnp.floating))
+    )
     return Prepared(probe, reading, spec, hoisted).with_weights()

@@ -1,0 +1,72 @@
+"""What of a model stays the same while it learns, and what changes: a function, and the weights that it holds as a pytree.
+
+A plain function is compiled with what it closes over. A callable that is a pytree of arrays (`jax.tree_util.Partial(apply,
+params)`, an Equinox module) says itself which arrays are its weights: another model of the same structure is the same
+computation on other numbers, so a field can be followed through training without compiling anything twice.
+"""
+
+import dataclasses
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """A callable taken apart.
+
+    Attributes:
+        weights: its floating-point arrays; none if it is a plain function.
+        structure: everything else about it, equal for models that differ in their weights alone; None if it is a plain
+            function, or holds something that cannot be compared.
+        rebuild: weights -> the callable with these.
+    """
+
+    weights: tuple[Any, ...]
+    structure: Hashable
+    rebuild: Callable[[Sequence[Any]], Callable[..., Any]]
+
+
+def take_apart(f: Callable[..., Any]) -> Model:
+    """The function and the weights of a callable.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from erfjax.measurement.model import take_apart
+        >>> models = [jax.tree_util.Partial(jnp.multiply, jnp.full(3, w)) for w in (1.0, 2.0)]
+        >>> one, two = map(take_apart, models)
+        >>> one.structure == two.structure, float(one.rebuild(two.weights)(3.0)[0])
+        (True, 6.0)
+    """
+    leaves, tree = jax.tree.flatten(f)
+    if len(leaves) == 1 and leaves[0] is f:
+        return Model((), None, lambda weights: f)
+    moving = [i for i, leaf in enumerate(leaves) if _is_weight(leaf)]
+
+    def rebuild(weights: Sequence[Any]) -> Callable[..., Any]:
+        held = list(leaves)
+        for i, weight in zip(moving, weights, strict=True):
+            held[i] = weight
+        return jax.tree.unflatten(tree, held)
+
+    structure: Hashable = (tree, *(_mark(leaf) for leaf in leaves))
+    try:
+        hash(structure)
+    except TypeError:
+        structure = None
+    return Model(tuple(jnp.asarray(leaves[i]) for i in moving), structure, rebuild)
+
+
+def _is_weight(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array | np.ndarray) and jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def _mark(leaf: Any) -> Hashable:
+    """What two leaves must share for one compiled function to serve both: the shape of weights, the value of all else."""
+    if not isinstance(leaf, jax.Array | np.ndarray):
+        return leaf
+    content = () if _is_weight(leaf) or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else np.asarray(leaf).tobytes()
+    return leaf.shape, str(leaf.dtype), content
