@@ -172,15 +172,3 @@ def resolve_padding(
     total = window.extent - 1 if n is None else max((-(-n // stride) - 1) * stride + window.extent - n, 0)
     less, more = total // 2, total - total // 2
     return (less, more) if padding == "SAME" else (more, less)
-
-
-def clip(start: int, stop: int, n: int) -> tuple[int, int]:
-    """The part of [start, stop) that lies on an axis of n pixels; empty where it lies outside.
-
-    Example:
-        >>> from erfjax.geometry import clip
-        >>> clip(-5, 6, 64)
-        (0, 6)
-    """
-    low = min(max(start, 0), n)
-    return low, max(low, min(stop, n))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from erfjax.errors import GeometryError
-from erfjax.geometry import Geometry, Window, backward, clip, closed, forward, resolve_padding
+from erfjax.geometry import Geometry, Window, backward, closed, forward, resolve_padding
 
 windows = st.builds(
     Window,
@@ -107,13 +107,6 @@ def test_output_size_counts_the_positions_that_fit(window, n):
 def test_empty_intervals_stay_empty():
     low, high = Window(3, 2).interval(4, 4)
     assert low == high
-
-
-@given(st.integers(-9, 9), st.integers(0, 9), st.integers(0, 5))
-def test_clip_is_intersection(start, length, n):
-    low, high = clip(start, start + length, n)
-    assert 0 <= low <= high <= n
-    assert list(range(low, high)) == [p for p in range(start, start + length) if 0 <= p < n]
 
 
 def test_sizes_are_integers_at_any_depth():

@@ -1,18 +1,21 @@
 """Theoretical fields of plans: one forward pass composes windows, one backward pass clips them, one marks the exact mask."""
 
+import itertools
+import operator
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
 
-from erfjax.errors import StackError, UnitError
+from erfjax.errors import StackError
 from erfjax.fields import LayerRow, Phase, PhaseTable, TheoreticalField
-from erfjax.geometry import Geometry, Window, clip
+from erfjax.geometry import Geometry, Window
 from erfjax.layers.plan import Parallel, Plan, Series, Shape, Weighted, output_shape
+from erfjax.layouts import resolve_unit
+from erfjax.tracing.points import Points, Region, clip, join, shadow
 
 TRIES = 100_000  # image sizes tried for one that holds the whole field
 
-Box = tuple[tuple[int, int], ...]
 Axes = tuple[Geometry, ...]
 
 
@@ -20,10 +23,11 @@ def theoretical(plan: Plan, ndim: int, image_shape: Any = None, unit: Any = None
     """Where one unit of the plan's output can look; see `Stack.theoretical`."""
     shape = smallest_image(plan, ndim) if image_shape is None else _image_shape(image_shape, ndim)
     output = output_shape(plan, shape)
-    unit = _unit(unit, output)
+    unit = resolve_unit(unit, output)
     axes, rows = compose(plan, shape)
     box = tuple(g.interval(u) for g, u in zip(axes, unit, strict=True))
-    clipped = clip_back(plan, shape, tuple((u, u + 1) for u in unit))
+    seen = region(plan, shape, (tuple(Points(u, u + 1) for u in unit),))
+    edges = shadow(seen) if seen else (Points(0, 0),) * ndim
     phases = tuple(Phase(a, 0, u, *interval) for a, (u, interval) in enumerate(zip(unit, box, strict=True)))
     stride = tuple(g.stride for g in axes)
     return TheoreticalField(
@@ -34,7 +38,7 @@ def theoretical(plan: Plan, ndim: int, image_shape: Any = None, unit: Any = None
         stop=tuple(high for _, high in box),
         stride=stride,
         padding=tuple(g.padding for g in axes),
-        clipped=(tuple(low for low, _ in clipped), tuple(high for _, high in clipped)),
+        clipped=(tuple(int(p.start) for p in edges), tuple(int(p.stop) for p in edges)),
         shift_invariant=True,
         phases_=lambda: PhaseTable((1,) * ndim, stride, phases),
         mask_=lambda: mask(plan, shape, unit),
@@ -122,22 +126,27 @@ def _row(name: str, label: str, axes: Axes, shape: Shape, before: Axes) -> Layer
     )
 
 
-def clip_back(plan: Plan, shape: Shape, box: Box) -> Box:
-    """The part of the image that the units in `box` see when padding is cut at every layer."""
+def region(plan: Plan, shape: Shape, wanted: Region) -> Region:
+    """The pixels of an image that the units in `wanted` see when padding is cut at every layer."""
     if isinstance(plan, Series):
         for part, before in _backwards(plan, shape):
-            box = clip_back(part, before, box)
-        return box
+            wanted = region(part, before, wanted)
+        return wanted
     if isinstance(plan, Parallel):
-        found = [clip_back(part, shape, box) for part in plan.parts]
-        return tuple(_hull(axis) for axis in zip(*found, strict=True))
-    windows = plan.seen(shape)
-    return tuple(clip(*w.interval(*interval), n) for w, interval, n in zip(windows, box, shape, strict=True))
-
-
-def _hull(intervals: tuple[tuple[int, int], ...]) -> tuple[int, int]:
-    seen = [interval for interval in intervals if interval[1] > interval[0]] or [intervals[0]]
-    return min(low for low, _ in seen), max(high for _, high in seen)
+        return join((), itertools.chain.from_iterable(region(part, shape, wanted) for part in plan.parts))
+    windows = plan.windows(shape)
+    taps = [[(0, w.kernel) for w in windows]]  # per axis: the first tap and how many follow it
+    if isinstance(plan, Weighted) and plan.offsets is not None:
+        taps = [[(o, 1) for o in offset] for offset in plan.offsets]
+    pulled = (
+        tuple(
+            points.window(count, w.stride, w.dilation, first * w.dilation - w.padding_low, base=1)
+            for points, (first, count), w in zip(box, along, windows, strict=True)
+        )
+        for along in taps
+        for box in wanted
+    )
+    return clip(join((), pulled), shape)
 
 
 def mask(plan: Plan, shape: Shape, unit: Shape) -> Bool[np.ndarray, "*space"]:
@@ -183,16 +192,10 @@ def _backwards(plan: Series, shape: Shape) -> list[tuple[Plan, Shape]]:
 
 
 def _image_shape(value: Any, ndim: int) -> Shape:
-    shape = tuple(int(n) for n in np.atleast_1d(value))
+    try:
+        shape = tuple(map(operator.index, np.atleast_1d(value).tolist()))
+    except TypeError:
+        shape = ()
     if len(shape) != ndim or min(shape) < 1:
         raise StackError(f"`image_shape` must be {ndim} positive integers, height before width, but got {value!r}.")
     return shape
-
-
-def _unit(value: Any, output: Shape) -> Shape:
-    if value is None:
-        return tuple(n // 2 for n in output)
-    unit = tuple(int(u) for u in np.atleast_1d(value))
-    if len(unit) != len(output) or any(not 0 <= u < n for u, n in zip(unit, output, strict=False)):
-        raise UnitError(f"`unit` must lie inside the output {output}, but got {value!r}: indices are zero-based.")
-    return unit
