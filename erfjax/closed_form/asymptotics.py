@@ -36,11 +36,11 @@ def edgeworth(kernel: Kernel, n: SupportsIndex) -> Float[np.ndarray, "..."]:
         (Σw)^n φ(y) [1 + κ₃ He₃(y) / (6 √n) + κ₄ He₄(y) / (24 n) + κ₃² He₆(y) / (72 n)] / √det(n Σ),    y = (nΣ)^{-1/2}
         (m - nμ)
 
-    and its multivariate form for D > 1, all mixed cumulants included. Errors are o(1/n) of the peak; far out it may be
-    negative.
+    and its multivariate form for D > 1, all mixed cumulants included, times the volume of a cell of the lattice that the
+    taps generate (2 for [1, 0, 1]) and 0 off the support. Errors are o(1/n) of the peak; far out it may be negative.
 
     Args:
-        kernel: w, an array of D >= 1 axes with positive definite covariance (axes of one tap are allowed) and span 1.
+        kernel: w, an array of D >= 1 axes with positive definite covariance (axes of one tap are allowed).
         n: number of layers, n >= 1.
 
     Raises:
@@ -62,15 +62,17 @@ def edgeworth(kernel: Kernel, n: SupportsIndex) -> Float[np.ndarray, "..."]:
     spread = points - mean
     root = _inverse_root(spread.T @ (p[:, None] * spread))
     correction = _edgeworth_polynomial(p, spread @ root, n)
-    y = (np.argwhere(np.ones(kernels.support_shape(core.shape, n))) - n * mean) @ root / math.sqrt(n)
+    support = windows.support(core != 0, n)
+    y = (np.argwhere(support) - n * mean) @ root / math.sqrt(n)
     hermite = [scipy.special.eval_hermitenorm(order, y) for order in range(7)]
     factor = np.zeros(len(y))
     for orders in map(tuple, np.argwhere(correction)):
         factor += correction[orders] * math.prod(hermite[order][:, axis] for axis, order in enumerate(orders))
-    scale = np.linalg.det(root) / (2 * math.pi * n) ** (len(mean) / 2)
+    scale = _cell(points - points[0]) * np.linalg.det(root) / (2 * math.pi * n) ** (len(mean) / 2)
+    result = np.zeros(support.shape)
     with np.errstate(over="ignore", under="ignore"):
-        density = total**n * scale * np.exp(-(y**2).sum(axis=1) / 2) * factor
-    return density.reshape(kernels.support_shape(w.shape, n))
+        result[support] = total**n * scale * np.exp(-(y**2).sum(axis=1) / 2) * factor
+    return result.reshape(kernels.support_shape(w.shape, n))
 
 
 def saddlepoint(kernel: Kernel, n: SupportsIndex, log: bool = False) -> Float[np.ndarray, "..."]:

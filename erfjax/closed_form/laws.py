@@ -10,7 +10,7 @@ taps along the axis.
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, SupportsIndex
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 from jaxtyping import Float
@@ -22,6 +22,7 @@ from erfjax.closed_form.convolution import log_power
 from erfjax.closed_form.gaussian import moments
 from erfjax.closed_form.kernels import Kernel
 from erfjax.errors import KernelError
+from erfjax.typing import Statistic
 
 THRESHOLD = 1 - 0.9545
 """Luo's threshold, as a fraction of the centre pixel: what a Gaussian leaves outside two standard deviations."""
@@ -81,7 +82,7 @@ def theoretical_size(layers: Sequence[int | Kernel], strides: Any = 1, dilations
 
 
 def luo_size(
-    kernel: int | Kernel, n: SupportsIndex, statistic: Literal["square", "rms"] = "square", threshold: float = THRESHOLD
+    kernel: int | Kernel, n: SupportsIndex, statistic: Statistic = "square", threshold: float = THRESHOLD
 ) -> float:
     """Luo's size of the exact map of n layers: the D-th root of the number of pixels above `threshold` times the centre
     pixel.
@@ -102,12 +103,14 @@ def luo_size(
         >>> [round(ej.closed_form.laws.luo_size(3, n), 2) for n in (5, 10, 20, 40)]
         [8.31, 11.7, 16.16, 22.74]
     """
+    if statistic not in ("square", "rms"):
+        raise KernelError(f'`statistic` must be "square" or "rms", but got {statistic!r}: others have no closed form.')
     logs = log_power(_square(kernel), n)
-    root = {"square": 1, "rms": 2}[statistic]
+    root = 1 if statistic == "square" else 2
     return float(measures.luo_size(np.exp((logs - logs.max()) / root), threshold=threshold))
 
 
-def luo_asymptote(sigma: float | Sequence[float], threshold: float = THRESHOLD) -> float:
+def luo_asymptote(sigma: Any, threshold: float = THRESHOLD) -> float:
     """Luo's size of a Gaussian of standard deviations σ: a scalar stands for a round one in two dimensions, 4.406 σ.
 
         size = (volume of the unit D-ball · Π σ_a)^{1/D} √(2 ln(1 / threshold))
@@ -117,16 +120,18 @@ def luo_asymptote(sigma: float | Sequence[float], threshold: float = THRESHOLD) 
         >>> round(ej.closed_form.laws.luo_asymptote(1.0), 3)
         4.406
     """
-    axes = (sigma, sigma) if isinstance(sigma, int | float) else tuple(sigma)
+    axes = np.array([sigma, sigma] if np.ndim(sigma) == 0 else sigma, dtype=np.float64)
+    if not (0 < threshold < 1 and (axes >= 0).all()):
+        raise KernelError(f"Expected σ >= 0 and a threshold between 0 and 1, but got {sigma} and {threshold}.")
     dims = len(axes)
     ball = math.pi ** (dims / 2) / math.gamma(dims / 2 + 1)
-    return (ball * math.prod(axes)) ** (1 / dims) * math.sqrt(2 * math.log(1 / threshold))
+    return (ball * math.prod(axes.tolist())) ** (1 / dims) * math.sqrt(2 * math.log(1 / threshold))
 
 
 def slope(
     depths: Sequence[int],
     kernel: int | Kernel = 3,
-    statistic: Literal["square", "rms"] = "square",
+    statistic: Statistic = "square",
     threshold: float = THRESHOLD,
 ) -> Slopes:
     """The growth exponents of the exact maps over a range of depths: least squares in log-log.

@@ -23,7 +23,23 @@ import scipy.optimize
 from erfjax.errors import KernelError
 
 Activation = str | Callable[..., Any]
-"""An elementwise JAX function, or the name of one: "linear", "erf", "sin", "abs", "tanh" or any in `jax.nn`."""
+"""An elementwise JAX function, or the name of one in `ACTIVATIONS`."""
+
+ACTIVATIONS: dict[str, Callable[..., Any]] = {
+    "abs": jnp.abs,
+    "erf": jax.lax.erf,
+    "identity": lambda x: x,
+    "linear": lambda x: x,
+    "sin": jnp.sin,
+    "softsign": jax.nn.soft_sign,
+} | {
+    name: getattr(jax.nn, name)
+    for name in (
+        *("celu", "elu", "gelu", "hard_sigmoid", "hard_silu", "hard_swish", "hard_tanh", "leaky_relu", "log_sigmoid"),
+        *("mish", "relu", "relu6", "selu", "sigmoid", "silu", "soft_sign", "softplus", "squareplus", "swish", "tanh"),
+    )
+}
+"""Every activation that has a name, here and in `layers`."""
 
 WIDTH = 10.0
 """Standard deviations integrated over; beyond lies 1e-23 of the mass."""
@@ -64,14 +80,6 @@ CLOSED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "sin": lambda q: (1 + np.exp(-2 * q)) / 2,
 }
 """E[φ'(z)²] where it is elementary."""
-
-NAMES: dict[str, Callable[..., Any]] = {
-    "linear": lambda x: x,
-    "abs": jnp.abs,
-    "erf": jax.scipy.special.erf,
-    "sin": jnp.sin,
-    "tanh": jnp.tanh,
-}
 
 
 def gain(phi: Activation, q: Any) -> Any:
@@ -161,6 +169,8 @@ def fixed_point(phi: Activation, sigma_w: float = 1.0, sigma_b: float = 0.0, sta
     """
     if not (math.isfinite(start) and start > 0):
         raise KernelError(f"`start` must be a positive variance, but got {start}.")
+    if not (math.isfinite(sigma_w) and math.isfinite(sigma_b)):
+        raise KernelError(f"`sigma_w` and `sigma_b` must be finite, but got {sigma_w} and {sigma_b}.")
 
     def growth(q: float) -> float:
         return variance(phi, q, sigma_w, sigma_b) - q
@@ -233,13 +243,11 @@ def _value_and_slope(phi: Callable[..., Any], x: jax.Array) -> jax.Array:
 def _named(phi: Activation) -> Callable[..., Any]:
     if not isinstance(phi, str):
         return phi
-    function = NAMES.get(phi) or getattr(jax.nn, phi, None)
-    if function is None:
+    if phi not in ACTIVATIONS:
         raise KernelError(
-            f"There is no activation {phi!r}: use one of {', '.join(sorted(CLOSED | NAMES))}, a name in jax.nn, "
-            "or a function."
+            f"There is no activation {phi!r}: give a function, or one of {', '.join(sorted(ACTIVATIONS))}."
         )
-    return function
+    return ACTIVATIONS[phi]
 
 
 @functools.lru_cache(maxsize=128)
@@ -298,7 +306,10 @@ def _expectation(profile: _Profile, g: Callable[[np.ndarray], np.ndarray], q: np
 
 def _over(q: Any, function: Callable[[np.ndarray], np.ndarray]) -> Any:
     """A function of vectors of positive variances on a number or an array; many values are interpolated in log q."""
-    values = np.asarray(q, dtype=np.float64)
+    try:
+        values = np.asarray(q, dtype=np.float64)
+    except (TypeError, ValueError) as error:  # a traced array among them
+        raise KernelError(f"A variance q must be a number or an array of known numbers: {error}") from error
     wrong = values[~(np.isfinite(values) & (values >= 0))]
     if wrong.size:
         raise KernelError(f"A variance q must be finite and 0 or more, but got {wrong[0]}.")

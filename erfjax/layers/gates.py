@@ -1,39 +1,18 @@
-"""Elementwise nonlinearities: their names, and the moments of their derivatives (the gates) under a Gaussian."""
+"""Elementwise nonlinearities: the functions behind their names, and the moments of their derivatives (the gates)."""
 
 import concurrent.futures
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from erfjax.closed_form import mean_field
+from erfjax.closed_form.mean_field import ACTIVATIONS
 from erfjax.errors import StackError
 
 Function = Callable[[Any], Any]
-
-ACTIVATIONS: dict[str, Function] = {
-    "celu": jax.nn.celu,
-    "elu": jax.nn.elu,
-    "erf": jax.lax.erf,
-    "gelu": jax.nn.gelu,
-    "hard_tanh": jax.nn.hard_tanh,
-    "leaky_relu": jax.nn.leaky_relu,
-    "mish": jax.nn.mish,
-    "relu": jax.nn.relu,
-    "relu6": jax.nn.relu6,
-    "selu": jax.nn.selu,
-    "sigmoid": jax.nn.sigmoid,
-    "silu": jax.nn.silu,
-    "sin": jnp.sin,
-    "softplus": jax.nn.softplus,
-    "softsign": jax.nn.soft_sign,
-    "swish": jax.nn.silu,
-    "tanh": jnp.tanh,
-}
-"""Every activation that has a name; "linear" is none at all."""
 
 
 def resolve(activation: Any) -> Function | None:
@@ -51,9 +30,7 @@ def resolve(activation: Any) -> Function | None:
         return None
     function = ACTIVATIONS.get(activation) if isinstance(activation, str) else activation
     if not callable(function):
-        raise StackError(
-            f'An activation is a function or one of "linear", {", ".join(ACTIVATIONS)}; got {activation!r}.'
-        )
+        raise StackError(f"An activation is a function or one of {', '.join(sorted(ACTIVATIONS))}; got {activation!r}.")
     return function
 
 

@@ -109,6 +109,21 @@ def test_corrections_are_better_than_the_gaussian(name):
     assert saddle < 0.06
 
 
+@pytest.mark.parametrize("taps", [[1, 0, 0, 2], [0, 3, 0, 1, 0, 1], [[1, 0, 2], [0, 1, 0]]], ids=str)
+def test_edgeworth_and_saddlepoint_know_the_lattice_and_converge(taps):
+    """Taps two or three pixels apart: the mass stands on the lattice they generate, and nowhere else."""
+    kernel = np.array(taps, float)
+    errors = []
+    for n in (8, 32):
+        exact = power(kernel, n)
+        for approximation in (edgeworth, saddlepoint):
+            values = approximation(kernel, n)
+            assert not values[exact == 0].any()
+            errors.append(np.abs(values - exact).max() / exact.max())
+    assert errors[2] < errors[0] / 3
+    assert errors[3] < errors[1] / 3
+
+
 def test_saddlepoint_keeps_relative_accuracy_in_the_tails():
     for n in (10, 1000, 5000):
         error = saddlepoint([1, 2, 3, 1], n, log=True) - log_power([1, 2, 3, 1], n)

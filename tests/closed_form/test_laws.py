@@ -53,7 +53,7 @@ def test_luo_sizes_of_uniform_nets():
     assert laws.luo_size(3, 200) == pytest.approx(laws.luo_asymptote(sigma), rel=0.005)
     assert laws.luo_size(3, 200, "rms") == pytest.approx(laws.luo_asymptote(math.sqrt(2) * sigma), rel=0.01)
     assert laws.luo_asymptote(1.0) == pytest.approx(4.406, abs=5e-4)
-    assert laws.luo_asymptote([2.0, 2.0]) == laws.luo_asymptote(2.0)
+    assert laws.luo_asymptote([2.0, 2.0]) == laws.luo_asymptote(np.float32(2.0))
     assert laws.luo_size(np.ones(3), 400) == pytest.approx(laws.luo_asymptote(laws.sigma([3] * 400)), rel=0.02)
 
 
@@ -117,6 +117,10 @@ def test_off_centre_kernels_drift_linearly():
         (lambda: laws.corner_gain(1), "k >= 2"),
         (lambda: laws.skip_peak(3, -1.0), "0 or more"),
         (lambda: laws.luo_size([1, -1, 1], 3), "taps >= 0"),
+        (lambda: laws.luo_size(3, 4, "abs"), "no closed form"),
+        (lambda: laws.slope([5, 10], 3, "mean"), "no closed form"),
+        (lambda: laws.luo_asymptote(-1.0), "σ >= 0"),
+        (lambda: laws.luo_asymptote(1.0, threshold=0.0), "between 0 and 1"),
     ],
 )
 def test_bad_input_is_taught(call, says):
