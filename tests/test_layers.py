@@ -49,6 +49,14 @@ def test_ring_laws():
     assert 1.0 * a == a
     assert a - b == a + -1.0 * b
     assert sum([a, b], start=one) == one + a + b
+    assert sum([a, b]) == a + b
+    assert a * a == a**2
+    assert a**2 * a**3 == a**5 == (a**2 * a) * a**2
+    assert ((a * b) ** 2) ** 3 == (a * b) ** 6
+    assert hash(a * b * a * b) == hash((a * b) ** 2)
+    assert a * b != b * a
+    assert (2.0 * one) ** 3 == 8.0 * one
+    assert np.float64(2.0) * a == a * np.float64(2.0) == 2 * a
     assert ((a * b) ** 2).depth == 4
     assert (one + a * b + a).depth == 2
 
@@ -79,10 +87,13 @@ def test_ring_laws():
         (lambda: C.analytic("mean", init="he"), "zero everywhere"),
         (lambda: C.analytic(depth=3), "no setting 'depth'"),
         (lambda: C.analytic(width=0), "positive integer"),
+        (lambda: C.analytic(width=2.0), "positive integer"),
+        (lambda: Conv(weights=[1.0, -3.0, 1.0]).gaussian("mean"), "positive variance"),
         (lambda: AvgPool(2).analytic(out_channels=7), "no convolution"),
         (lambda: C.moments("rms"), "root"),
         (lambda: Conv(weights=[1.0, -1.0]).moments("mean"), "sums to zero"),
         (lambda: C.theoretical(image_shape=(5,)), "2 positive integers"),
+        (lambda: C.theoretical(image_shape=(5.5, 6)), "2 positive integers"),
         (lambda: (Identity() + Conv(3, padding="VALID")).theoretical((9, 8)), "same shape"),
         (lambda: Conv(5, padding="VALID").theoretical((9, 4)), "does not fit"),
     ],
@@ -92,11 +103,16 @@ def test_bad_stacks_are_refused_with_a_lesson(build, says):
         build()
 
 
-def test_a_stack_does_not_multiply_strings():
-    with pytest.raises(TypeError):
-        C * "relu"
-    with pytest.raises(UnitError, match="zero-based"):
-        C.theoretical((5, 4), unit=(0, 4))
+def test_a_stack_does_not_multiply_strings_and_arrays():
+    for other in ("relu", np.ones(3)):
+        with pytest.raises(TypeError):
+            C * other
+        with pytest.raises(TypeError):
+            other * C
+    for unit in ((0, 4), (-1, 0), (1.5, 0), [(0, 0), (1, 1)], 3):
+        with pytest.raises(UnitError, match="`unit` must"):
+            C.theoretical((5, 4), unit=unit)
+    assert C.analytic(width=np.int64(5)).map.sum() == pytest.approx(5)
 
 
 # Geometry
@@ -166,6 +182,17 @@ def test_clipping_cuts_padding_at_every_layer():
     assert field.stop == (5, 24)
     assert field.clipped == ((0, 15), (5, 20))
     assert field.mask().sum() == 5 * 5
+
+
+def test_clipping_knows_the_holes_of_strides_and_dilations():
+    """The last tap of a dilated kernel falls beyond the border; those before it, and the strides below, leave holes."""
+    stack = Conv((2, 1)) * Conv(1, stride=(2, 3)) * Conv((4, 2), dilation=2)
+    field = stack.theoretical((16, 16), unit=(7, 2))
+    rows, columns = np.nonzero(field.mask())
+    assert field.clipped == ((rows.min(), columns.min()), (rows.max() + 1, columns.max() + 1)) == ((8, 3), (14, 10))
+    nothing = (C * AvgPool(2, padding=2)).theoretical((6, 8), unit=(0, 2))
+    assert nothing.clipped == ((0, 0), (0, 0))
+    assert not nothing.mask().any()
 
 
 # Closed forms

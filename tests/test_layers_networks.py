@@ -135,6 +135,15 @@ def test_uniform_weights_average():
     np.testing.assert_allclose(f(x)[0, 4, 4], 3.0, rtol=1e-6)
 
 
+def test_pictures_of_integers_and_numpy_arrays_are_fine():
+    f = C.network(jax.random.key(0), width=4, in_channels=3)
+    picture = np.random.default_rng(0).integers(0, 256, (1, 6, 7, 3)).astype(np.uint8)
+    expected = f(jnp.asarray(picture, jnp.float32))
+    for x in (picture, picture.astype(np.float64), jnp.asarray(picture)):
+        assert np.array_equal(f(x), expected)
+    assert (C**2).sampler(width=4)(jax.random.key(0), picture).dtype == jnp.float32
+
+
 def test_wrong_inputs_are_refused_with_a_lesson():
     f = C.network(jax.random.key(0), in_channels=3)
     with pytest.raises(LayoutError, match="NHWC"):

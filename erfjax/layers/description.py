@@ -9,7 +9,7 @@ from erfjax.errors import StackError
 from erfjax.fields import EffectiveField, TheoreticalField
 from erfjax.layers import networks, theory
 from erfjax.layers.plan import Plan, Settings
-from erfjax.typing import Statistic
+from erfjax.typing import ArrayLike, Statistic
 
 
 class Lowered(NamedTuple):
@@ -147,15 +147,15 @@ class Description:
         chosen = self._resolved(Settings.of(settings))
         return networks.init(self._plan(chosen), key, chosen.dtype)
 
-    def apply(self, params: Any, x: Array, *, key: Any = None, **settings: Any) -> Array:
+    def apply(self, params: Any, x: ArrayLike, *, key: Any = None, **settings: Any) -> Array:
         """The output of the network with weights `params` (of `init` with the same settings) on x (N, *space, C).
 
-        Computed in the dtype of x. Without `key` dropout does nothing.
+        Computed in the dtype of x, integers in the default precision. Without `key` dropout does nothing.
 
         Raises:
             LayoutError: x has not one batch, `ndim` spatial and one channel axis.
         """
-        networks.check(x, self.ndim)
+        x = networks.checked(x, self.ndim)
         chosen = dataclasses.replace(Settings.of(settings), in_channels=int(x.shape[-1]))
         return networks.apply(self._plan(self._resolved(chosen)), params, x, key)
 

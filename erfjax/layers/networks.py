@@ -30,6 +30,7 @@ from erfjax.layers.plan import (
     Weighted,
     steps,
 )
+from erfjax.typing import ArrayLike
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,7 +41,7 @@ class Network:
     params: Any
     settings: Settings
 
-    def __call__(self, x: Array, *, key: Any = None) -> Array:
+    def __call__(self, x: ArrayLike, *, key: Any = None) -> Array:
         """The output; with a key dropout acts."""
         return self.stack.apply(self.params, x, key=key, **vars(self.settings))
 
@@ -52,20 +53,23 @@ class Sampler:
     stack: Any
     settings: Settings
 
-    def __call__(self, key: Any, x: Array) -> Array:
+    def __call__(self, key: Any, x: ArrayLike) -> Array:
         """The output of the network that `key` draws."""
+        x = checked(x, self.stack.ndim)
         settings = vars(self.settings) | {"in_channels": int(x.shape[-1]), "dtype": x.dtype}
         weights, dropout = jax.random.split(key)
         return self.stack.apply(self.stack.init(weights, **settings), x, key=dropout, **settings)
 
 
-def check(x: Any, ndim: int) -> None:
-    """Refuses an input whose axes are not (N, *space, C)."""
+def checked(x: Any, ndim: int) -> Array:
+    """The input as a floating JAX array (integers in the default precision); its axes must be (N, *space, C)."""
+    x = jnp.asarray(x)
     if x.ndim != ndim + 2:
         letters = {1: "NWC", 2: "NHWC", 3: "NDHWC"}.get(ndim, f"N, {ndim} spatial axes, C")
         raise LayoutError(
             f"Expected an input with axes {letters}, but got shape {tuple(x.shape)}: add the missing axes."
         )
+    return x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.zeros(()).dtype)
 
 
 def init(plan: Plan, key: Any, dtype: Any = None) -> Any:

@@ -6,6 +6,7 @@ a sliding window with weights, with a fixed kernel or with a maximum; a gate; dr
 
 import dataclasses
 import math
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -51,11 +52,17 @@ class Settings:
         names = [field.name for field in dataclasses.fields(cls)]
         if unknown := sorted(set(given) - set(names)):
             raise StackError(f"There is no setting {unknown[0]!r}: a stack takes {', '.join(names)}.")
-        for name in ("width", "in_channels", "out_channels"):
-            value = given.get(name, 1)
-            if not (isinstance(value, int) and value > 0) and not (value is None and name == "out_channels"):
-                raise StackError(f"`{name}` must be a positive integer, but got {value!r}.")
-        return cls(**given)
+        chosen = dict(given)
+        for name in {"width", "in_channels", "out_channels"} & set(given):
+            if given[name] is None and name == "out_channels":
+                continue
+            try:
+                chosen[name] = operator.index(given[name])
+            except TypeError:
+                chosen[name] = 0
+            if chosen[name] < 1:
+                raise StackError(f"`{name}` must be a positive integer, but got {given[name]!r}.")
+        return cls(**chosen)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

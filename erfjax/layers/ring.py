@@ -2,7 +2,7 @@
 
 Stacks form a ring because generating functions of kernels do: composing multiplies them, branching adds them, `Identity()` is
 one. So `(1 + 0.5 * Conv(3)) ** n` reads as the polynomial (1 + V/2)^n that it stands for. Stacks are immutable values: equal if
-written equally, hashable, and printed as Python that gives them back.
+they are the same layers in the same order, however grouped; hashable, and printed as Python that gives them back.
 """
 
 import dataclasses
@@ -25,6 +25,8 @@ class Stack(Description):
         >>> stack.theoretical().size, [round(v, 3) for v in stack.variance()]
         ((41, 41), [6.667, 6.667])
     """
+
+    __array_ufunc__ = None  # a NumPy number scales a stack; a NumPy array must not take it for an entry
 
     def __mul__(self, other: Any) -> "Stack":
         return self._with(other, compose)
@@ -53,7 +55,9 @@ class Stack(Description):
             raise StackError(f"A stack cannot be repeated {count} times: convolution has no inverse here.")
         if count == 0:
             return Scale(1.0)
-        return self if count == 1 or self == Scale(1.0) else Power(self, count)
+        if isinstance(self, Scale):
+            return Scale(self.factor**count)
+        return self if count == 1 else Power(self, count)
 
     def _with(self, other: Any, combine: Any) -> "Stack":
         if isinstance(other, numbers.Real):
@@ -85,8 +89,18 @@ def Identity() -> Stack:
     return Scale(1.0)
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
-class Chain(Stack):
+class Product(Stack):
+    """Layers in a row, as a chain or as a power: equal however they are grouped."""
+
+    def __eq__(self, other: object) -> bool:
+        return self._parts() == other._parts() if isinstance(other, Stack) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._parts())
+
+
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
+class Chain(Product):
     """Layers one after the other, input to output."""
 
     members: tuple[Stack, ...]
@@ -114,9 +128,7 @@ class Chain(Stack):
         parts = self._parts()
         last = max((i for i, part in enumerate(parts) if part._weighted), default=-1)
         gains, gain = [], after
-        for part in reversed(
-            parts
-        ):  # a gate, and what only passes it on, is looked through to the convolution before it
+        for part in reversed(parts):  # a gate, and what only passes it on, is looked through to the convolution before
             gains.append(gain)
             gain = part._gain(gain)
         plans = []
@@ -133,8 +145,8 @@ class Chain(Stack):
         )
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
-class Power(Stack):
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
+class Power(Product):
     """One stack, repeated."""
 
     base: Stack
@@ -212,11 +224,13 @@ def compose(first: Stack, second: Stack) -> Stack:
 
 
 def branch(first: Stack, second: Stack) -> Stack:
-    """First and second side by side, summed.
+    """First and second side by side, summed; zero is none, so `sum` works too.
 
     Raises:
         StackError: their strides or numbers of axes differ.
     """
+    if Scale(0.0) in (first, second):
+        return second if first == Scale(0.0) else first
     members = tuple(m for stack in (first, second) for m in (stack.members if isinstance(stack, Sum) else (stack,)))
     ndim = _common_ndim(members) or 2
     strides = [member._stride(ndim) for member in members]

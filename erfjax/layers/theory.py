@@ -81,6 +81,8 @@ def gaussian(
     found = moments(plan, ndim, "square" if statistic == "rms" else statistic, settings)
     field = theoretical(plan, ndim, image_shape, unit)
     covariance = np.array(found.covariance)
+    if np.linalg.eigvalsh(covariance)[0] < -1e-9 * np.abs(covariance).max():
+        raise StackError(f"A Gaussian needs a positive variance, but this signed map has {covariance.tolist()}.")
     away = np.indices(field.image_shape).reshape(ndim, -1).T - np.add(field.start, found.mean)
     scaled = away @ np.linalg.pinv(covariance, hermitian=True)
     off = ((away - scaled @ covariance) ** 2).sum(axis=1)  # squared distance from where the map has any variance
