@@ -5,6 +5,7 @@ Options are read here and handed on; everything is computed by the functions tha
 """
 
 import contextlib
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,10 @@ from erfjax.errors import ErfjaxError
 
 @contextlib.contextmanager
 def _explained() -> Iterator[None]:
-    """Errors made on purpose, in one line."""
+    """Errors made on purpose, and files that cannot be read or written, in one line."""
     try:
         yield
-    except (ErfjaxError, FileNotFoundError) as error:
+    except (ErfjaxError, OSError) as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -89,16 +90,31 @@ def growth(out: Path | None, **options: Any) -> None:
     help="Folder for figures and data.",
 )
 def reproduce(name: str, out: Path) -> None:
-    """Run the study NAME with its defaults, or all of them."""
-    from erfjax.report import gallery
+    """Run the study NAME with its defaults, or all of them; the page index.html shows what the folder holds.
+
+    If one of all studies fails, the others still run; the page and the exit status say so.
+    """
+    from erfjax.gallery import gallery
     from erfjax.studies import BY_NAME
 
     if name != "all" and name not in BY_NAME:
-        raise click.BadParameter(f"there is no study {name!r}: choose {', '.join([*sorted(BY_NAME), 'all'])}")
-    for chosen in sorted(BY_NAME) if name == "all" else [name]:
-        with _explained():
-            _show(BY_NAME[chosen](), out / chosen)
-    click.echo(f"all studies so far: {gallery(out, sorted(BY_NAME))}")
+        raise click.BadParameter(f"there is no study {name!r}: choose {', '.join([*BY_NAME, 'all'])}")
+    failed: dict[str, str] = {}
+    chosen = list(BY_NAME) if name == "all" else [name]
+    for i, study in enumerate(chosen, 1):
+        click.echo(f"study {i} of {len(chosen)}: {study}", err=True)
+        try:
+            with _explained():
+                _show(BY_NAME[study](), out / study)
+        except Exception as error:
+            if name != "all":
+                raise
+            failed[study] = error.message if isinstance(error, click.ClickException) else traceback.format_exc()
+            click.echo(f"{study} failed: {failed[study]}", err=True)
+    with _explained():
+        click.echo(f"all studies so far: {gallery(out, failed)}")
+    if failed:
+        raise click.ClickException(f"{len(failed)} of {len(chosen)} studies failed: {', '.join(failed)}")
 
 
 @main.command()

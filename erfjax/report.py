@@ -6,7 +6,6 @@ figure inside.
 
 import base64
 import dataclasses
-import html
 import importlib
 import importlib.util
 import io
@@ -24,20 +23,6 @@ from erfjax import files, plot, summary
 from erfjax.errors import FileFormatError
 from erfjax.fields import Advice, TheoreticalField
 from erfjax.readings.theoretical import theoretical
-
-PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>{title}</title>
-<style>
- body {{ font: 15px/1.45 system-ui, sans-serif; color: #111; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }}
- table {{ border-collapse: collapse; margin: 1.2rem 0; font-variant-numeric: tabular-nums }}
- caption {{ text-align: left; font-weight: 600; padding-bottom: .3rem }}
- th, td {{ text-align: left; padding: .15rem .9rem .15rem 0; border-bottom: 1px solid #ddd }}
- img {{ max-width: 100% }}
-</style>
-<h1>{title}</h1>
-{body}
-</html>
-"""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,7 +53,7 @@ class Report:
         self.field.plot(self.image).savefig(buffer, format="png", dpi=120)
         picture = base64.b64encode(buffer.getvalue()).decode()
         body = f'<img alt="box and mask of the field" src="data:image/png;base64,{picture}">\n{self._repr_html_()}'
-        return files.save_text(path, PAGE.format(title=html.escape(self.target), body=body))
+        return files.save_text(path, summary.page(self.target, body))
 
 
 def load_target(target: str) -> Callable[..., Any]:
@@ -169,19 +154,3 @@ def _fitted(picture: np.ndarray, shape: Sequence[int]) -> np.ndarray | None:
         return None
     rows, columns = (np.arange(n) * size // n for n, size in zip(shape, picture.shape[:2], strict=True))
     return picture[np.ix_(rows, columns)]
-
-
-def gallery(folder: str | os.PathLike[str], names: Sequence[str]) -> Path:
-    """The path of index.html in `folder`: for each study saved there its figure, its tables and the command that made them."""
-    parts = []
-    for name in names:
-        pictures = sorted((Path(folder) / name).glob("*.png"))
-        texts = sorted((Path(folder) / name).glob("*.txt"))
-        if not pictures and not texts:
-            continue
-        images = "".join(f'<p><img alt="{name}" src="{name}/{picture.name}"></p>' for picture in pictures)
-        tables = "".join(
-            f"<details><summary>numbers</summary><pre>{html.escape(t.read_text())}</pre></details>" for t in texts
-        )
-        parts.append(f"<h2>{name}</h2>\n<p><code>erfjax reproduce {name} --out .</code></p>\n{images}\n{tables}")
-    return files.save_text(Path(folder) / "index.html", PAGE.format(title="erfjax: the studies", body="\n".join(parts)))

@@ -12,6 +12,22 @@ from typing import Any
 
 import numpy as np
 
+PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>{title}</title>
+<style>
+ body {{ font: 15px/1.45 system-ui, sans-serif; color: #111; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }}
+ table {{ border-collapse: collapse; margin: 1.2rem 0; font-variant-numeric: tabular-nums }}
+ caption {{ text-align: left; font-weight: 600; padding-bottom: .3rem }}
+ th, td {{ text-align: left; vertical-align: top; padding: .15rem .9rem .15rem 0; border-bottom: 1px solid #ddd }}
+ img {{ max-width: 100% }}
+ pre {{ overflow-x: auto; font-size: 12px; line-height: 1.3 }}
+ h2 {{ margin-top: 3rem; border-top: 1px solid #111; padding-top: .6rem }}
+</style>
+<h1>{title}</h1>
+{body}
+</html>
+"""
+
 
 def cell(value: Any) -> str:
     """A value as it stands in a table: four significant digits, ∞, a dash for nothing, sizes as 3 × 5.
@@ -123,3 +139,14 @@ def stack(*tables: Table) -> str:
 def stack_html(*tables: Table) -> str:
     """Several tables as one piece of HTML."""
     return "".join(table._repr_html_() for table in tables)
+
+
+def page(title: str, body: str) -> str:
+    """A whole HTML page; the title is text, the body HTML.
+
+    Example:
+        >>> from erfjax.summary import page
+        >>> "<h1>1 &lt; 2</h1>" in page("1 < 2", "<p>so it is</p>")
+        True
+    """
+    return PAGE.format(title=html.escape(title), body=body)

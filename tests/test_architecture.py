@@ -16,7 +16,7 @@ ROWS = (  # from the ground up; boxes on one row do not know each other
     {"readings", "layers"},
     {"agreement", "protocols"},
     {"studies"},
-    {"report"},
+    {"report", "gallery"},
     {"cli"},
     {"__main__", "__init__"},
 )

@@ -1,12 +1,16 @@
 """The command line: what it prints, what it writes, how it fails."""
 
+import json
+import re
 import subprocess
 import sys
+from urllib.parse import unquote
 
 import pytest
 from click.testing import CliRunner
 
 from erfjax.cli import main
+from erfjax.errors import StackError
 
 MODEL = """
 import jax.numpy as jnp
@@ -38,30 +42,77 @@ def test_growth_prints_tables_and_writes_a_folder(tmp_path):
     assert (tmp_path / "g" / "growth.png").stat().st_size > 10_000
 
 
+class Saved:
+    """A study that takes no time."""
+
+    def save(self, path):
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "the figure.png").write_bytes(b"")
+        (path / "tables.txt").write_text("1 < 2")
+        claims = [{"what": "a < b", "reported": "0.5", "here": "0.4"}]
+        (path / "tables.json").write_text(json.dumps({"claims": claims}))
+        return path
+
+    def __str__(self):
+        return "a table"
+
+
+def refused():
+    raise StackError("`depths` must be positive.")
+
+
+def broken():
+    raise ZeroDivisionError("a < b")
+
+
 def test_reproduce_knows_its_studies(tmp_path, monkeypatch):
     from erfjax import studies
 
-    class Result:
-        def save(self, path):
-            path.mkdir(parents=True)
-            (path / "figure.png").write_bytes(b"")
-            (path / "tables.txt").write_text("1 < 2")
-            return path
-
-        def __str__(self):
-            return "a table"
-
-    monkeypatch.setattr(studies, "BY_NAME", {"one": Result, "two": Result, "three": Result})
+    monkeypatch.setattr(studies, "BY_NAME", {"one": Saved, "two": Saved, "three": Saved})
     assert str(tmp_path / "two") in run("reproduce", "two", "--out", tmp_path).output
     assert (tmp_path / "index.html").read_text().count("<img") == 1
-    assert run("reproduce", "all", "--out", tmp_path / "all").output.count("a table") == 3
+    done = run("reproduce", "all", "--out", tmp_path / "all")
+    assert done.output.count("a table") == 3
+    assert "study 3 of 3: three" in done.output
     page = (tmp_path / "all" / "index.html").read_text()
     assert page.count("<img") == 3
     assert "erfjax reproduce three" in page
     assert "1 &lt; 2" in page
+    assert page.count("<td>a &lt; b</td><td>0.5</td><td>0.4</td>") == 3
+    for link in re.findall('(?:href|src)="([^#"]+)"', page):
+        assert (tmp_path / "all" / unquote(link)).is_file(), link
+    assert set(re.findall('href="#([^"]+)"', page)) == set(re.findall('id="([^"]+)"', page)) == {"one", "two", "three"}
     wrong = run("reproduce", "four")
     assert wrong.exit_code == 2
-    assert "one, three, two, all" in wrong.output
+    assert "one, two, three, all" in wrong.output
+
+
+def test_a_study_that_fails_does_not_stop_the_others(tmp_path, monkeypatch):
+    from erfjax import studies
+
+    monkeypatch.setattr(studies, "BY_NAME", {"refused": refused, "broken": broken, "fine": Saved})
+    done = run("reproduce", "all", "--out", tmp_path)
+    assert done.exit_code == 1
+    assert "2 of 3 studies failed: refused, broken" in done.output
+    page = (tmp_path / "index.html").read_text()
+    assert page.count("<img") == 1
+    assert "`depths` must be positive." in page
+    assert "ZeroDivisionError: a &lt; b" in page
+    assert "earlier run" not in page
+    monkeypatch.setattr(studies, "BY_NAME", {"fine": broken})
+    assert isinstance(run("reproduce", "fine", "--out", tmp_path).exception, ZeroDivisionError)
+    run("reproduce", "all", "--out", tmp_path)
+    assert "earlier run" in (tmp_path / "index.html").read_text()
+
+
+def test_a_folder_that_cannot_be_written_ends_in_one_line(tmp_path, monkeypatch):
+    from erfjax import studies
+
+    monkeypatch.setattr(studies, "BY_NAME", {"one": Saved})
+    (tmp_path / "file").write_text("")
+    done = run("reproduce", "one", "--out", tmp_path / "file" / "inside")
+    assert done.exit_code == 1
+    assert done.output.splitlines()[-1].startswith("Error: ")
 
 
 def test_report_prints_field_layers_and_advice(model):

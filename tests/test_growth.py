@@ -55,13 +55,15 @@ def test_tables_have_a_row_per_network(result):
     assert all(row["ratio"] == row["measured"] / row["closed form"] for row in rows)
     assert len(result.slopes().rows) == 4
     assert "log-log slopes" in str(result)
-    assert result._repr_html_().count("<table") == 2
+    assert result._repr_html_().count("<table") == 3  # sizes, slopes, and what the paper has
 
 
 def test_saved_folder_holds_figure_tables_and_maps(result, tmp_path):
     folder = result.save(tmp_path / "new" / "folder")
     assert sorted(file.name for file in folder.iterdir()) == ["growth.json", "growth.npz", "growth.png", "growth.txt"]
-    assert json.loads((folder / "growth.json").read_text())["table"] == result.table().to_dict()
+    saved = json.loads((folder / "growth.json").read_text())
+    assert list(saved["tables"].values()) == [result.table().to_dict(), result.slopes().to_dict()]
+    assert [claim["reported"] for claim in saved["claims"]] == ["0.56", "-0.43"]
     with np.load(folder / "growth.npz") as arrays:
         np.testing.assert_array_equal(arrays["random_relu_3_measured"], result.curves[-1].measured[-1].map)
 

@@ -13,39 +13,34 @@ from erfjax.plot.experiments import GREY, limits, markers, profile, theory
 
 
 def design(result: Any) -> Any:
-    """A figure of a `DesignResult`: profiles of given and best designs by budget, and σ against cost."""
-    names = list(result.given)
-    with figure(max(3.1 * len(names), 5.0), 6.2) as drawing:
-        upper, lower = drawing.subfigures(2, 1, height_ratios=(1.1, 1))
-        panels = upper.subplots(1, len(names), squeeze=False)[0]
-        for axes, name in zip(panels, names, strict=True):
-            given, pairs = result.given[name], result.pairs[name]
-            reach = math.ceil(given.trf / 2)
-            draw_section(
-                axes,
-                _bell(given.sigma, reach),
-                through=(reach,),
-                color=GREY,
-                linewidth=3,
-                alpha=0.4,
-                label="given design, its Gaussian",
+    """A figure of a `DesignResult`: profiles by budget (columns) and rule (rows), and below σ against cost."""
+    names, rules = list(result.given), list(next(iter(result.pairs.values())))
+    with figure(max(3.1 * len(names), 5.0), 1.55 * len(rules) + 4.2) as drawing:
+        upper, lower = drawing.subfigures(2, 1, height_ratios=(1.55 * len(rules) + 0.7, 3.5))
+        panels = upper.subplots(len(rules), len(names), squeeze=False, sharex="col")
+        for column, name in enumerate(names):
+            given, reach = result.pairs[name]["given"], math.ceil(result.given[name].trf / 2)
+            for axes, rule in zip(panels[:, column], rules, strict=True):
+                one, found = result.pairs[name][rule], result.designs(name)[rule]
+                back: Any = {"color": GREY, "linewidth": 3, "alpha": 0.35, "label": "given design: closed form"}
+                draw_section(axes, profile(given.closed)[0], through=(_centre(given),), **back)
+                line: Any = {"linewidth": 1.0, "label": "design of the row: closed form"}
+                draw_section(axes, profile(one.closed)[0], through=(_centre(one),), **line)
+                markers(axes, one.measured, 0, "measured, ± 2 se", reach, max(1, reach // 14))
+                limits(axes, reach)
+                axes.set(xlabel="" if rule != rules[-1] else axes.get_xlabel())
+                axes.set_title(f"{found}: σ {found.sigma:.3g}", fontsize=7.5, loc="left")
+            budget = result.given[name]
+            panels[0, column].annotate(
+                f"{name}: TRF {budget.trf}, cost {budget.cost:.4g}",
+                (0.5, 1.24),
+                xycoords="axes fraction",
+                ha="center",
+                fontsize=9.5,
             )
-            for style, (rule, one) in enumerate(pairs.items()):
-                draw_section(
-                    axes,
-                    profile(one.closed)[0],
-                    style=style,
-                    through=(_centre(one),),
-                    linewidth=1.0,
-                    label=f"{rule}: closed form",
-                )
-                markers(
-                    axes, one.measured, style, f"{rule}: measured", reach, max(1, reach // 9), style * (reach // 27)
-                )
-            limits(axes, reach)
-            axes.set_title(f"{name}: TRF {given.trf}, cost {given.cost:.4g}")
-        panels[0].set_ylabel("share of each column")
-        upper.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        for axes, rule in zip(panels[:, 0], rules, strict=True):
+            axes.set_ylabel(f"{rule}\nshare per column" if rule == "given" else rule.replace(", ", ",\n"))
+        upper.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
         _frontiers(lower.subplots(), result)
     return drawing
 
@@ -53,46 +48,26 @@ def design(result: Any) -> Any:
 def _frontiers(axes: Any, result: Any) -> None:
     """The widest field by cost, any depth, in units of the flat field of the budget; the given and the best designs on it."""
     for style, (name, found) in enumerate(result.frontiers.items()):
-        look = {"color": INK[style % 5], "linestyle": DASHES[style % 5]}
-        flat = math.sqrt((result.given[name].trf ** 2 - 1) / 12)
-        cost, sigma = (np.array([getattr(d, key) for d in found]) for key in ("cost", "sigma"))
-        budget = result.given[name].cost
-        axes.step(
-            [*cost, budget],
-            [*(sigma / flat), sigma[-1] / flat],
-            where="post",
-            linewidth=1.1,
-            **look,
-            label=f"best of any depth, TRF <= {result.given[name].trf}",
-        )
-        axes.plot(
-            budget,
-            result.given[name].sigma / flat,
-            marker=MARKERS[style % 5],
-            color=INK[style % 5],
-            linestyle="none",
-            markersize=6,
-            label=f"given: {name}",
-        )
-        axes.plot(
-            [result.best[name][r].cost for r in ("smooth", "no holes")],
-            [result.best[name][r].sigma / flat for r in ("smooth", "no holes")],
-            marker=MARKERS[style % 5],
-            markerfacecolor="white",
-            color=INK[style % 5],
-            linestyle="none",
-            markersize=6,
-            label="best of its depth: smooth, no holes",
-        )
+        look, given = {"color": INK[style % 5]}, result.given[name]
+        flat = given.sigma / given.flatness
+        points = look | {"marker": MARKERS[style % 5], "linestyle": "none", "markersize": 6}
+        cost, sigma = ([*(getattr(d, key) for d in found)] for key in ("cost", "sigma"))
+        line = look | {"linestyle": DASHES[style % 5], "label": f"best of any depth, TRF <= {given.trf}"}
+        axes.step([*cost, given.cost], np.array([*sigma, sigma[-1]]) / flat, where="post", linewidth=1.1, **line)
+        same_depth = [d for rule, d in result.best[name].items() if "any depth" not in rule]
+        shares = [d.sigma / flat for d in same_depth]
+        axes.plot([d.cost for d in same_depth], shares, markerfacecolor="white", **points)
+        axes.plot(given.cost, given.flatness, label=f"{name}: given (filled), best of its depth (open)", **points)
     axes.axhline(1.0, color=GREY, linewidth=0.8)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.set(
-        xlabel="multiply-adds per input pixel and pair of channels",
-        ylabel="σ / σ of a flat field",
+        xlabel="cost in multiply-adds per input pixel and pair of channels",
+        ylabel="σ / σ of a flat field of that TRF",
         ylim=(0, 1.08),
         title="the widest field by cost: 1 is flat, the most without holes",
     )
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.legend(loc="upper left", bbox_to_anchor=(0.0, -0.2), ncols=2, fontsize=7.5)
 
 
 def flat(result: Any) -> Any:

@@ -1,6 +1,7 @@
 """The paper's experiments, each one call that returns a result with `.table()`, `.plot()` and `.save(path)`.
 
-`BY_NAME` is what `erfjax reproduce NAME` knows: the name of a study and the function that runs it with its defaults.
+`BY_NAME` is what `erfjax reproduce NAME` knows: the name of a study and the function that runs it with its defaults, first those
+of the paper in its order, then those beyond it.
 """
 
 from collections.abc import Callable
@@ -18,15 +19,15 @@ from erfjax.studies.slopes import SlopesResult, slopes
 from erfjax.studies.sparse import SparseResult, sparse
 
 BY_NAME: dict[str, Callable[..., Any]] = {
-    "architecture": architecture,
-    "design": design,
-    "flat": flat,
-    "growth": growth,
-    "initialisation": initialisation,
-    "regularisation": regularisation,
     "shapes": shapes,
+    "growth": growth,
     "slopes": slopes,
+    "architecture": architecture,
+    "initialisation": initialisation,
+    "flat": flat,
     "sparse": sparse,
+    "regularisation": regularisation,
+    "design": design,
 }
 
 __all__ = [

@@ -17,7 +17,7 @@ import numpy as np
 from erfjax import summary
 from erfjax.errors import StackError
 from erfjax.layers import Activation, AvgPool, Conv, Dropout, Identity, MaxPool, Stack, gates
-from erfjax.studies.pairs import Pair, Result, bar, pair, pair_arrays
+from erfjax.studies.pairs import Claim, Pair, Result, bar, pair, pair_arrays
 
 
 def architectures(activation: str = "relu") -> dict[str, Stack]:
@@ -50,7 +50,7 @@ def architectures(activation: str = "relu") -> dict[str, Stack]:
     }
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ArchitectureResult(Result):
     """What `architecture` found.
 
@@ -77,6 +77,22 @@ class ArchitectureResult(Result):
             "max pool in closed form: every pixel of a window is the maximum equally often",
         )
         return (summary.Table("ERF by architecture", tuple(names.split(", ")), tuple(rows), notes),)
+
+    def claims(self) -> tuple[Claim, ...]:
+        """What each variant makes of the σ of the first one."""
+        first, *others = self.pairs
+        if first.name != "dense":
+            return ()
+        words = {"strided": "wider", "dilated": "wider, nearly a rectangle", "dropout": "no change", "skip": "narrower"}
+        return tuple(
+            Claim(
+                f"{one.name} against dense",
+                words[one.name.split()[0]],
+                f"σ × {one.ratio().a / first.ratio().a:.3f} in closed form, {one.ratio().b / first.ratio().b:.3f} measured",
+            )
+            for one in others
+            if one.name.split()[0] in words
+        )
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Both maps of every architecture."""

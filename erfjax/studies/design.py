@@ -23,14 +23,14 @@ PAPER = {
 """Fifteen layers as in the architecture study: what each uses is the budget of its rivals."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class DesignResult(Result):
     """What `design` found.
 
     Attributes:
         given: the designs to beat, by name.
         best: for each of them the widest designs of the same TRF, cost and stride, by what they must keep to.
-        pairs: the field of each of these, in closed form and measured, in the same order.
+        pairs: the fields of the "given" design and of each of these, in closed form and measured.
         frontiers: by name, the cheapest designs of any depth for every σ up to the widest.
     """
 
@@ -44,11 +44,13 @@ class DesignResult(Result):
     def tables(self) -> tuple[summary.Table, ...]:
         """One row per design: what it is, what it uses, σ in closed form and measured, σ in units of a flat field."""
         rows: list[tuple[Any, ...]] = []
-        for name, given in self.given.items():
-            rows.append((name, "given", str(given), *_uses(given), given.sigma, None, None, given.flatness))
-            for rule, found in self.best[name].items():
+        for name in self.given:
+            for rule, found in self.designs(name).items():
                 ratio = self.pairs[name][rule].ratio()
-                rows.append(("", rule, str(found), *_uses(found), found.sigma, ratio.b, ratio.b_stderr, found.flatness))
+                label = name if rule == "given" else ""
+                rows.append(
+                    (label, rule, str(found), *_uses(found), found.sigma, ratio.b, ratio.b_stderr, found.flatness)
+                )
         names = "budget, rule, layers, depth, TRF, cost, stride, σ closed form, measured, ± se, σ / flat"
         s = self.settings
         notes = (
@@ -58,6 +60,10 @@ class DesignResult(Result):
             f"measured: E[g²] of {s['samples']} random networks of width {s['width']} with {s['activation']}",
         )
         return (summary.Table("widest fields within a budget", tuple(names.split(", ")), tuple(rows), notes),)
+
+    def designs(self, name: str) -> dict[str, Design]:
+        """The given design of that name, and the best ones within its budget."""
+        return {"given": self.given[name], **self.best[name]}
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Both maps of every design, and the frontiers as (cost, σ)."""
@@ -107,13 +113,12 @@ def design(
         name: {rule: search(dataclasses.replace(Budget.of(found), **change))[-1] for rule, change in RULES.items()}
         for name, found in given.items()
     }
+    jobs = [(name, rule, found) for name in given for rule, found in ({"given": given[name]} | best[name]).items()]
     pairs: dict[str, dict[str, Pair]] = {name: {} for name in given}
-    jobs = [(name, rule) for name in given for rule in RULES]
-    for i, (name, rule) in enumerate(shown := bar(jobs, progress)):
-        shown.set_postfix_str(f"{name}: {best[name][rule]}")
+    for i, (name, rule, found) in enumerate(shown := bar(jobs, progress)):
+        shown.set_postfix_str(f"{name}: {found}")
         key = jax.random.fold_in(jax.random.key(seed), i)
-        stack = best[name][rule].stack(activation)
-        pairs[name][rule] = pair(f"{name}, {rule}", stack, key=key, samples=samples, width=width)
+        pairs[name][rule] = pair(f"{name}, {rule}", found.stack(activation), key=key, samples=samples, width=width)
     frontiers = {name: search(dataclasses.replace(Budget.of(found), depth=None)) for name, found in given.items()}
     settings = {"activation": activation, "width": width, "samples": samples, "seed": seed}
     settings["given"] = {name: str(found) for name, found in given.items()}

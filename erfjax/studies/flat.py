@@ -24,12 +24,12 @@ from erfjax.errors import StackError
 from erfjax.fields import EffectiveField
 from erfjax.layers import Conv, Identity, Stack
 from erfjax.readings.empirical import empirical
-from erfjax.studies.pairs import Pair, Result, bar, pair_arrays
+from erfjax.studies.pairs import Claim, Pair, Result, bar, pair_arrays
 
 ORDERS = ("natural", "Leja")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class FlatResult(Result):
     """What `flat` found.
 
@@ -62,6 +62,15 @@ class FlatResult(Result):
         notes = ("max |map / mean - 1| over the 2n + 1 pixels: 0 is flat, 1 is lost",)
         kind_names = ("layers", *(", ".join(kind) for kind in kinds))
         return growth, summary.Table("deviation from a flat field, three taps", kind_names, lost, notes)
+
+    def claims(self) -> tuple[Claim, ...]:
+        """Whether a field must be Gaussian and grow as √n."""
+        largest = max(np.abs(one.measured.map / one.measured.map.mean() - 1).max() for one in self.pairs)
+        sizes = ", ".join(f"{one.measured.size():.4g} at n = {(one.trf - 1) // 2}" for one in self.pairs)
+        return (
+            Claim("shape for any weights", "Gaussian", f"signed weights: flat, to {largest:.0e} of the mean"),
+            Claim("growth with depth", "√n", f"2n + 1, all of the TRF: Luo sizes {sizes}"),
+        )
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Both maps by depth, and the deviations."""

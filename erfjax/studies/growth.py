@@ -19,19 +19,19 @@ from typing import Any, Literal, cast
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
-from erfjax import files, layers, plot, summary
+from erfjax import layers, summary
 from erfjax.agreement import ScalingLaw, scaling_law
 from erfjax.errors import StackError
 from erfjax.fields import EffectiveField
 from erfjax.readings.empirical import empirical
 from erfjax.studies import datasets
+from erfjax.studies.pairs import CLOSED, Claim, Result, bar
+from erfjax.studies.slopes import REPORTED
 from erfjax.typing import Statistic
 
 Nonlinearity = Literal["linear", "relu"]
 Weights = Literal["uniform", "random"]
-_ORDER = {"square": "square", "rms": "rms", "abs": "rms", "relu": "rms"}  # E|g| of a Gaussian g has the shape of √E[g²]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -97,16 +97,16 @@ class Curve:
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class GrowthResult:
-    """What `growth` found: a curve per kind of network, as tables, as a figure, as files.
+class GrowthResult(Result):
+    """What `growth` found: a curve per kind of network.
 
     Attributes:
         curves: one per kind.
-        settings: the arguments, as JSON holds them.
     """
 
+    name = "growth"
+
     curves: tuple[Curve, ...]
-    settings: dict[str, Any]
 
     @property
     def depths(self) -> tuple[int, ...]:
@@ -149,39 +149,29 @@ class GrowthResult:
             "weights",
             "activation",
             "size: closed form",
-            "measured",
+            "size: measured",
             "± sampling",
             "share of TRF: closed form",
-            "measured",
+            "share of TRF: measured",
         )
         notes = ("intervals: 95 %, from the scatter about the line; a finite range of n bends it: √n is the limit",)
         return summary.Table("log-log slopes", columns, tuple(rows), notes)
 
-    def __repr__(self) -> str:
-        return f"GrowthResult({', '.join(map(repr, self.curves))})"
+    def tables(self) -> tuple[summary.Table, ...]:
+        """Sizes and slopes."""
+        return self.table(), self.slopes()
 
-    def __str__(self) -> str:
-        return summary.stack(self.table(), self.slopes())
+    def claims(self) -> tuple[Claim, ...]:
+        """The reported slopes beside those of the last curve."""
+        found, curve = [], self.curves[-1]
+        for what, share, reported in (("size", False, REPORTED.size), ("share of the TRF", True, REPORTED.ratio)):
+            closed, measured = curve.slopes(share)
+            here = f"{closed.slope:.3f} in closed form, {measured.slope:.3f} measured ({curve.name}, {curve.statistic})"
+            found.append(Claim(f"log-log slope of the {what}", str(reported), here))
+        return tuple(found)
 
-    def _repr_html_(self) -> str:
-        return summary.stack_html(self.table(), self.slopes())
-
-    def plot(self) -> Any:
-        """A matplotlib figure: maps, cross-sections, growth and shrinkage."""
-        return plot.growth(self)
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """The folder with growth.png, growth.txt, growth.json (the tables) and growth.npz (maps and standard errors)."""
-        folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
-        plot.save(self.plot(), folder / "growth.png")
-        tables = {"table": self.table().to_dict(), "slopes": self.slopes().to_dict()}
-        files.save(folder / "growth.npz", "GrowthResult", self._arrays(), {"settings": self.settings, **tables})
-        files.save_text(folder / "growth.txt", f"{self}\n")
-        files.save_json(folder / "growth.json", {"settings": self.settings, **tables})
-        return folder
-
-    def _arrays(self) -> dict[str, np.ndarray]:
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Both maps of every curve and depth, and standard errors."""
         arrays: dict[str, np.ndarray] = {"depths": np.array(self.depths)}
         for curve in self.curves:
             for n, closed, measured in zip(curve.depths, curve.closed, curve.measured, strict=True):
@@ -248,9 +238,7 @@ def growth(
     picture = datasets.standardised(datasets.photograph(image))
     draws = {n: datasets.crops(picture, n * (kernel - 1) + 1) for n in depths}
     kinds = [(w, a) for w in weights for a in activations]
-    jobs = tqdm(
-        [(kind, n) for kind in kinds for n in depths], unit="net", disable=None if progress is None else not progress
-    )
+    jobs = bar([(kind, n) for kind in kinds for n in depths], progress)
     closed: dict[Any, list[EffectiveField]] = {kind: [] for kind in kinds}
     measured: dict[Any, list[EffectiveField]] = {kind: [] for kind in kinds}
     keys = iter(jax.random.split(jax.random.key(seed), len(kinds) * len(depths)))
@@ -260,7 +248,7 @@ def growth(
         uniform = kind[0] == "uniform"
         net: Any = {"in_channels": 3, "activation": kind[1]}
         net |= {"width": 1, "init": "uniform"} if uniform else {"width": width, "init": "he"}
-        closed[kind].append(stack.analytic("mean" if uniform else _ORDER[statistic], **net))
+        closed[kind].append(stack.analytic("mean" if uniform else CLOSED[statistic], **net))
         field = empirical(
             stack.sampler(**net),
             draws[n],
@@ -287,7 +275,7 @@ def growth(
         "image": "the portrait of Grace Hopper" if image is None else Path(os.fspath(image)).name,
         "seed": seed,
     }
-    return GrowthResult(curves, settings)
+    return GrowthResult(settings, curves)
 
 
 def _depths(depths: Iterable[int]) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import os
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -21,6 +21,7 @@ from erfjax.typing import Statistic
 
 CLOSED: dict[str, Statistic] = {"square": "square", "rms": "rms", "abs": "rms", "relu": "rms", "signed": "mean"}
 """The closed form beside each measured statistic: E|g| of a Gaussian g has the shape of √E[g²]."""
+CLAIM = ("what", "reported", "here")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -116,11 +117,20 @@ def pair(
     return Pair(name, closed, cast(EffectiveField, measured))
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+class Claim(NamedTuple):
+    """One thing that the 2016 paper reports, beside what is found here."""
+
+    subject: str
+    reported: str
+    here: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Result:
     """What a study found, as tables, as a figure and as files.
 
-    A study adds its findings as fields, its tables and its arrays; its figure is the function of `erfjax.plot` of its name.
+    A study adds its findings as fields, its tables, its claims and its arrays; its figure is the function of `erfjax.plot` of
+    its name.
 
     Attributes:
         settings: the arguments of the study, as JSON holds them.
@@ -134,6 +144,10 @@ class Result:
         """Every table of the study, the most important one first."""
         raise NotImplementedError
 
+    def claims(self) -> tuple[Claim, ...]:
+        """What the paper reports, beside what is found here; empty where the paper is silent."""
+        return ()
+
     def arrays(self) -> dict[str, np.ndarray]:
         """Every map and curve by name."""
         raise NotImplementedError
@@ -142,11 +156,19 @@ class Result:
         """The table of the study."""
         return self.tables()[0]
 
+    def _shown(self) -> tuple[summary.Table, ...]:
+        """Every table, and the claims as one more."""
+        claims = self.claims()
+        return (*self.tables(), *([summary.Table("beside the paper", CLAIM, claims)] if claims else []))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.settings.items())})"
+
     def __str__(self) -> str:
-        return summary.stack(*self.tables())
+        return summary.stack(*self._shown())
 
     def _repr_html_(self) -> str:
-        return summary.stack_html(*self.tables())
+        return summary.stack_html(*self._shown())
 
     def plot(self) -> Any:
         """A matplotlib figure of all findings."""
@@ -156,7 +178,9 @@ class Result:
         """The folder with the figure (.png), the tables (.txt, .json) and the maps (.npz), named after the study."""
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
-        content = {"settings": self.settings, "tables": {table.title: table.to_dict() for table in self.tables()}}
+        content: dict[str, Any] = {"settings": self.settings}
+        content["tables"] = {table.title: table.to_dict() for table in self.tables()}
+        content["claims"] = [claim._asdict() for claim in self.claims()]
         plot.save(self.plot(), folder / f"{self.name}.png")
         files.save(folder / f"{self.name}.npz", type(self).__name__, self.arrays(), content)
         files.save_text(folder / f"{self.name}.txt", f"{self}\n")

@@ -75,7 +75,7 @@ class Trained:
         return np.array([one.mean for one in found]), np.array([one.half for one in found])
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class RegularisationResult(Result):
     """What `regularisation` found.
 

@@ -16,7 +16,7 @@ import numpy as np
 from erfjax import summary
 from erfjax.errors import StackError
 from erfjax.layers import Conv
-from erfjax.studies.pairs import Pair, Result, bar, pair, pair_arrays
+from erfjax.studies.pairs import Claim, Pair, Result, bar, pair, pair_arrays
 from erfjax.typing import Statistic
 
 KINDS = {
@@ -26,7 +26,7 @@ KINDS = {
 }
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class ShapesResult(Result):
     """What `shapes` found.
 
@@ -61,9 +61,27 @@ class ShapesResult(Result):
         )
         return (summary.Table("shapes of the ERF, 3 x 3 kernels", tuple(names.split(", ")), tuple(rows), notes),)
 
+    def claims(self) -> tuple[Claim, ...]:
+        """How Gaussian the fields are, by kind and by nonlinearity."""
+        linear = {"uniform": "perfectly Gaussian", "random": "perfectly Gaussian"}
+        found = [
+            Claim(f"shape, {kind}", linear.get(kind, "nearly Gaussian"), _gaussian(row))
+            for kind, row in self.by_depth.items()
+        ]
+        names = ", ".join(one.name for one in self.by_activation)
+        alike = [Claim(f"shape: {names}", "nearly Gaussian, all of them", _gaussian(self.by_activation))]
+        return (*found, *(alike if names else []))
+
     def arrays(self) -> dict[str, np.ndarray]:
         """Both maps of every panel."""
         return pair_arrays(self.pairs)
+
+
+def _gaussian(pairs: Sequence[Pair]) -> str:
+    """R² of the best Gaussians and the widths, in words."""
+    closed, measured = (min(values) for values in zip(*(one.gaussianity for one in pairs), strict=True))
+    off = max(abs(one.ratio().value - 1) for one in pairs)
+    return f"R² of a Gaussian >= {closed:.3f} in closed form, {measured:.3f} measured; σ within {off:.1%} of the closed form"
 
 
 def shapes(

@@ -24,7 +24,7 @@ from erfjax.errors import SampleError, StackError
 from erfjax.fields import EffectiveField
 from erfjax.layers import Conv
 from erfjax.readings.empirical import empirical
-from erfjax.studies.pairs import Result, bar, noise
+from erfjax.studies.pairs import Claim, Result, bar, noise
 
 REPORTED = laws.Slopes(size=0.56, ratio=-0.43)  # W. Luo et al. 2016, figure 2
 STATISTICS = {
@@ -35,7 +35,7 @@ STATISTICS = {
 MOST_RUNS = 63  # so that every batch of a measured field is one run
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class SlopesResult(Result):
     """What `slopes` found.
 
@@ -112,6 +112,20 @@ class SlopesResult(Result):
             f"{REPORTED.size - REPORTED.ratio:.2f}",
         )
         return (summary.Table("log-log slopes of random linear networks", columns, tuple(rows), notes),)
+
+    def claims(self) -> tuple[Claim, ...]:
+        """The reported pair, and which widths and statistics come nearest to it."""
+        distance = np.abs(self.mean - REPORTED.size)
+        i, j = np.unravel_index(int(distance.argmin()), distance.shape)
+        near = f"width {self.widths[i]}, {self.statistics[j]}: "
+        limit = f"; at infinite width {min(self.closed):.3f} to {max(self.closed):.3f}"
+        size, error = float(self.mean[i, j]), float(self.stderr[i, j])
+        shares = [closed - self.offset for closed in (min(self.closed), max(self.closed))]
+        share = f"{near}{size - self.offset:.3f} ± {error:.3f}; at infinite width {shares[0]:.3f} to {shares[1]:.3f}"
+        return (
+            Claim("slope of the size", f"{REPORTED.size}", f"{near}{size:.3f} ± {error:.3f}{limit}"),
+            Claim("slope of the share of the TRF", f"{REPORTED.ratio}", share),
+        )
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Sizes and maps."""

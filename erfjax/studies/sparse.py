@@ -19,12 +19,12 @@ import numpy as np
 from erfjax import summary
 from erfjax.errors import StackError
 from erfjax.layers import Conv, SparseConv, Stack
-from erfjax.studies.pairs import Pair, Result, bar, pair, pair_arrays
+from erfjax.studies.pairs import Claim, Pair, Result, bar, pair, pair_arrays
 
 TAPS = 9  # those of the 3 x 3 convolution whose cost is kept
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class SparseResult(Result):
     """What `sparse` found.
 
@@ -59,6 +59,14 @@ class SparseResult(Result):
             "closed form: of the taps as drawn; σ over draws: root mean square over all draws",
         )
         return (summary.Table("nine taps off the grid", tuple(names.split(", ")), tuple(rows), notes),)
+
+    def claims(self) -> tuple[Claim, ...]:
+        """What connections off the grid bring at the same cost."""
+        last, base = self.sparse[-1].ratio(), math.sqrt(self.settings["depth"] * tap_variance(3))
+        here = f"nine taps of a window of {self.windows[-1]}: σ × {last.a / base:.2f} in closed form, "
+        return (
+            Claim("sparse connections", "proposed", here + f"{last.b / base:.2f} measured, against a 3 x 3 kernel"),
+        )
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Both maps of every stack."""
