@@ -1,7 +1,7 @@
 """The command line: `erfjax growth`, `erfjax reproduce NAME`, `erfjax report TARGET`.
 
 Options are read here and handed on; everything is computed by the functions that Python users call. What a user got wrong
-(an `ErfjaxError`, a missing file) ends with one line and exit status 1, not with a traceback.
+(an `ErfjaxError`, a file that cannot be read or written) ends with one line and exit status 1, not with a traceback.
 """
 
 import contextlib
@@ -23,6 +23,12 @@ def _explained() -> Iterator[None]:
         yield
     except (ErfjaxError, OSError) as error:
         raise click.ClickException(str(error)) from error
+
+
+def _folder(path: Path | None) -> None:
+    """Makes the folder for results, before minutes are spent on what goes there."""
+    if path is not None:
+        path.mkdir(parents=True, exist_ok=True)
 
 
 def _integers(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -77,6 +83,7 @@ def growth(out: Path | None, **options: Any) -> None:
     from erfjax.studies import growth as study
 
     with _explained():
+        _folder(out)
         _show(study(**options), out)
 
 
@@ -99,6 +106,8 @@ def reproduce(name: str, out: Path) -> None:
 
     if name != "all" and name not in BY_NAME:
         raise click.BadParameter(f"there is no study {name!r}: choose {', '.join([*BY_NAME, 'all'])}")
+    with _explained():
+        _folder(out)
     failed: dict[str, str] = {}
     chosen = list(BY_NAME) if name == "all" else [name]
     for i, study in enumerate(chosen, 1):
@@ -137,6 +146,7 @@ def report(target: str, out: Path | None, **options: Any) -> None:
     from erfjax.report import report as make
 
     with _explained():
+        _folder(out and out.parent)
         made = make(target, **options)
         click.echo(str(made))
         if out is not None:

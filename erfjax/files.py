@@ -52,8 +52,12 @@ def save(path: str | os.PathLike[str], kind: str, arrays: dict[str, np.ndarray],
 
 @contextlib.contextmanager
 def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path beside `path` to write to; it takes the place of `path` in one step, or vanishes after an error."""
+    """A temporary path beside `path` to write to; it takes the place of `path` in one step, or vanishes after an error.
+
+    Folders on the way that are missing are made.
+    """
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         yield temporary

@@ -9,22 +9,21 @@ axis, the map taken as a distribution. For a two-dimensional Gaussian map, far f
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from typing import Literal
+import operator
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from scipy.optimize import least_squares
 
 from erfjax.errors import MapError
-from erfjax.typing import ArrayLike
+from erfjax.typing import ArrayLike, Number
 
 LUO_THRESHOLD = 0.0455  # 1 - 95.45 %, the mass within two standard deviations of a one-dimensional Gaussian
+NARROWEST = 0.5  # pixels: a fit that starts narrower has neighbours of exp(-2) and less, and no gradient to widen
 
 
-def luo_size(
-    map: ArrayLike, threshold: float = LUO_THRESHOLD, reference: Literal["centre", "peak"] | Sequence[int] = "centre"
-) -> float:
+def luo_size(map: ArrayLike, threshold: Number = LUO_THRESHOLD, reference: Any = "centre") -> float:
     """The Luo size: (number of pixels above `threshold` times the reference pixel)^(1/ndim).
 
     The reference is the pixel n // 2 per axis ("centre"), the largest pixel ("peak"), or the pixel at these indices.
@@ -45,7 +44,8 @@ def luo_size(
             f"`threshold` must be a part of the reference pixel, at least 0 and below 1, but got {threshold}."
         )
     g, _ = _checked(map)
-    at = np.unravel_index(np.argmax(g), g.shape) if reference == "peak" else _pixel(reference, g.shape, "reference")
+    peak = isinstance(reference, str) and reference == "peak"
+    at = np.unravel_index(np.argmax(g), g.shape) if peak else _pixel(reference, g.shape, "reference")
     if g[at] == 0:
         raise MapError(
             f"The Luo size is relative to the reference pixel {tuple(int(i) for i in at)}, but that pixel is zero: "
@@ -56,10 +56,15 @@ def luo_size(
 
 def _checked(map: ArrayLike) -> tuple[np.ndarray, float]:
     """The map divided by its largest pixel, in float64, and that pixel."""
-    given = np.asarray(map)
-    if np.iscomplexobj(given):
-        raise MapError("A map must be real, but got complex numbers: measure np.abs(map).")
-    g = given.astype(np.float64)
+    try:
+        given = np.asarray(map)
+        if np.iscomplexobj(given):
+            raise MapError("A map must be real, but got complex numbers: measure np.abs(map).")
+        g = given.astype(np.float64)
+    except (TypeError, ValueError) as error:  # a traced array among them
+        if isinstance(error, MapError):
+            raise
+        raise MapError(f"A map must be an array of known numbers, but got {type(map).__name__}: {error}") from error
     if g.ndim == 0 or g.size == 0:
         raise MapError(f"A map needs at least one axis and one pixel, but got shape {g.shape}.")
     if not np.isfinite(g).all():
@@ -77,23 +82,26 @@ def _checked(map: ArrayLike) -> tuple[np.ndarray, float]:
     return g / peak, peak
 
 
-def _pixel(where: str | Sequence[int] | None, shape: tuple[int, ...], name: str) -> tuple[int, ...]:
+def _pixel(where: Any, shape: tuple[int, ...], name: str) -> tuple[int, ...]:
     """The indices of a pixel of a map: those given, or n // 2 per axis for "centre" or None."""
-    if where is None or where == "centre":
+    if where is None or (isinstance(where, str) and where == "centre"):
         return tuple(n // 2 for n in shape)
-    at: tuple[int, ...] = () if isinstance(where, str) else tuple(where)
+    try:
+        at = tuple(map(operator.index, where))
+    except TypeError:
+        at = ()
     if len(at) != len(shape) or any(not 0 <= i < n for i, n in zip(at, shape, strict=True)):
         raise MapError(f"`{name}` must be the indices of a pixel of a map of shape {shape}, but got {where!r}.")
     return at
 
 
-def _fraction(fraction: float | int) -> float:
+def _fraction(fraction: Number) -> float:
     if not 0 < fraction <= 1:
         raise MapError(f"`fraction` must be a part of the map's mass, above 0 and at most 1, but got {fraction}.")
     return float(fraction)
 
 
-def _point(centre: Sequence[float | int] | None, g: np.ndarray) -> tuple[float, ...]:
+def _point(centre: Any, g: np.ndarray) -> tuple[float, ...]:
     """A point among the pixels: the one given, or the centroid."""
     if centre is None:
         return centroid(g)
@@ -145,7 +153,7 @@ def _spread(p: np.ndarray) -> float:
     return float(np.sqrt(p @ (t - p @ t) ** 2))
 
 
-def area_ratio(map: ArrayLike, fraction: float | int, centre: Sequence[int] | None = None) -> float:
+def area_ratio(map: ArrayLike, fraction: Number, centre: Any = None) -> float:
     """The share of the map covered by the smallest square around a pixel that holds at least `fraction` of the mass.
 
     The square has an odd side, is centred on the pixel `centre` (None: n // 2 per axis) and is cut at the border; in
@@ -175,7 +183,7 @@ def area_ratio(map: ArrayLike, fraction: float | int, centre: Sequence[int] | No
     return square(low).size / g.size
 
 
-def energy_radius(map: ArrayLike, fraction: float | int, centre: Sequence[float | int] | None = None) -> float:
+def energy_radius(map: ArrayLike, fraction: Number, centre: Any = None) -> float:
     """The smallest distance from a point within which pixels hold at least `fraction` of the mass.
 
     `centre` None is the centroid. A two-dimensional Gaussian has σ √(-2 ln(1 - fraction)): 1.177 σ at 50 %, 2.146 σ at
@@ -294,7 +302,7 @@ class RadialProfile:
     centre: tuple[float, ...]
 
 
-def radial_profile(map: ArrayLike, centre: Sequence[float | int] | None = None) -> RadialProfile:
+def radial_profile(map: ArrayLike, centre: Any = None) -> RadialProfile:
     """The mean of a map, and its cumulative mass, against the distance from `centre` (None: the centroid).
 
     Raises:
@@ -373,7 +381,7 @@ def gaussian_fit(map: ArrayLike, offset: bool = False) -> GaussianFit:
 
     n = np.array(g.shape, dtype=np.float64)
     lowest, highest = np.concatenate([-n, np.log(0.01 + 0 * n)]), np.concatenate([2 * n, np.log(100 * n)])
-    first = np.clip(np.concatenate([centroid(g), np.log(start)]), lowest, highest)
+    first = np.clip(np.concatenate([centroid(g), np.log(np.maximum(start, NARROWEST))]), lowest, highest)
     found = least_squares(lambda parameters: (linear(parameters)[0] - g).ravel(), first, bounds=(lowest, highest))
     fitted, amplitude, background = linear(found.x)
     r2 = 1 - float(((g - fitted) ** 2).sum() / ((g - g.mean()) ** 2).sum())

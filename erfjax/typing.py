@@ -24,6 +24,9 @@ Function = Callable[..., Array]
 Unit = int | Sequence[int] | None
 """A zero-based spatial index of the output, one integer per spatial axis; None is the centre n // 2."""
 
+Number = float | int | np.number
+"""A real number, spelled out: where annotations are checked as a program runs, an integer is no float."""
+
 Extent = int | float
 """An integer number of pixels, or a float infinity on an axis that is seen globally."""
 

@@ -172,6 +172,15 @@ def test_options_are_checked():
     assert "linear or relu" in run("growth", "--activations", "tanh").output
 
 
+def test_results_that_cannot_be_written_are_refused_at_once(tmp_path, model):
+    (tmp_path / "file").write_text("in the way")
+    for command in (("growth",), ("reproduce", "slopes"), ("report", f"{model}:blur", "--shape", "1,20,31,2")):
+        done = run(*command, "--out", tmp_path / "file" / "sub" / "results")
+        assert done.exit_code == 1
+        assert done.output.startswith("Error: ")
+        assert done.output.count("\n") == 1
+
+
 def test_python_dash_m_is_the_same_command():
     done = subprocess.run([sys.executable, "-m", "erfjax", "--version"], capture_output=True, text=True, check=True)
     assert "erfjax" in done.stdout

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import erfjax as ej
-from erfjax.errors import FileFormatError, StackError
+from erfjax.errors import FileFormatError, SampleError, StackError
 from erfjax.studies import datasets
 from erfjax.studies.growth import Curve, growth
 
@@ -87,6 +87,8 @@ def test_same_seed_same_numbers():
         ({"depths": (5,)}, StackError),
         ({"depths": (0, 5)}, StackError),
         ({"statistic": "signed"}, StackError),
+        ({"weights": []}, StackError),
+        ({"samples": 0}, SampleError),
         ({"image": "no such file.png"}, FileNotFoundError),
         ({"depths": (5, 300)}, FileFormatError),
     ],
@@ -94,6 +96,14 @@ def test_same_seed_same_numbers():
 def test_bad_settings_are_refused(options, error):
     with pytest.raises(error):
         growth(**{"depths": (1, 2), "samples": 1, "weights": ["uniform"], "progress": False} | options)
+
+
+def test_a_dead_unit_is_no_crash_of_the_table(tmp_path):
+    from matplotlib import image
+
+    image.imsave(tmp_path / "grey.png", np.full((20, 30, 3), 0.5))
+    with pytest.raises(SampleError, match="dead in all 2 samples"):
+        growth((1, 2), activations=["relu"], weights=["uniform"], samples=1, image=tmp_path / "grey.png")
 
 
 def test_a_file_that_is_no_image_is_refused(tmp_path):

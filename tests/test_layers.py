@@ -280,6 +280,7 @@ def test_gates_dropout_and_factors():
     np.testing.assert_allclose(relu.analytic(init="lecun").map, base / 8, rtol=1e-12)
     np.testing.assert_allclose((C**3).analytic(activation="relu", init="lecun").map, base / 8, rtol=1e-12)
     np.testing.assert_allclose((C**2 * Dropout(0.75) * C).analytic().map, 4 * base, rtol=1e-12)
+    np.testing.assert_allclose((C**3 * Dropout(0)).analytic().map, base)
     np.testing.assert_allclose((C * 3.0 * C**2).analytic().map, 9 * base, rtol=1e-12)
     np.testing.assert_allclose((C**3).analytic("rms", in_channels=5).map, np.sqrt(5 * base), rtol=1e-12)
 

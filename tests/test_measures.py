@@ -123,6 +123,11 @@ def test_gaussian_fit_with_a_background_and_noise():
     assert measures.gaussian_fit(clean).r2 < fit.r2
 
 
+def test_gaussian_fit_of_a_gaussian_narrower_than_a_pixel():
+    fit = measures.gaussian_fit(gaussian((21, 31), (10, 15), (0.3, 0.4)))
+    assert fit.sigma == pytest.approx((0.3, 0.4), rel=1e-4)
+
+
 def test_gaussian_fit_survives_maps_that_are_no_gaussian():
     rng = np.random.default_rng(1)
     for m in (rng.random((17, 23)), np.eye(9), uniform_power(2), 1 - gaussian((21, 33), (10, 16), (3, 3)) * 0.99):
@@ -224,8 +229,9 @@ def test_a_single_bright_pixel(shape):
         (np.zeros((0, 4)), r"got shape \(0, 4\)"),
         (np.ones(()), r"at least one axis"),
         (np.ones((2, 2)) * 1j, "must be real"),
+        (np.array(["dark", "bright"]), "known numbers"),
     ],
-    ids=["zero", "nan", "inf", "negative", "empty", "scalar", "complex"],
+    ids=["zero", "nan", "inf", "negative", "empty", "scalar", "complex", "words"],
 )
 def test_what_is_no_map_is_refused_with_a_reason(name, bad, message):
     with pytest.raises(MapError, match=message):
@@ -239,7 +245,7 @@ def test_bad_arguments():
             measures.energy_radius(m, fraction)
         with pytest.raises(MapError, match="`fraction`"):
             measures.area_ratio(m, fraction)
-    for reference in ((3, 0), (1,), (0, -1)):
+    for reference in ((3, 0), (1,), (0, -1), (0.5, 1.0), "middle", np.zeros((2, 2))):
         with pytest.raises(MapError, match="`reference` must be the indices"):
             measures.luo_size(m, reference=reference)
     for threshold in (-0.1, 1.0, math.nan):
@@ -247,6 +253,9 @@ def test_bad_arguments():
             measures.luo_size(m, threshold=threshold)
     with pytest.raises(MapError, match="`centre`"):
         measures.radial_profile(m, centre=(1.0, math.inf))
+    assert measures.luo_size(m, reference=np.array([1, 2])) == measures.luo_size(m)
+    assert measures.luo_size(m, reference=np.unravel_index(7, m.shape)) == measures.luo_size(m)
+    assert measures.energy_radius(m, 0.1, centre=np.array([1, 2])) == 1
     dark = np.array([1.0, 0.0, 2.0])
     with pytest.raises(MapError, match="that pixel is zero"):
         measures.luo_size(dark)

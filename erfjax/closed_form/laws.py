@@ -22,7 +22,7 @@ from erfjax.closed_form.convolution import log_power
 from erfjax.closed_form.gaussian import moments
 from erfjax.closed_form.kernels import Kernel
 from erfjax.errors import KernelError
-from erfjax.typing import Statistic
+from erfjax.typing import Number, Statistic
 
 THRESHOLD = 1 - 0.9545
 """Luo's threshold, as a fraction of the centre pixel: what a Gaussian leaves outside two standard deviations."""
@@ -82,7 +82,7 @@ def theoretical_size(layers: Sequence[int | Kernel], strides: Any = 1, dilations
 
 
 def luo_size(
-    kernel: int | Kernel, n: SupportsIndex, statistic: Statistic = "square", threshold: float = THRESHOLD
+    kernel: int | Kernel, n: SupportsIndex, statistic: Statistic = "square", threshold: Number = THRESHOLD
 ) -> float:
     """Luo's size of the exact map of n layers: the D-th root of the number of pixels above `threshold` times the centre
     pixel.
@@ -110,7 +110,7 @@ def luo_size(
     return float(measures.luo_size(np.exp((logs - logs.max()) / root), threshold=threshold))
 
 
-def luo_asymptote(sigma: Any, threshold: float = THRESHOLD) -> float:
+def luo_asymptote(sigma: Any, threshold: Number = THRESHOLD) -> float:
     """Luo's size of a Gaussian of standard deviations σ: a scalar stands for a round one in two dimensions, 4.406 σ.
 
         size = (volume of the unit D-ball · Π σ_a)^{1/D} √(2 ln(1 / threshold))
@@ -129,10 +129,10 @@ def luo_asymptote(sigma: Any, threshold: float = THRESHOLD) -> float:
 
 
 def slope(
-    depths: Sequence[int],
+    depths: Sequence[int] | np.ndarray,
     kernel: int | Kernel = 3,
     statistic: Statistic = "square",
-    threshold: float = THRESHOLD,
+    threshold: Number = THRESHOLD,
 ) -> Slopes:
     """The growth exponents of the exact maps over a range of depths: least squares in log-log.
 
@@ -157,13 +157,13 @@ def slope(
         raise KernelError(f"A slope needs at least two different depths n >= 1, but got {list(depths)}.")
     sizes = [luo_size(kernel, n, statistic, threshold) for n in depths]
     w = _square(kernel)
-    fields = [math.prod(kernels.support_shape(w.shape, n)) ** (1 / w.ndim) for n in depths]
-    logs = np.log([depths, sizes, fields])
+    fields = [math.prod(kernels.support_shape(w.shape, int(n))) ** (1 / w.ndim) for n in depths]
+    logs = np.log([list(depths), sizes, fields])
     grow, field = (float(np.polyfit(logs[0], row, 1)[0]) for row in logs[1:])
     return Slopes(size=grow, ratio=grow - field)
 
 
-def corner_gain(k: int) -> float:
+def corner_gain(k: int | np.integer) -> float:
     """How much wider σ is when all weight sits on the two ends of a window of k taps than when it is spread evenly:
     √(3(k-1)/(k+1)).
 
@@ -177,7 +177,7 @@ def corner_gain(k: int) -> float:
     return math.sqrt(3 * (k - 1) / (k + 1))
 
 
-def skip_sigma(kernel: int | Kernel, n: SupportsIndex, layers: int = 1, scale: float = 1.0) -> tuple[float, ...]:
+def skip_sigma(kernel: int | Kernel, n: SupportsIndex, layers: int = 1, scale: Number = 1.0) -> tuple[float, ...]:
     """The standard deviation, per axis, of n residual blocks Identity + scale · (a branch of `layers` convolutions).
 
     The block has the generating function 1 + a V(ω)^m. With p = a/(1 + a) the number of branches taken is Binomial(n,
@@ -210,7 +210,7 @@ def skip_sigma(kernel: int | Kernel, n: SupportsIndex, layers: int = 1, scale: f
     )
 
 
-def skip_peak(n: SupportsIndex, scale: float = 1.0) -> float:
+def skip_peak(n: SupportsIndex, scale: Number = 1.0) -> float:
     """The share of the map that n residual blocks leave on the identity path, the spike on the centre pixel: (1 - p)^n
     = (1 + a)^{-n}.
 
@@ -256,7 +256,7 @@ def _taps(k: Any) -> int:
     return int(k)
 
 
-def _share(scale: float) -> float:
+def _share(scale: Number) -> float:
     if not scale >= 0:
         raise KernelError(f"The gain of a branch must be 0 or more, but got {scale}.")
     return scale / (1 + scale)

@@ -21,6 +21,7 @@ import numpy as np
 import scipy.optimize
 
 from erfjax.errors import KernelError
+from erfjax.typing import Number
 
 Activation = str | Callable[..., Any]
 """An elementwise JAX function, or the name of one in `ACTIVATIONS`."""
@@ -132,7 +133,7 @@ def second_moment(phi: Activation, q: Any) -> Any:
     return _moment(phi, q, lambda both: both[0] ** 2)
 
 
-def variance(phi: Activation, q: Any, sigma_w: float = 1.0, sigma_b: float = 0.0) -> Any:
+def variance(phi: Activation, q: Any, sigma_w: Number = 1.0, sigma_b: Number = 0.0) -> Any:
     """The variance of the next pre-activation, q' = σ_w² E[φ(z)²] + σ_b², z ~ N(0, q), for weights of variance σ_w² /
     fan-in.
 
@@ -146,7 +147,7 @@ def variance(phi: Activation, q: Any, sigma_w: float = 1.0, sigma_b: float = 0.0
     return sigma_w**2 * second_moment(phi, q) + sigma_b**2
 
 
-def fixed_point(phi: Activation, sigma_w: float = 1.0, sigma_b: float = 0.0, start: float = 1.0) -> float:
+def fixed_point(phi: Activation, sigma_w: Number = 1.0, sigma_b: Number = 0.0, start: Number = 1.0) -> float:
     """The variance q* = σ_w² E[φ(z)²] + σ_b² that a deep network settles at when its first layer has variance `start`.
 
     It is the nearest fixed point in the direction in which `start` moves; `start` itself where nothing moves (ReLU with
@@ -175,9 +176,10 @@ def fixed_point(phi: Activation, sigma_w: float = 1.0, sigma_b: float = 0.0, sta
     def growth(q: float) -> float:
         return variance(phi, q, sigma_w, sigma_b) - q
 
+    start = float(start)
     first = growth(start)
     if abs(first) <= 1e-12 * start:
-        return float(start)
+        return start
     factor = 2.0 if first > 0 else 0.5
     near, far = start, start * factor
     while (growth(far) > 0) == (first > 0):

@@ -16,6 +16,7 @@ from erfjax.errors import KernelError, StackError
 from erfjax.layers import gates
 from erfjax.layers.plan import Drop, Fixed, Gate, Maximum, Operation, Plan, Series, Shape, Sliding, convolution
 from erfjax.layers.ring import Lowered, Lowering, Stack
+from erfjax.typing import Number
 
 
 class Layer(Stack):
@@ -275,7 +276,7 @@ class Dropout(Layer):
         5.0
     """
 
-    rate: float
+    rate: Number
 
     def __post_init__(self) -> None:
         if not 0 <= self.rate < 1:

@@ -15,14 +15,14 @@ import dataclasses
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import jax
 import numpy as np
 
 from erfjax import layers, summary
 from erfjax.agreement import ScalingLaw, scaling_law
-from erfjax.errors import StackError
+from erfjax.errors import SampleError, StackError
 from erfjax.fields import EffectiveField
 from erfjax.readings.empirical import empirical
 from erfjax.studies import datasets
@@ -219,7 +219,8 @@ def growth(
         A `GrowthResult`; sizes in pixels of the input.
 
     Raises:
-        StackError: fewer than two depths, or one below 1; a statistic without a closed form here.
+        StackError: fewer than two depths, or one below 1; a kind of network or a statistic without a closed form here.
+        SampleError: no samples, or a unit that was dead in all of them (few and dark crops under a ReLU).
         FileFormatError: the image cannot be read, or is smaller than the largest field.
 
     Source: W. Luo et al. 2016, figure 2; sizes as in their section 3.
@@ -231,10 +232,11 @@ def growth(
         [5.0, 7.0]
     """
     depths = _depths(depths)
-    if statistic not in ("square", "rms", "abs", "relu"):
-        raise StackError(
-            f'`statistic` of random networks must be "square", "rms", "abs" or "relu", but got {statistic!r}.'
-        )
+    _chosen("statistic", (statistic,), ("square", "rms", "abs", "relu"))
+    _chosen("activations", activations, get_args(Nonlinearity))
+    _chosen("weights", weights, get_args(Weights))
+    if samples < 1:
+        raise SampleError(f"`samples` must be a positive integer, but got {samples}.")
     picture = datasets.standardised(datasets.photograph(image))
     draws = {n: datasets.crops(picture, n * (kernel - 1) + 1) for n in depths}
     kinds = [(w, a) for w in weights for a in activations]
@@ -257,7 +259,7 @@ def growth(
             statistic="signed" if uniform else statistic,
             progress=False,
         )
-        measured[kind].append(cast(EffectiveField, field))
+        measured[kind].append(_alive(cast(EffectiveField, field), kind, n))
     curves = tuple(
         Curve(
             *kind, "signed" if kind[0] == "uniform" else statistic, depths, tuple(closed[kind]), tuple(measured[kind])
@@ -276,6 +278,22 @@ def growth(
         "seed": seed,
     }
     return GrowthResult(settings, curves)
+
+
+def _chosen(name: str, values: Sequence[str], allowed: Sequence[str]) -> None:
+    """Refuses what is no choice."""
+    if not values or not set(values) <= set(allowed):
+        raise StackError(f"`{name}` must be of {', '.join(allowed)}, but got {', '.join(map(repr, values)) or 'none'}.")
+
+
+def _alive(field: EffectiveField, kind: tuple[str, str], n: int) -> EffectiveField:
+    """The field, if its unit was not dead in every sample."""
+    if not field.map.any():
+        raise SampleError(
+            f"The unit of the network of {n} layers ({kind[0]}, {kind[1]}) was dead in all {field.samples} samples, so it has "
+            "no size: take more samples, or an image with bright and dark parts."
+        )
+    return field
 
 
 def _depths(depths: Iterable[int]) -> tuple[int, ...]:

@@ -74,6 +74,13 @@ def test_slopes_at_finite_depth(statistic, depths, size, ratio):
     assert slopes.ratio == pytest.approx(ratio, abs=0.002)
 
 
+def test_whole_and_numpy_numbers_are_numbers():
+    assert laws.slope(np.array([5, 10, 20, 40])) == laws.slope([5, 10, 20, 40])
+    assert laws.skip_peak(np.int64(3), 1) == laws.skip_peak(3)
+    assert laws.luo_size(3, 4, threshold=np.float32(0.5)) == laws.luo_size(3, 4, threshold=0.5)
+    assert laws.luo_size(3, 4, threshold=0) == 9
+
+
 @pytest.mark.parametrize(("k", "gain"), [(3, 1.2247), (5, 1.4142), (7, 1.5), (2, 1.0)])
 def test_corner_weights_are_widest(k, gain):
     assert laws.corner_gain(k) == pytest.approx(gain, abs=5e-5)

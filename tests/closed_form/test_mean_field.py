@@ -121,7 +121,7 @@ def test_variance_map_and_fixed_points():
     assert mean_field.variance("relu", 3.0, math.sqrt(2)) == pytest.approx(3.0)
     assert mean_field.fixed_point("relu", math.sqrt(2), start=0.7) == pytest.approx(0.7)
     assert mean_field.fixed_point("relu", 1.0, 0.5) == pytest.approx(0.5)
-    assert mean_field.fixed_point("tanh", 0.9) == 0.0
+    assert mean_field.fixed_point("tanh", 0.9) == mean_field.fixed_point("tanh", 1, 0, start=1) == 0.0
     for sigma_w, sigma_b, start in ((1.5, 0.05, 1.0), (3.0, 0.3, 0.01), (1.0, 0.2, 5.0)):
         q = mean_field.fixed_point("tanh", sigma_w, sigma_b, start)
         assert mean_field.variance("tanh", q, sigma_w, sigma_b) == pytest.approx(q, rel=1e-10)
