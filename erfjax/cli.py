@@ -4,7 +4,9 @@ Options are read here and handed on; everything is computed by the functions tha
 (an `ErfjaxError`, a file that cannot be read or written) ends with one line and exit status 1, not with a traceback.
 """
 
+import ast
 import contextlib
+import inspect
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -53,6 +55,20 @@ def _words(*allowed: str) -> Callable[[click.Context, click.Parameter, str], tup
     return parse
 
 
+def _settings(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> dict[str, Any]:
+    """NAME=VALUE pairs; a value that is no Python literal is text."""
+    found = {}
+    for pair in value:
+        name, equals, text = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise click.BadParameter(f"expected NAME=VALUE, but got {pair!r}")
+        try:
+            found[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            found[name] = text
+    return found
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="erfjax")
 def main() -> None:
@@ -96,8 +112,16 @@ def growth(out: Path | None, **options: Any) -> None:
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder for figures and data.",
 )
-def reproduce(name: str, out: Path) -> None:
-    """Run the study NAME with its defaults, or all of them; the page index.html shows what the folder holds.
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=_settings,
+    help="An argument of the study, such as --set seeds=5 or --set data=cifar10; may be repeated.",
+)
+def reproduce(name: str, out: Path, settings: dict[str, Any]) -> None:
+    """Run the study NAME, or all of them with their defaults; the page index.html shows what the folder holds.
 
     If one of all studies fails, the others still run; the page and the exit status say so.
     """
@@ -106,15 +130,21 @@ def reproduce(name: str, out: Path) -> None:
 
     if name != "all" and name not in BY_NAME:
         raise click.BadParameter(f"there is no study {name!r}: choose {', '.join([*BY_NAME, 'all'])}")
+    if name == "all" and settings:
+        raise click.BadParameter("--set goes with one study: name it in place of all")
+    chosen = list(BY_NAME) if name == "all" else [name]
+    try:
+        inspect.signature(BY_NAME[chosen[0]]).bind(**settings)
+    except TypeError as error:
+        raise click.BadParameter(f"{name} does not take these settings: {error}") from error
     with _explained():
         _folder(out)
     failed: dict[str, str] = {}
-    chosen = list(BY_NAME) if name == "all" else [name]
     for i, study in enumerate(chosen, 1):
         click.echo(f"study {i} of {len(chosen)}: {study}", err=True)
         try:
             with _explained():
-                _show(BY_NAME[study](), out / study)
+                _show(BY_NAME[study](**settings), out / study)
         except Exception as error:
             if name != "all":
                 raise

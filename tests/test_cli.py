@@ -115,6 +115,28 @@ def test_a_folder_that_cannot_be_written_ends_in_one_line(tmp_path, monkeypatch)
     assert done.output.splitlines()[-1].startswith("Error: ")
 
 
+def test_reproduce_passes_settings_on(tmp_path, monkeypatch):
+    from erfjax import studies
+
+    class Result:
+        def __init__(self, depths=(1,), data="digits"):
+            self.said = f"{depths} {data}"
+
+        def save(self, path):
+            return path
+
+        def __str__(self):
+            return self.said
+
+    monkeypatch.setattr(studies, "BY_NAME", {"one": Result})
+    done = run("reproduce", "one", "--out", tmp_path, "--set", "depths=(2, 3)", "--set", "data=cifar10")
+    assert "(2, 3) cifar10" in done.output
+    for wrong in (("one", "--set", "seeds=3"), ("one", "--set", "depths"), ("all", "--set", "data=a")):
+        done = run("reproduce", *wrong)
+        assert done.exit_code == 2
+        assert len(done.output.splitlines()) <= 6, done.output
+
+
 def test_report_prints_field_layers_and_advice(model):
     done = run("report", f"{model}:blur", "--shape", "1,20,31,2")
     assert done.exit_code == 0, done.output

@@ -108,3 +108,27 @@ def test_segmentation_that_does_not_fit(camvid):
 def test_digits_use_the_whole_range():
     found = datasets.digits()
     assert (found.images.min(), found.images.max(), set(found.labels)) == (0, 255, set(range(10)))
+
+
+def test_tasks(tmp_path, camvid):
+    for part, count in (("train", 3), ("t10k", 2)):
+        pixels, labels = RNG.integers(0, 256, (count, 5, 4), dtype=np.uint8), np.arange(count, dtype=np.uint8)
+        (tmp_path / f"{part}-images-idx3-ubyte").write_bytes(idx_bytes(pixels, 0x08))
+        (tmp_path / f"{part}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx_bytes(labels, 0x08)))
+    found = datasets.task("mnist", tmp_path)
+    assert (found.train.images.shape, found.test.labels.tolist(), found.dense) == ((3, 5, 4, 1), [0, 1], False)
+    (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(idx_bytes(np.arange(3, dtype=np.uint8), 0x08))
+    with pytest.raises(FileFormatError, match="t10k"):
+        datasets.task("mnist", tmp_path)
+    (tmp_path / "t10k-labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(FileNotFoundError, match="t10k-labels"):
+        datasets.task("mnist", tmp_path)
+    for name, says in (("imagenet", "no task"), ("cifar10", "which folder")):
+        with pytest.raises(FileFormatError, match=says):
+            datasets.task(name)
+    folder, pictures, _ = camvid
+    for kind in ("", "annot"):
+        (folder / f"train{kind}").rename(folder / f"test{kind}")
+        (folder / f"train{kind}").symlink_to(folder / f"test{kind}")
+    dense = datasets.task("camvid", folder)
+    assert (dense.dense, dense.ignored, dense.test.images.shape) == (True, 11, pictures.shape)

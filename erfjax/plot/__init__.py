@@ -23,6 +23,7 @@ from erfjax.plot.canvas import (
 )
 from erfjax.plot.experiments import architecture, shapes, slopes
 from erfjax.plot.fields import comparison, effective, theoretical
+from erfjax.plot.learning import training
 from erfjax.plot.studies import growth
 
 __all__ = [
@@ -50,4 +51,5 @@ __all__ = [
     "slopes",
     "sparse",
     "theoretical",
+    "training",
 ]

@@ -17,12 +17,14 @@ from erfjax.studies.regularisation import RegularisationResult, regularisation
 from erfjax.studies.shapes import ShapesResult, shapes
 from erfjax.studies.slopes import SlopesResult, slopes
 from erfjax.studies.sparse import SparseResult, sparse
+from erfjax.studies.training import TrainingResult, training
 
 BY_NAME: dict[str, Callable[..., Any]] = {
     "shapes": shapes,
     "growth": growth,
     "slopes": slopes,
     "architecture": architecture,
+    "training": training,
     "initialisation": initialisation,
     "flat": flat,
     "sparse": sparse,
@@ -41,6 +43,7 @@ __all__ = [
     "ShapesResult",
     "SlopesResult",
     "SparseResult",
+    "TrainingResult",
     "architecture",
     "datasets",
     "design",
@@ -51,4 +54,5 @@ __all__ = [
     "shapes",
     "slopes",
     "sparse",
+    "training",
 ]

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Float, Integer, UInt8
+from scipy import ndimage
 
 from erfjax import plot
 from erfjax.errors import FileFormatError, MissingDependencyError
@@ -107,6 +108,83 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.images)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Task:
+    """What a network is to learn.
+
+    Attributes:
+        name: of the data.
+        train, test: the examples.
+        classes: how many labels there are.
+        ignored: a label that counts neither in the loss nor in the accuracy, or None.
+        mirrored: whether a mirror image is as good as the image.
+    """
+
+    name: str
+    train: Examples
+    test: Examples
+    classes: int
+    ignored: int | None = None
+    mirrored: bool = True
+
+    @property
+    def dense(self) -> bool:
+        """Whether every pixel has a label."""
+        return self.train.labels.ndim == 3
+
+
+VOID = 11  # CamVid's label of pixels that belong to no class
+
+
+def task(name: str, folder: str | os.PathLike[str] | None = None) -> Task:
+    """The training and test examples called "digits" (nothing to download), "mnist", "cifar10" or "camvid" (in `folder`).
+
+    Digits are enlarged twice; MNIST is read from the four idx files of its official names, compressed or not.
+
+    Raises:
+        FileNotFoundError, FileFormatError: the folder does not hold the data, or they are damaged.
+        FileFormatError: there is no such task, or no folder was given.
+
+    Example:
+        >>> from erfjax.studies import datasets
+        >>> found = datasets.task("digits")
+        >>> found.train.images.shape, len(found.test), found.classes
+        ((1300, 16, 16, 1), 497, 10)
+    """
+    if name == "digits":
+        all_, order = digits(), np.random.default_rng(0).permutation(1797)
+        large = np.clip(np.rint(ndimage.zoom(all_.images.astype(float), (1, 2, 2, 1), order=1)), 0, 255).astype(
+            np.uint8
+        )
+        train, test = (Examples(large[part], all_.labels[part]) for part in (order[:1300], order[1300:]))
+        return Task(name, train, test, classes=10, mirrored=False)
+    if name not in ("mnist", "cifar10", "camvid"):
+        raise FileFormatError(f'There is no task {name!r}: choose "digits", "mnist", "cifar10" or "camvid".')
+    if folder is None:
+        raise FileFormatError(f"The files of {name} are not part of erfjax: say in which folder they lie.")
+    if name == "cifar10":
+        return Task(name, *cifar10(folder), classes=10)
+    if name == "mnist":
+        return Task(name, _mnist(Path(folder), "train"), _mnist(Path(folder), "t10k"), classes=10, mirrored=False)
+    return Task(name, segmentation(folder), segmentation(folder, "test"), classes=VOID, ignored=VOID)
+
+
+def _mnist(folder: Path, part: str) -> Examples:
+    """One part of MNIST, or of a data set that comes in files of the same names."""
+    found = []
+    for content in ("images-idx3", "labels-idx1"):
+        paths = sorted(folder.glob(f"{part}-{content}-ubyte*"))
+        if not paths:
+            raise FileNotFoundError(f"{os.fspath(folder)!r} holds no {part}-{content}-ubyte or .gz of it.")
+        found.append(idx(paths[0]))
+    images, labels = found
+    if images.ndim != 3 or images.dtype != np.uint8 or labels.shape != images.shape[:1]:
+        raise FileFormatError(
+            f"{part}: expected N images of bytes and N labels, got {images.dtype}{list(images.shape)} and {list(labels.shape)}."
+        )
+    return Examples(images[..., None], labels.astype(np.int64))
 
 
 CIFAR_RECORD = 1 + 3 * 32 * 32  # a label, then red, green and blue planes
