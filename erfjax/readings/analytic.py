@@ -107,6 +107,8 @@ def analytic(
     reading = Reading(statistic, gates, weights, channels, restrict)
     reading.check()
     rows, spec = _rows(x, layout, reading)
+    if not jnp.isfinite(rows).all():
+        raise SampleError("The input holds values that are not finite (NaN or infinity): leave these rows out.")
     key = ("analytic", str(spec), _frozen(unit), layout, out_layout, reading, str(jax.dtypes.canonicalize_dtype(float)))
     compiled: _Compiled = cached(f, key, lambda: _compile(f, spec, unit, layout, out_layout, reading))
     compiled = compiled.with_weights(take_apart(f).weights)

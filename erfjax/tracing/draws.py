@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
+import jax.numpy as jnp
 import numpy as np
 from scipy import special
 
@@ -53,7 +54,7 @@ def _known_operands(cone: Cone) -> Iterable[tuple[Operand, Known]]:
     for step in cone.steps:
         if family(step.equation) is bilinear:
             for i, atom in enumerate(step.equation.inputs):
-                if isinstance(atom, Known) and np.issubdtype(np.dtype(atom.dtype), np.inexact):
+                if isinstance(atom, Known) and jnp.issubdtype(atom.dtype, jnp.inexact):
                     yield (index[id(step.equation)], i), atom
 
 
@@ -73,6 +74,15 @@ def is_filter(weight: np.ndarray, channels: Sequence[int]) -> bool:
     if len(taps) == 1:
         return bool((taps >= 0).all() or (taps <= 0).all())
     return bool((taps == taps[:1]).all())
+
+
+def centred(known: Known) -> bool:
+    """Whether shifts are zero, or look like draws of zero mean."""
+    value = known.concrete
+    if value is None or not np.any(value):
+        return value is not None
+    shifts = np.unique(np.asarray(value, np.float64))  # one for each channel, wherever it is added
+    return bool(shifts[0] < 0 < shifts[-1]) and dict(independence(shifts, (0,)))["mean"] > CHANCE
 
 
 def independence(weight: np.ndarray, channels: Sequence[int]) -> list[tuple[str, float]]:

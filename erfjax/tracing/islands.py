@@ -1,8 +1,8 @@
 """Elementwise islands: arrays that are a function of one other array, position by position, and their Gaussian expectations.
 
 The function of an island runs from its *base*, a normal variable of some mean and variance at every position, to a result φ.
-What mean field asks of it are E φ, E φ² and E φ'^p. They are integrals over panels with Gauss-Legendre nodes; jumps of φ and φ'
-(relu6, hard tanh ...) are found beforehand and are ends of panels.
+What mean field asks of it are E φ, E φ² and E φ'^p. They are integrals over panels with Gauss-Legendre nodes. Jumps of φ and φ'
+(relu6, hard tanh ...) are found beforehand and are ends of panels; panels in which φ oscillates are halved beforehand.
 """
 
 import dataclasses
@@ -30,6 +30,12 @@ PROBES = np.sinh(
 )  # where jumps are looked for: 2e-3 apart at 0, 2e-3 |x| further out
 JUMP = 0.02  # of the range within reach: a step between neighbours that is no slope
 MOST_JUMPS = 16
+MOST_PANELS = 512
+FINEST = 2e-3  # panels are not halved further
+RESOLVED = (
+    1e-6,
+    1e-7,
+)  # of an integral over a panel, and of the greatest mean over a panel: errors that halve no panel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +108,7 @@ def expectations(cone: Cone, island: Island, mean: Any, variance: Any, power: in
 
     mean = jnp.zeros_like(variance) if mean is None else mean
     sigma = jnp.sqrt(jnp.maximum(variance, jnp.finfo(variance.dtype).tiny))
-    ends = np.concatenate([FEATURE_ENDS, _jumps(island)]).astype(variance.dtype)
+    ends = _ends(island).astype(variance.dtype)
     features = jnp.clip((ends.reshape(-1, *[1] * variance.ndim) - mean[None]) / sigma[None], -REACH, REACH)
     fixed = np.array(GAUSSIAN_ENDS, variance.dtype).reshape(-1, *[1] * variance.ndim)
     panels = jnp.sort(jnp.concatenate([features, jnp.broadcast_to(fixed, (len(fixed), *variance.shape))]), axis=0)
@@ -142,9 +148,28 @@ def run(cone: Cone, island: Island, base: Any) -> Any:
     return held[island.steps[-1].output]
 
 
-def homogeneous(island: Island | None) -> bool:
-    """Whether φ is a multiple of its base on either side of 0, so that its gates do not depend on the variance."""
-    return island is not None and _lines(straightened(island)[1]) is not None
+def outermost(cone: Cone) -> dict[Atom, Island | None]:
+    """All islands; None in place of one whose result only a larger island reads."""
+    found = islands(cone)
+    read = set(cone.wanted)
+    for step in cone.steps:
+        base = found[step.output].base if step.output in found else None
+        read.update(atom for atom in step.equation.inputs if atom in found and found[atom].base is not base)
+    return {atom: island if atom in read else None for atom, island in found.items()}
+
+
+def affine(island: Island) -> bool:
+    """Whether φ' is the same for all values of the base."""
+    return not straightened(island)[1].steps
+
+
+def shifts(island: Island) -> list[Known] | None:
+    """What is added to the base before two straight lines through 0 act on it; None if φ is anything but that."""
+    before, rest = straightened(island)
+    if _lines(rest) is None:
+        return None
+    added = [step for step in before if registry.lookup(step.equation).moment is linear]
+    return [atom for step in added for atom in step.equation.inputs if isinstance(atom, Known)]
 
 
 def _lines(island: Island) -> tuple[float, float] | None:
@@ -159,28 +184,59 @@ def _lines(island: Island) -> tuple[float, float] | None:
     return (float(left), float(right)) if straight else None
 
 
-def _jumps(island: Island) -> np.ndarray:
-    """Where φ or φ' jumps, if φ is one function of one number; found on a grid and bisected."""
+def _ends(island: Island) -> np.ndarray:
+    """Ends of panels in units of the base, in which φ² and φ'² are smooth and resolved, if φ is one function of one number."""
     phi = _scalar(island)
     if phi is None:
-        return np.empty(0)
-    low, high = PROBES[:-1], PROBES[1:]
+        return np.array(FEATURE_ENDS)
+    ends = np.sort([*FEATURE_ENDS, *_jumps(phi)])
+    while True:
+        middles, widths = (ends[:-1] + ends[1:]) / 2, np.diff(ends)
+        with np.errstate(over="ignore", invalid="ignore"):  # far out φ may overflow, and stays as it is
+            whole, halves = _integrals(phi, ends), _integrals(phi, np.sort([*ends, *middles]))
+            both = halves[:, ::2] + halves[:, 1::2]
+            greatest = np.nanmax(both / np.maximum(widths, FINEST), axis=1, keepdims=True)
+            rough = np.abs(whole - both) > RESOLVED[0] * both + RESOLVED[1] * greatest * widths
+        more = middles[rough.any(axis=0) & (widths > FINEST)]
+        more = more[_nearest(more, MOST_PANELS - len(ends))]
+        if not more.size:
+            return ends
+        ends = np.sort([*ends, *more])
+
+
+def _nearest(points: np.ndarray, most: int) -> np.ndarray:
+    """Which points are nearest to 0, where the base is likely to be."""
+    return np.argsort(np.abs(points), kind="stable")[:most]
+
+
+def _integrals(phi: Callable[[np.ndarray], np.ndarray], ends: np.ndarray) -> np.ndarray:
+    """∫φ² and ∫φ'² over panels, by the rule that expectations use."""
+    low, width = ends[:-1], np.diff(ends)
+    values = phi((low[:, None] + width[:, None] * NODES).ravel()).reshape(2, *low.shape, len(NODES))
+    return (values**2 @ MASSES) * width
+
+
+def _jumps(phi: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Where φ or φ' jumps; found on a grid, and then on finer and finer ones."""
     near = phi(PROBES[np.abs(PROBES) < REACH])
     scale = np.nanmax(np.abs(near), axis=1, keepdims=True, initial=1e-30)
-    steps = np.abs(np.diff(phi(PROBES), axis=1)) / scale
+    with np.errstate(invalid="ignore"):  # far out φ may overflow: no jump is looked for there
+        steps = np.abs(np.diff(phi(PROBES), axis=1)) / scale
     smooth = 8 * np.minimum(np.r_[steps.T[1:], [[np.inf] * 2]], np.r_[[[np.inf] * 2], steps.T[:-1]]).T
-    jumps = np.flatnonzero(((steps > JUMP) & (steps > smooth)).any(axis=0))[:MOST_JUMPS]
-    low, high = low[jumps], high[jumps]
-    for _ in range(30):
-        middle = (low + high) / 2
-        at = [phi(x) / scale for x in (low, middle, high)]
-        first = np.abs(at[1] - at[0]).max(axis=0) > np.abs(at[2] - at[1]).max(axis=0)
-        low, high = np.where(first, low, middle), np.where(first, middle, high)
-    return low
+    jumps = np.flatnonzero(((steps > JUMP) & (steps > smooth)).any(axis=0))
+    jumps = jumps[_nearest(PROBES[jumps], MOST_JUMPS)]
+    low, high = PROBES[jumps], PROBES[jumps + 1]
+    which = np.arange(len(low))
+    for _ in range(4 if len(low) else 0):
+        fine = np.linspace(low, high, len(PROBES) // MOST_JUMPS)
+        steps = np.abs(np.diff(phi(fine.ravel()).reshape(2, *fine.shape), axis=1)) / scale[..., None]
+        at = steps.max(axis=0).argmax(axis=0)
+        low, high = fine[at, which], fine[at + 1, which]
+    return low[(np.abs(phi(high) - phi(low)) > JUMP * scale).any(axis=0)]  # what oscillates is no jump from near
 
 
 def _scalar(island: Island) -> Callable[[np.ndarray], np.ndarray] | None:
-    """φ and φ' as a function of a vector on the host, if everything known in it is one known number."""
+    """φ and φ' as a function of a (not too long) vector on the host, if everything known in it is one known number."""
     numbers: dict[Atom, Any] = {}
     for step in island.steps:
         for atom in step.equation.inputs:
@@ -196,18 +252,26 @@ def _scalar(island: Island) -> Callable[[np.ndarray], np.ndarray] | None:
         return held[island.steps[-1].output]
 
     def both(x: np.ndarray) -> np.ndarray:
+        padded = np.zeros(len(PROBES))  # always as many points, so that JAX compiles each operation once
+        padded[: len(x)] = x
         with jax.ensure_compile_time_eval():
-            z = jnp.asarray(x, island.base.dtype)
+            z = jnp.asarray(padded, _wide(island.base.dtype))
             value, pull = jax.vjp(function, z)
-            return np.stack([np.asarray(a, np.float64) for a in (value, pull(jnp.ones_like(value))[0])])
+            slope = pull(jnp.ones_like(value))[0]
+            return np.stack([np.asarray(a, np.float64)[: len(x)] for a in (value, slope)])
 
     return both
+
+
+def _wide(dtype: Any) -> Any:
+    """The dtype, or float32 in place of a narrower one, in which smooth functions look like stairs."""
+    return jnp.float32 if jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32 else dtype
 
 
 def _evaluate(equations: Sequence[Equation], held: dict[Atom, Any], shape: tuple[int, ...]) -> None:
     """Runs elementwise equations on vectors."""
     for equation in equations:
-        operands = [jnp.broadcast_to(jnp.asarray(held[a], a.dtype), shape) for a in equation.inputs]
+        operands = [jnp.broadcast_to(jnp.asarray(held[a], _wide(a.dtype)), shape) for a in equation.inputs]
         if equation.blocks:
             (block,) = equation.blocks
             inner = dict(zip(block.inputs, operands, strict=True))

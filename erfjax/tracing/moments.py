@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from erfjax.errors import DataDependentError
+from erfjax.errors import DataDependentError, UnsupportedPrimitiveError
 from erfjax.tracing import registry
 from erfjax.tracing.families import ELEMENTWISE, Push, slope, sum_of
 from erfjax.tracing.program import Atom, Equation, Known, Var
@@ -179,7 +179,16 @@ def elementwise(step: Step) -> bool:
 
 
 def family(equation: Equation) -> registry.Moment:
-    """The family of an equation; unknown ones are refused."""
+    """The family of an equation.
+
+    Raises:
+        DataDependentError: it chooses a body by the data.
+        UnsupportedPrimitiveError: there is no rule, or it makes complex numbers.
+    """
+    if any(jnp.issubdtype(output.dtype, jnp.complexfloating) for output in equation.outputs):
+        raise UnsupportedPrimitiveError(
+            f"{equation} makes complex numbers, whose squares are no second moments: measure with ej.empirical."
+        )
     if registry.bodies(equation):
         raise DataDependentError(
             f"{equation} chooses or derives by a rule of its own what no closed form can follow: measure with ej.empirical."

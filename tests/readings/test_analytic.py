@@ -329,6 +329,12 @@ def test_data_gates_need_data():
         analytic(lambda x: x, jax.ShapeDtypeStruct((1, 5, 1), jnp.float32), layout="NWC")
 
 
+def test_inputs_that_are_not_finite_are_refused():
+    x = normal(0, 2, 5, 1)
+    with pytest.raises(ej.errors.SampleError, match="not finite"):
+        analytic(jax.nn.relu, x.at[1, 2, 0].set(jnp.nan), layout="NWC")
+
+
 def test_what_has_no_closed_form_is_refused():
     with pytest.raises(ej.errors.UnsupportedPrimitiveError, match="fft"):
         analytic(lambda x: jnp.fft.fft(x, axis=1).real, normal(0, 1, 5, 1), layout="NWC")

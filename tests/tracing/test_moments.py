@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from erfjax.errors import DataDependentError
+from erfjax.errors import DataDependentError, UnsupportedPrimitiveError
 from erfjax.readings.analytic import analytic
 from erfjax.tracing import draws
 
@@ -61,8 +61,11 @@ read = functools.partial(analytic, layout="NWC", channels="random-signs")
 
 EXACT = {
     "plain": plain,
-    "gates": functools.partial(plain, between=jax.nn.gelu, after=jnp.tanh),
-    "max-pool": functools.partial(plain, between=lambda y: pooled(y, "max")),
+    "gates": functools.partial(plain, between=jax.nn.relu, after=lambda y: jnp.maximum(y, 0.1 * y)),
+    "gates after random shifts": functools.partial(plain, between=lambda y: jax.nn.relu(y + weight(4, 1, 1, 6))),
+    "gates after zero shifts": functools.partial(
+        plain, between=lambda y: jax.nn.relu(2.0 * (y + jnp.zeros((1, 1, 6))))
+    ),
     "average": functools.partial(plain, between=lambda y: pooled(y, "average")),
     "an average that overlaps": functools.partial(plain, between=blur),
     "two averages that do not overlap": functools.partial(
@@ -70,7 +73,7 @@ EXACT = {
     ),
     "resize along one axis": functools.partial(plain, after=stretched),
     "residual": lambda x: (lambda y: conv(y + conv(jax.nn.relu(y), W2), W3))(conv(x, W1)),
-    "one function twice": functools.partial(plain, between=lambda y: y + y * jax.nn.sigmoid(y) - 0.3 * y**2),
+    "one function twice": functools.partial(plain, between=lambda y: y + jax.nn.relu(y) - 0.3 * jnp.abs(y)),
     "choice by the data": functools.partial(plain, between=lambda y: jnp.where(y > 0, y, 0.1 * y)),
     "concatenation": lambda x: (lambda y: conv(jnp.concatenate([y, jax.nn.relu(y)], -1), weight(6, 3, 12, 4)))(
         conv(x, W1)
@@ -80,6 +83,13 @@ EXACT = {
 }
 
 APPROXIMATE = {
+    "gates that know sizes": (functools.partial(plain, between=jax.nn.soft_sign), "infinite width"),
+    "gates after a shift": (functools.partial(plain, between=lambda y: jax.nn.relu(y + 0.4)), "infinite width"),
+    "gates of a sum of activations": (
+        lambda x: (lambda y: conv(jax.nn.relu(y + conv(y, W2)), W3))(jax.nn.relu(conv(x, W1))),
+        "infinite width",
+    ),
+    "max-pool": (functools.partial(plain, between=lambda y: pooled(y, "max", 4, 2)), "infinite width"),
     "overlapping averages": (functools.partial(plain, between=lambda y: blur(blur(y))), "interfere"),
     "two averages, weights between": (functools.partial(plain, between=blur, after=blur), "interfere"),
     "average of gates": (
@@ -182,6 +192,7 @@ def test_a_dead_unit_is_reported():
     dead = read(lambda x: jax.nn.relu(conv(x, W1) - 100.0), X)
     assert not dead.map.any()
     assert any("dead" in note for note in dead.notes)
+    assert dead.coverage == "approximate"  # its gates follow from the shift, not from the sign of random sums
     silent = read(lambda x: conv(conv(x, W1), jnp.zeros((3, 6, 2))), X)
     assert any("silent" in note for note in silent.notes)
 
@@ -219,3 +230,36 @@ def test_mean_field_without_data_refuses_what_data_steer():
     with pytest.raises(DataDependentError, match="data"):
         analytic(f, SPEC, layout="NWC", gates="mean-field")
     assert read(f, X).map.any()
+
+
+def test_gates_are_surveyed_in_every_precision():
+    """NumPy does not take bfloat16 for a floating-point type."""
+    w1, w3, scale = W1.astype(jnp.bfloat16), W3.astype(jnp.bfloat16), jnp.zeros((1, 1, 6), jnp.bfloat16)
+
+    def f(x):
+        y = conv(x, w1)
+        return conv(jax.nn.gelu(y) + scale * conv(y, W2.astype(jnp.bfloat16)), w3)
+
+    for gates in ("data", "mean-field"):
+        field = read(f, X.astype(jnp.bfloat16), gates=gates)
+        assert field.coverage == "approximate"
+        assert any("silent branch" in note for note in field.notes)
+    exchangeable = read(lambda x: conv(conv(x, w1), w3), X.astype(jnp.bfloat16), weights="exchangeable")
+    assert len(np.unique(exchangeable.map[4:9])) > 1  # mean squares by tap
+
+
+@pytest.mark.parametrize("frequency", [3.0, 20.0])
+def test_mean_field_resolves_what_oscillates(frequency):
+    """φ = z + sin²(a z)/a: E φ'² = 1 + 2 E sin(2 a z) + E sin²(2 a z) = 1 + (1 - exp(-8 a² q))/2 for z of variance q."""
+
+    def gain(phi):
+        signs = [jnp.sign(w) for w in (W1, W3)]
+        return read(lambda x: conv(phi(conv(x, signs[0])), signs[1]), SPEC, gates="mean-field").map.sum()
+
+    ratio = gain(lambda z: z + jnp.sin(frequency * z) ** 2 / frequency) / gain(lambda z: z)
+    assert ratio == pytest.approx(1.5, rel=2e-5)
+
+
+def test_complex_numbers_are_refused():
+    with pytest.raises(UnsupportedPrimitiveError, match="complex"):
+        read(lambda x: jnp.abs(lax.complex(conv(x, W1), conv(x, W1))), X)
