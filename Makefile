@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test test-slow test-latest lint notebooks bench clean
+.PHONY: run test test-slow test-latest lint notebooks studies bench clean
 
 run: .venv/run.stamp
 	$(BIN)/erfjax growth --out results/growth
@@ -20,6 +20,10 @@ lint: .venv/lint.stamp
 
 notebooks: .venv/notebooks.stamp
 	$(BIN)/python notebooks/execute.py
+
+# Every study with its defaults, on one page: results/index.html.
+studies: .venv/training.stamp
+	$(BIN)/erfjax reproduce all --out results
 
 bench: .venv/bench.stamp
 	$(BIN)/python -m benchmarks

@@ -29,7 +29,7 @@ from erfjax import summary
 from erfjax.errors import MissingDependencyError, SampleError, StackError
 from erfjax.studies import datasets
 from erfjax.studies.convergence import Interval, interval
-from erfjax.studies.pairs import Result
+from erfjax.studies.pairs import Claim, Result
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "as it is": {},
@@ -51,7 +51,7 @@ DENSE: dict[str, Any] = {"subsamplings": 4, "readout": "pixels", "blocks": 8, "b
 """What is different where every pixel has a label: a map of units 16 pixels apart, interpolated to the image."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class TrainingResult(Result):
     """What `training` found.
 
@@ -114,6 +114,17 @@ class TrainingResult(Result):
         """σ by variant; what its changes are made of; other probes of the first variant."""
         return self._sizes(), self._changes(), self._probes()
 
+    def claims(self) -> tuple[Claim, ...]:
+        """Whether the field grows."""
+        found = []
+        for variant in self.runs:
+            sigma = self.sigma(variant, self.main)
+            ratios = (sigma[:, self.first] / sigma[:, 0], sigma[:, -1] / sigma[:, self.first])
+            texts = [_text(_spread(ratio)) for ratio in ratios]
+            here = f"σ × {texts[0]} in the first epoch, × {texts[1]} after it"
+            found.append(Claim(f"training, {variant}", "the ERF grows", here))
+        return tuple(found)
+
     def _sizes(self) -> summary.Table:
         rows = []
         for variant in self.runs:
@@ -173,7 +184,7 @@ class TrainingResult(Result):
 
 
 def _text(value: Interval) -> str:
-    return f"{value.mean:.2f} ± {value.half:.2f}"
+    return f"{value.mean:.2f}" + (f" ± {value.half:.2f}" if np.isfinite(value.half) else "")
 
 
 def _spread(ratios: np.ndarray) -> Interval:

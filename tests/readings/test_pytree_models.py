@@ -65,8 +65,8 @@ def test_what_is_no_weight_tells_models_apart():
 
 
 def test_flax_and_equinox_models_are_pytrees():
-    import equinox as eqx
-    from flax import nnx
+    eqx = pytest.importorskip("equinox", reason="equinox is not installed here")
+    nnx = pytest.importorskip("flax.nnx", reason="flax is not installed here")
 
     for seed in range(2):
         one = nnx.Conv(2, 3, (3, 3), rngs=nnx.Rngs(seed))
