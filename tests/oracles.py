@@ -69,13 +69,12 @@ def _window(n: Node, axis: int, size: int) -> tuple[int, ...]:
     return k, s, d, b, *sides
 
 
-def field(
-    nodes: Nodes, space: Sequence[int], unit: Position, clipped: bool, weights: dict[str, list[np.ndarray]]
-) -> set[Position]:
+def field(nodes: Nodes, space: Sequence[int], unit: Position, clipped: bool, weights: dict[str, list]) -> set[Position]:
     """All input positions that a unit of the last node reads, one by one; unclipped ones may lie outside the image.
 
     Args:
-        weights: for every resize, per axis its matrix (inputs, outputs).
+        weights: for every resize, per axis where its matrix (inputs, outputs) is not zero, and the input and the output
+            at which this matrix begins: it reaches beyond the border, as positions do.
     """
     sizes = shapes(nodes, space)
     wanted: dict[str, set[Position]] = {n.name: set() for n in nodes} | {"input": set()}
@@ -110,8 +109,8 @@ def _reads(n: Node, axis: int, o: int, k: int, inputs: list[tuple[int, ...]], we
     if n.op == "slice":
         return [n.padding[axis][0] + o * n.stride[axis]]
     if n.op == "resize":
-        matrix = weights[n.name][axis]
-        return np.flatnonzero(matrix[:, o]).tolist() if 0 <= o < matrix.shape[1] else []
+        held, first_in, first_out = weights[n.name][axis]
+        return (np.flatnonzero(held[:, o - first_out]) + first_in).tolist()
     if n.op == "reverse":
         return [size - 1 - o] if axis == n.method else [o]
     if n.op == "concat" and axis == n.method:

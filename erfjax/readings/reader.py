@@ -53,6 +53,10 @@ class Reader:
         return {}
 
     @functools.cached_property
+    def motions(self) -> dict[tuple[Var, int, int], tuple[int | None, Fraction | None]]:
+        return {}
+
+    @functools.cached_property
     def sizes(self) -> dict[Var, tuple[Extent, ...]]:
         return {}
 
@@ -76,10 +80,7 @@ class Reader:
         start, stop = self.interval(self.region(atom, box, clipped=False))
         true = self.region(atom, box, clipped=True)
         paired = _paired(self.source, target)
-        motion = [self.motion(atom, out if out is None else target.spatial[out], i) for i, out in enumerate(paired)]
-        for i, edges in enumerate(zip(start, stop, strict=True)):
-            if all(map(math.isinf, edges)):  # a global axis is the same for all units
-                motion[i] = (1, motion[i][1] or Fraction(0))
+        motion = [self.motion(atom, target, out, i) for i, out in enumerate(paired)]
         stride = tuple(
             0
             if out is None
@@ -110,21 +111,46 @@ class Reader:
             layers_=lambda: self.layers(atom),
         )
 
-    def motion(self, atom: Atom, out: int | None, axis: int) -> tuple[int | None, Fraction | None]:
+    def motion(self, atom: Atom, target: Layout, out: int | None, axis: int) -> tuple[int | None, Fraction | None]:
         """Period in units and pixels per unit of a spatial axis, as axis `out` of the output moves; None without a period."""
         if out is None or isinstance(atom, Known):
             return 1, Fraction(0)
+        if (atom, out, axis) not in self.motions:
+            self.motions[atom, out, axis] = self._motion(atom, target, out, axis)
+        return self.motions[atom, out, axis]
+
+    def _motion(self, atom: Var, target: Layout, out: int, axis: int) -> tuple[int | None, Fraction | None]:
+        """The motion that the views promise, if the field of another unit keeps it; else what the outermost units show."""
+        space = target.space(atom.shape)
+        centre = tuple(n // 2 for n in space)
+
+        def edges(u: int) -> tuple[Extent, Extent]:
+            box = unit_box(atom.shape, target, (*centre[:out], u, *centre[out + 1 :]))
+            start, stop = self.interval(self.region(atom, box, clipped=False))
+            return start[axis], stop[axis]
+
+        found = self.period(atom, target.spatial[out])
+        here = edges(centre[out])
+        if found is None:
+            still = all(map(math.isinf, here)) and here == edges(0) == edges(space[out] - 1)
+            return (1, Fraction(0)) if still else (None, None)
+        repeat, moved = found[0], found[1][self.source.spatial[axis]]
+        if moved is None:  # seen whole by all
+            return 1, Fraction(0)
+        by = next((by for by in (repeat, -repeat) if 0 <= centre[out] + by < space[out]), 0)
+        there = tuple(edge + by * moved for edge in here)
+        if by and there != edges(centre[out] + by):
+            return None, None
+        return (1 if all(map(math.isinf, here)) else repeat), moved
+
+    def period(self, atom: Var, out: int) -> tuple[int, tuple[Shift, ...]] | None:
+        """What the views say about moving along an axis of a variable; None if they say nothing."""
         if (atom, out) not in self.periods:
             try:
                 self.periods[atom, out] = period(self.program, atom, self.program.input, out, self.views)
             except IrregularError:
                 self.periods[atom, out] = None
-        found = self.periods[atom, out]
-        if found is None:
-            return None, None
-        repeat, shift = found
-        moved = shift[self.source.spatial[axis]]
-        return (1, Fraction(0)) if moved is None else (repeat, moved)
+        return self.periods[atom, out]
 
     def step(
         self, atom: Atom, target: Layout, unit: tuple[int, ...], out: int, axis: int, start: Sequence[Extent]

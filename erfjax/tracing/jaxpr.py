@@ -40,7 +40,7 @@ CUSTOM_JVP, CUSTOM_VJP = primitives.custom_jvp_call_p, primitives.custom_vjp_cal
 
 def lax_primitive(name: str) -> Primitive | None:
     """The primitive object that this JAX keeps under `name`, or None if this JAX has no such primitive."""
-    return getattr(lax, name, None) or getattr(primitives, name, None)
+    return next((getattr(home, name) for home in (lax, primitives, lax.linalg) if hasattr(home, name)), None)
 
 
 @dataclasses.dataclass(frozen=True)

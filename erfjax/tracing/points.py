@@ -36,7 +36,7 @@ class Points:
     @classmethod
     def among(cls, positions: Iterable[int] | np.ndarray) -> "Points":
         """The set of the positions given."""
-        held = np.unique(np.fromiter(positions, np.int64))
+        held = np.unique(positions if isinstance(positions, np.ndarray) else np.fromiter(positions, np.int64))
         if not held.size:
             return EMPTY
         bits = np.zeros(int(held[-1] - held[0]) + 1, bool)

@@ -12,9 +12,11 @@ result moves, as exact fractions: from their denominators follows the period of 
 """
 
 import dataclasses
+import functools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -97,35 +99,98 @@ class Prefix:
 
 @dataclasses.dataclass(frozen=True)
 class Lookup:
-    """The positions that a known table lists: `pattern[o, i]` is True where result o needs operand i."""
+    """The positions that a known table lists: `pattern[o, i]` is True where result o needs operand i.
+
+    Most tables follow a law: row o + p is row o moved by q. Then results beyond the table (padding of a later layer) follow it
+    too, and so do the rows of a matrix (`cut`) that the border of the operand has cut, as where an image is resized.
+    """
 
     out: int
     pattern: np.ndarray
+    cut: bool = True
 
     def pull(self, box: Box) -> Points:
-        held = box[self.out].clip(0, len(self.pattern))
-        return Points.of(0, self.pattern[held.positions].any(axis=0)) if held else EMPTY
+        points = box[self.out]
+        if self._base is None:
+            points = points.clip(0, len(self.pattern))
+        elif not points.finite:
+            return self._beyond(points)
+        return self._rows(points.positions) if points else EMPTY
 
     def shift(self, shifts: Sequence[Shift], whole: list[Fraction]) -> Shift:
         by = shifts[self.out]
         if not by:
             return by
-        period, moved = self._period()
+        if self._law is None:
+            raise IrregularError
+        period, moved = self._law
         whole.append(by / period)
         return by * moved / period
 
-    def _period(self) -> tuple[int, int]:
-        """The smallest p such that the row of o + p is the row of o moved by q, for all rows that touch no border."""
+    @functools.cached_property
+    def _kinds(self) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+        """Per row its first position and its kind; per kind its positions counted from the first."""
+        kinds: dict[bytes, int] = {}
+        first, kind = self.pattern.argmax(axis=1), np.empty(len(self.pattern), int)
+        for o, row in enumerate(self.pattern):
+            kind[o] = kinds.setdefault((np.flatnonzero(row) - first[o]).tobytes(), len(kinds))
+        return first, kind, [np.frombuffer(offsets, int) for offsets in kinds]
+
+    @functools.cached_property
+    def _sound(self) -> tuple[int, int]:
+        """The range of the rows that no border has cut."""
+        if not self.cut:
+            return 0, len(self.pattern)
         inner = np.flatnonzero(~self.pattern[:, 0] & ~self.pattern[:, -1] & self.pattern.any(axis=1))
-        low, high = (int(inner[0]), int(inner[-1]) + 1) if inner.size else (0, 0)
-        first, columns = self.pattern.argmax(axis=1), self.pattern.shape[1]
+        return (int(inner[0]), int(inner[-1]) + 1) if inner.size else (0, 0)
+
+    @functools.cached_property
+    def _law(self) -> tuple[int, int] | None:
+        """The smallest p, and q, that all sound rows follow; None where they do not fill two periods."""
+        (first, kind, _), (low, high) = self._kinds, self._sound
         for period in range(1, (high - low) // 2 + 1):
-            moved = int(first[low + period] - first[low])
-            a, b = self.pattern[low : high - period], self.pattern[low + period : high]
-            kept = (a[:, : columns - moved], b[:, moved:]) if moved >= 0 else (a[:, -moved:], b[:, :moved])
-            if np.array_equal(*kept):
-                return period, moved
-        raise IrregularError
+            before, after = slice(low, high - period), slice(low + period, high)
+            steps = first[after] - first[before]
+            if (steps == steps[0]).all() and (kind[before] == kind[after]).all():
+                return period, int(steps[0])
+        return None
+
+    @functools.cached_property
+    def _base(self) -> tuple[int, int] | None:
+        """The range of the rows from which the law gives all others; None if it does not give those of the table."""
+        columns = self.pattern.shape[1]
+        low, high = self._sound
+        others = (o for o in range(len(self.pattern)) if not low <= o < high)
+        if self._law is None:
+            return None
+        by_law = ((o, self._rows(np.array([o]), self._sound).clip(0, columns)) for o in others)
+        agree = all(np.array_equal(found.positions, np.flatnonzero(self.pattern[o])) for o, found in by_law)
+        return self._sound if agree else None
+
+    def _rows(self, positions: np.ndarray, base: tuple[int, int] | None = None) -> Points:
+        """What the rows at some positions, at least one, need."""
+        first, kind, offsets = self._kinds
+        moved: Any = 0
+        base = base or self._base
+        if base is not None and self._law is not None:
+            period, by = self._law
+            periods = np.where((positions < base[0]) | (positions >= base[1]), (positions - base[0]) // period, 0)
+            positions, moved = positions - periods * period, periods * by
+        start, kind = first[positions] + moved, kind[positions]
+        held = [np.add.outer(start[kind == k], offsets[k]).ravel() for k in np.unique(kind)]
+        return Points.among(np.concatenate(held))
+
+    def _beyond(self, points: Points) -> Points:
+        """What infinitely many rows need, by the law."""
+        period, moved = self._law or (1, 0)
+        edge = Points(points.start, points.start + period), Points(points.stop - period, points.stop)
+        if not moved:
+            return self._rows(np.arange(period))
+        if math.isinf(points.start) and math.isinf(points.stop):
+            return EVERYWHERE
+        held = self._rows(edge[math.isinf(points.start)].positions)
+        up = math.isinf(points.stop) == (moved > 0)
+        return Points(held.start, EVERYWHERE.stop) if up else Points(EVERYWHERE.start, held.stop)
 
 
 AxisView = Along | Fixed | Prefix | Lookup
@@ -189,8 +254,3 @@ class Then:
 
     def shift(self, shifts: Sequence[Shift], whole: list[Fraction]) -> tuple[Shift, ...]:
         return self.second.shift(self.first.shift(shifts, whole), whole)
-
-
-def irregular(shifts: Sequence[Shift], whole: list[Fraction]) -> tuple[Shift, ...]:
-    """The shift of a Mapping that follows no axis."""
-    raise IrregularError

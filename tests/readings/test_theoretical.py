@@ -13,7 +13,7 @@ import erfjax as ej
 from erfjax.errors import LayoutError, UnitError
 from erfjax.geometry import Window, backward
 from tests import catalogue
-from tests.tracing.layers import patchify, reflect_padding
+from tests.tracing.layers import patchify
 from tests.tracing.test_peers import conv, max_pool
 
 
@@ -23,6 +23,12 @@ def image(h=40, w=30, channels=1, dtype=jnp.float32):
 
 def stride_two(x):
     return conv(x, 3, stride=2, padding=[(1, 1), (0, 1)])
+
+
+def upsampled(x):
+    """Stride 2, then twice the size."""
+    y = conv(x, 3, stride=2, padding=[(1, 1)] * 2)
+    return conv(jnp.repeat(jnp.repeat(y, 2, 1), 2, 2), 3)
 
 
 def test_units():
@@ -151,43 +157,6 @@ def test_infinite_axes():
     assert "∞" in str(field)
     past = ej.theoretical(lambda x: jnp.cumsum(x, 2), image(), unit=(5, 5))
     assert (past.start, past.stop) == ((5, -math.inf), (6, 6))
-
-
-def upsampled(x):
-    """Stride 2, then twice the size."""
-    y = conv(x, 3, stride=2, padding=[(1, 1)] * 2)
-    return conv(jnp.repeat(jnp.repeat(y, 2, 1), 2, 2), 3)
-
-
-def test_phases():
-    """Nearest upsampling: units of the two phases see different pixels, and the table holds for all units."""
-    field = ej.theoretical(upsampled, image())
-    assert not field.shift_invariant
-    table = field.phases()
-    assert (table.period, table.shift) == ((2, 2), (2, 2))
-    assert (table.minimum, table.maximum) == ((5, 5), (5, 5))
-    for unit in [(6, 9), (7, 9), (13, 20)]:
-        other = ej.theoretical(upsampled, image(), unit=unit)
-        for axis, u in enumerate(unit):
-            row = next(r for r in table.rows if r.axis == axis and r.phase == u % 2)
-            moved = (u - row.unit) // 2 * 2
-            assert (other.start[axis], other.stop[axis]) == (row.start + moved, row.stop + moved)
-    single = ej.theoretical(stride_two, image()).phases()
-    assert [(row.unit, row.start, row.stop) for row in single.rows] == [(10, 19, 22), (7, 14, 17)]
-
-
-def test_resize_by_a_ratio_has_the_period_of_the_ratio():
-    field = ej.theoretical(lambda x: jax.image.resize(x, (1, 60, 20, 1), "linear", antialias=False), image())
-    table = field.phases()
-    assert (table.period, table.shift) == ((3, 2), (2, 3))
-    assert (field.stride, field.shift_invariant) == ((pytest.approx(2 / 3), 1.5), False)
-
-
-def test_fields_without_a_period():
-    field = ej.theoretical(reflect_padding, image(channels=4))
-    assert (field.shift_invariant, field.size, field.stride) == (False, (3, 3), (1, 1))
-    assert len(str(field).splitlines()) < 30
-    assert "size over the units" in str(field)
 
 
 def test_tokens():

@@ -434,6 +434,23 @@ def data_dependent_gather(x):
     return x[:, jnp.argmax(x[0, :, 0, 0])[None]]
 
 
+@case(differentiable=False)
+def applied_at(x):
+    """A scatter that changes what is there overwrites nothing."""
+    return x.at[:, 2:4].apply(jnp.sin).at[:, :, jnp.array([1, 5])].apply(jnp.cos)
+
+
+@case(**PLAIN)
+def gamma_distributed(x):
+    return jax.random.gamma(jax.random.key(0), x + 2)
+
+
+@case(**PLAIN, differentiable=False)
+def key_from_the_data(x):
+    key = jax.random.fold_in(jax.random.key((x[0, 0] * 100).astype(int)), (x[3, 3] * 100).astype(int))
+    return jax.random.uniform(jax.random.split(key)[1], (7, 9))
+
+
 @case(**LINE)
 def embedded(x):
     """A known one-hot matrix, as embeddings and pixel selection use it."""
@@ -535,6 +552,33 @@ def inverse_and_factors_per_pixel(x):
 def spectra_per_pixel(x):
     m = x.reshape(5, 6, 3, 3)
     return jnp.concatenate([jnp.linalg.svd(m, compute_uv=False), jnp.linalg.eigvalsh(m @ m.swapaxes(-1, -2))], -1)
+
+
+@case(**PLAIN)
+def solve_with_known_matrices(x):
+    """Columns of a right-hand side do not see each other."""
+    matrix = weights(7, 7) + 5 * jnp.eye(7)
+    y = jnp.linalg.solve(matrix, x) + jax.scipy.linalg.cho_solve((jnp.eye(7) + 0.1, True), x)
+    return y + lax.linalg.tridiagonal_solve(jnp.ones(7), 4 * jnp.ones(7), jnp.ones(7), x)
+
+
+@case(**PLAIN)
+def solve_from_the_right(x):
+    matrix = weights(9, 9) ** 2 + 5 * jnp.eye(9)
+    return lax.linalg.triangular_solve(matrix, lax.linalg.triangular_solve(matrix, x, lower=True))
+
+
+@case(shape=(4, 7, 9), layout="CHW", out_layout="CHW")
+def banded_matrices_per_channel(x):
+    bands = jnp.stack([jnp.tri(9, 9, k) - jnp.tri(9, 9, k - 2) for k in (1, 1, 1, 1)])
+    return jnp.einsum("chw,cvw->chv", x, bands.astype(x.dtype))
+
+
+@case(**PLAIN)
+def local_operator_of_four_axes(x):
+    """Known weights of rows and columns at once: zeros are seen along each axis."""
+    near = lambda n: jnp.asarray(np.abs(np.subtract.outer(np.arange(n), np.arange(n))) < 2, x.dtype)  # noqa: E731
+    return jnp.einsum("hw,ghvw->gv", x, jnp.einsum("gh,vw->ghvw", near(7), near(9)))
 
 
 # --- control flow --------------------------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 """The rules, one module per family; importing this package fills the registry."""
 
-from erfjax.tracing.rules import contraction, convolution, elementwise, indexing, pooling, reduction, shape
+from erfjax.tracing.rules import contraction, convolution, elementwise, indexing, pooling, random, reduction, shape
 
-__all__ = ["contraction", "convolution", "elementwise", "indexing", "pooling", "reduction", "shape"]
+__all__ = ["contraction", "convolution", "elementwise", "indexing", "pooling", "random", "reduction", "shape"]

@@ -1,6 +1,7 @@
 """Contractions: dot products, and the dense linear algebra that sees its matrices whole."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -24,42 +25,69 @@ def dot_general(equation: Equation, result: int) -> Sequence[Seen | None]:
     out_r = {a: n + len(free_l) + i for i, a in enumerate(free_r)}
 
     def view(
-        atom: Atom, batch: Sequence[int], free: dict[int, int], contracted: Sequence[int], other: AxisView
+        atom: Atom, batch: Sequence[int], free: dict[int, int], contracted: Sequence[int], through: Iterable[AxisView]
     ) -> View:
         axes: list[AxisView] = [WHOLE] * len(atom.shape)
         for i, a in enumerate(batch):
             axes[a] = Along(i)
         for a, out in free.items():
             axes[a] = Along(out)
-        if len(contracted) == 1:
-            axes[contracted[0]] = other
+        for a, axis in zip(contracted, through, strict=True):
+            axes[a] = axis
         return View(tuple(axes))
 
     return [
-        view(left, batch_l, out_l, contract_l, _through(right, contract_r, batch_r, out_r)),
-        view(right, batch_r, out_r, contract_r, _through(left, contract_l, batch_l, out_l)),
+        view(left, batch_l, out_l, contract_l, _through(right, contract_r, out_r)),
+        view(right, batch_r, out_r, contract_r, _through(left, contract_l, out_l)),
     ]
 
 
-def _through(matrix: Atom, contracted: Sequence[int], batch: Sequence[int], free: dict[int, int]) -> AxisView:
-    """A contracted axis seen through the zeros of a known matrix; a matrix of zeros only is silent, not blind: taken as dense."""
-    if len(contracted) != 1 or batch or len(free) != 1 or not isinstance(matrix, Known):
-        return WHOLE
-    if np.prod(matrix.shape) > LARGEST_PATTERN or matrix.concrete is None:
-        return WHOLE
-    ((axis, out),) = free.items()
-    pattern = np.moveaxis(np.asarray(matrix.concrete), axis, 0) != 0
-    return WHOLE if pattern.all() or not pattern.any() else Lookup(out, pattern)
+def _through(matrix: Atom, contracted: Sequence[int], free: dict[int, int]) -> Iterator[AxisView]:
+    """Contracted axes seen through the zeros of a known array: each along the free axis that shows most of them, if any does.
+
+    An array of zeros only is silent, not blind: taken as dense.
+    """
+    held = _not_zero(matrix)
+    dense, left = bool(held.all() or not held.any()), dict(free)
+    for axis in contracted:
+        patterns = {} if dense else {a: _pattern(held, a, axis) for a in left}
+        a = min(patterns, key=lambda a: patterns[a].mean(), default=None)
+        if a is None or patterns[a].all():
+            yield WHOLE
+        else:
+            yield Lookup(left.pop(a), patterns[a])
+
+
+def _pattern(held: np.ndarray, *axes: int) -> np.ndarray:
+    """True where some entry with these two indices is."""
+    return np.asarray(np.moveaxis(held, axes, (0, 1)).any(tuple(range(2, held.ndim))))
+
+
+def _not_zero(matrix: Atom) -> np.ndarray:
+    """Where a known array is not zero but for rounding; True where that cannot be told.
+
+    Weights of a resize are computed from positions, so that the rounding of a zero is that of the greatest position.
+    """
+    value = matrix.concrete if isinstance(matrix, Known) and math.prod(matrix.shape) <= LARGEST_PATTERN else None
+    if value is None:
+        return np.ones((1,) * len(matrix.shape), bool)
+    size = np.abs(value)
+    exact = not np.issubdtype(size.dtype, np.floating)
+    return np.asarray(size > (0 if exact else max(size.shape) * np.finfo(size.dtype).eps * size.max(initial=0)))
 
 
 def whole_matrices(equation: Equation, result: int) -> Sequence[Seen | None]:
-    """Leading axes are batches; the last axes that the result does not share are seen whole."""
-    rank = len(equation.outputs[result].shape)
+    """Leading axes are batches; the axes of the matrices, and of vectors beside them, are seen whole."""
+    batch = max(len(atom.shape) for atom in equation.inputs) - 2
+    return [View(tuple(Along(a) if a < batch else WHOLE for a in range(len(atom.shape)))) for atom in equation.inputs]
 
-    def axis(a: int, n: int) -> AxisView:
-        return Along(a) if a < min(n - 2, rank) else WHOLE
 
-    return [View(tuple(axis(a, len(atom.shape)) for a in range(len(atom.shape)))) for atom in equation.inputs]
+def solve(equation: Equation, result: int) -> Sequence[Seen | None]:
+    """As above, but every column of the right-hand side (every row, where it stands on the left) has a solution of its own."""
+    rank = len(equation.outputs[0].shape)
+    alone = rank - 1 if equation.params.get("left_side", True) else rank - 2
+    *matrices, _ = whole_matrices(equation, result)
+    return [*matrices, View(tuple(Along(a) if a < rank - 2 or a == alone else WHOLE for a in range(rank)))]
 
 
 def same_contraction(equation: Equation, boxes: Sequence[Box]) -> Sequence[Box]:
@@ -75,6 +103,7 @@ def same_contraction(equation: Equation, boxes: Sequence[Box]) -> Sequence[Box]:
 
 row("dot_general", Rule(hull=dot_general, restrict=Local(bind, narrow=same_contraction), moment=bilinear, layer=True))
 row(
-    "cholesky eig eigh householder_product lu qr svd schur hessenberg triangular_solve tridiagonal tridiagonal_solve",
+    "cholesky cholesky_update eig eigh hessenberg householder_product lu ormqr qr schur svd symmetric_product tridiagonal",
     Rule(hull=whole_matrices, layer=True),
 )
+row("triangular_solve tridiagonal_solve", Rule(hull=solve, layer=True))

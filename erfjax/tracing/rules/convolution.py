@@ -1,6 +1,7 @@
 """Convolution in every layout: strides, both dilations, groups, batch groups, asymmetric and negative padding."""
 
 from collections.abc import Iterable, Sequence
+from fractions import Fraction
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ from erfjax.tracing.families import bilinear
 from erfjax.tracing.points import Box, Points
 from erfjax.tracing.program import Equation
 from erfjax.tracing.registry import Local, Rule, bind, lengths, row
-from erfjax.tracing.views import WHOLE, Along, AxisView, Lookup, Mapping, Seen, View, irregular
+from erfjax.tracing.views import WHOLE, Along, AxisView, IrregularError, Lookup, Mapping, Seen, Shift, View
 
 UNPADDED = (
     16  # positions: from here on XLA's CPU convolutions are up to 2.8 times slower where nothing at all is padded
@@ -24,7 +25,7 @@ def grouped(out: int, n_out: int, n_in: int, groups: int) -> AxisView:
         return WHOLE
     group_out = np.arange(n_out) // (n_out // groups)
     group_in = np.arange(n_in) // (n_in // groups)
-    return Lookup(out, group_out[:, None] == group_in)
+    return Lookup(out, group_out[:, None] == group_in, cut=False)
 
 
 def conv_general_dilated(equation: Equation, result: int) -> Sequence[Seen | None]:
@@ -58,7 +59,12 @@ def _batch_grouped(axes: list[AxisView], batch: int, out: Sequence[int], n: int,
             pulled[batch] = box[out[0]].shift(int(group) * (n // groups))
             yield tuple(pulled)
 
-    return Mapping(pull, irregular)
+    def shift(shifts: Sequence[Shift], whole: list[Fraction]) -> tuple[Shift, ...]:
+        if shifts[out[0]] or shifts[out[1]]:
+            raise IrregularError
+        return tuple(Fraction(0) if a == batch else axis.shift(shifts, whole) for a, axis in enumerate(axes))
+
+    return Mapping(pull, shift)
 
 
 def local_padding(

@@ -1,6 +1,7 @@
 """Gather, scatter and dynamic slices. Known indices are followed exactly; indices that depend on the input may point anywhere."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 from jax import lax
 
 from erfjax.tracing.families import Choice, selection
-from erfjax.tracing.points import EMPTY, Box, Points, Region, join
+from erfjax.tracing.points import EMPTY, EVERYWHERE, Box, Points, Region, join
 from erfjax.tracing.program import Atom, Equation, Known
 from erfjax.tracing.registry import Local, Rule, lengths, row
 from erfjax.tracing.views import (
@@ -18,12 +19,13 @@ from erfjax.tracing.views import (
     Along,
     AxisView,
     Fixed,
+    IrregularError,
     Lookup,
     Mapping,
     Seen,
+    Shift,
     Then,
     View,
-    irregular,
 )
 
 MOST_PLACES = 64  # of a scatter that overwrites; beyond, what it overwrites counts as seen
@@ -60,10 +62,16 @@ def dynamic_update_slice(equation: Equation, result: int) -> Sequence[Seen | Non
     starts = _starts(scalars, operand.shape, update.shape)
     if None in starts:
         return [IDENTITY, View((WHOLE,) * len(update.shape)), *[SCALAR] * len(scalars)]
-    places = tuple(Points(at, at + n) for at, n in zip(starts, update.shape, strict=True) if at is not None)
-    axes = tuple(Along(a, offset=-int(place.start)) for a, place in enumerate(places))
-    guards = tuple((a, place.start, place.stop) for a, place in enumerate(places))
+    known = [at for at in starts if at is not None]
+    places = tuple(map(_place, known, update.shape, operand.shape))
+    axes = tuple(Along(a, offset=-at) for a, at in enumerate(known))
+    guards = tuple((a, place.start, place.stop) for a, place in enumerate(places) if place.finite)
     return [_around(places), View(axes, guards), *[SCALAR] * len(scalars)]
+
+
+def _place(at: int, size: int, n: int) -> Points:
+    """Where an update lies along an axis; one that fills the axis has no border there, and leaves none (padding is a place)."""
+    return EVERYWHERE if size == n else Points(at, at + size)
 
 
 def _around(places: Box) -> Seen:
@@ -77,7 +85,17 @@ def _around(places: Box) -> Seen:
             if not box[axis]:
                 return
 
-    return Mapping(pull, irregular)
+    def shift(shifts: Sequence[Shift], whole: list[Fraction]) -> tuple[Shift, ...]:
+        return _along_only(shifts, [a for a, place in enumerate(places) if not place.finite])
+
+    return Mapping(pull, shift)
+
+
+def _along_only(shifts: Sequence[Shift], regular: Sequence[int]) -> tuple[Shift, ...]:
+    """The shifts as they are, if nothing moves but along the axes named."""
+    if any(by for a, by in enumerate(shifts) if a not in regular):
+        raise IrregularError
+    return tuple(shifts)
 
 
 def gather(equation: Equation, result: int) -> Sequence[Seen | None]:
@@ -146,7 +164,7 @@ def _along_table(
         return Along(batch_out[axis], stride=int(steps[0]), offset=int(line[0]))
     pattern = np.zeros((len(line), n), bool)
     pattern[np.arange(len(line)), line] = True
-    return Lookup(batch_out[axis], pattern)
+    return Lookup(batch_out[axis], pattern, cut=False)
 
 
 def _by_rows(
@@ -176,28 +194,27 @@ def _by_rows(
                     pulled.append(EMPTY if axis is None else axis.pull(box))
             yield tuple(pulled)
 
-    return Mapping(pull, irregular)
+    def shift(shifts: Sequence[Shift], whole: list[Fraction]) -> tuple[Shift, ...]:
+        _along_only(shifts, [o for a, o in window.items() if a not in columns])
+        still = Fixed(Points(0, 1))
+        return tuple(
+            (still if a in columns or axis is None else axis).shift(shifts, whole) for a, axis in enumerate(axes)
+        )
+
+    return Mapping(pull, shift)
 
 
-def scatter(overwrites: bool) -> Callable[[Equation, int], Sequence[Seen | None]]:
-    """Result = operand, with updates combined at index[batch] + window; a plain scatter overwrites what was there."""
-
-    def hull(equation: Equation, result: int) -> Sequence[Seen | None]:
-        operand, indices, updates = equation.inputs
-        table = indices.concrete if isinstance(indices, Known) else None
-        everywhere = View((WHOLE,) * len(updates.shape))
-        if table is None:
-            return [IDENTITY, View((WHOLE,) * len(indices.shape)), everywhere]
-        rows = _update_rows(equation, np.asarray(table))
-        whole = [
-            row for row in rows if all(p.stop <= n and p.start >= 0 for p, n in zip(row[1], operand.shape, strict=True))
-        ]
-        kept: Seen = IDENTITY
-        for place in _overwritten(whole) if overwrites else ():
-            kept = Then(kept, _around(place))
-        return [kept, None, _updates_seen(whole, equation.params["dimension_numbers"], len(updates.shape))]
-
-    return hull
+def scatter(equation: Equation, result: int) -> Sequence[Seen | None]:
+    """Result = operand, with updates combined at index[batch] + window; without a function to combine, they overwrite it."""
+    _, indices, updates = equation.inputs
+    table = indices.concrete if isinstance(indices, Known) else None
+    if table is None:
+        return [IDENTITY, View((WHOLE,) * len(indices.shape)), View((WHOLE,) * len(updates.shape))]
+    rows = _update_rows(equation, np.asarray(table))
+    kept: Seen = IDENTITY
+    for place in _overwritten(rows) if equation.params["update_jaxpr"] is None else ():
+        kept = Then(kept, _around(place))
+    return [kept, None, _updates_seen(rows, equation.params["dimension_numbers"], len(updates.shape))]
 
 
 def _overwritten(rows: Sequence[tuple[tuple[int, ...], list[Points]]]) -> Region:
@@ -211,7 +228,7 @@ def _overwritten(rows: Sequence[tuple[tuple[int, ...], list[Points]]]) -> Region
 
 
 def _update_rows(equation: Equation, table: np.ndarray) -> list[tuple[tuple[int, ...], list[Points]]]:
-    """For each row of the index table: its place in the table, and the box of the operand it writes."""
+    """For each row of the index table that writes: its place in the table, and the box of the operand that it writes."""
     operand, _, updates = equation.inputs
     dims = equation.params["dimension_numbers"]
     gone = {*dims.inserted_window_dims, *dims.operand_batching_dims}
@@ -226,7 +243,8 @@ def _update_rows(equation: Equation, table: np.ndarray) -> list[tuple[tuple[int,
             starts[a] = where[b]
         if "clip" in str(equation.params["mode"]).lower():
             starts = [min(max(at, 0), n - m) for at, n, m in zip(starts, operand.shape, sizes, strict=True)]
-        rows.append((where, [Points(at, at + n) for at, n in zip(starts, sizes, strict=True)]))
+        if all(0 <= at <= n - m for at, n, m in zip(starts, operand.shape, sizes, strict=True)):
+            rows.append((where, list(map(_place, starts, sizes, operand.shape))))
     return rows
 
 
@@ -237,7 +255,10 @@ def _updates_seen(rows: list[tuple[tuple[int, ...], list[Points]]], dims: object
 
     def pull(box: Box) -> Iterable[Box]:
         for where, place in rows:
-            held = [points.clip(p.start, p.stop).shift(-int(p.start)) for points, p in zip(box, place, strict=True)]
+            held = [
+                points.clip(p.start, p.stop).shift(-int(p.start) if p.finite else 0)
+                for points, p in zip(box, place, strict=True)
+            ]
             if all(held):
                 seen = [EMPTY] * rank
                 for d, points in zip(window_dims, (h for a, h in enumerate(held) if a not in gone), strict=True):
@@ -246,7 +267,12 @@ def _updates_seen(rows: list[tuple[tuple[int, ...], list[Points]]], dims: object
                     seen[d] = Points(at, at + 1)
                 yield tuple(seen)
 
-    return Mapping(pull, irregular)
+    def shift(shifts: Sequence[Shift], whole: list[Fraction]) -> tuple[Shift, ...]:
+        regular = [a for a, place in enumerate(rows[0][1]) if not place.finite] if rows else range(len(shifts))
+        kept = iter(by for a, by in enumerate(_along_only(shifts, regular)) if a not in gone)
+        return tuple(next(kept) if d in window_dims else Fraction(0) for d in range(rank))
+
+    return Mapping(pull, shift)
 
 
 def slice_on_window(equation: Equation, result: int, operands: Sequence[Any], boxes: Sequence[Box], box: Box) -> Any:
@@ -268,7 +294,7 @@ def moving_axes(equation: Equation, box: Box) -> Box:
 row("dynamic_slice", Rule(hull=dynamic_slice, restrict=Local(slice_on_window, moving_axes), moment=selection))
 row("dynamic_update_slice", Rule(hull=dynamic_update_slice, moment=selection))
 row("gather", Rule(hull=gather, moment=selection))
-row("scatter", Rule(hull=scatter(overwrites=True), moment=selection))
-row("scatter_add", Rule(hull=scatter(overwrites=False), moment=selection))
-row("scatter_min scatter_max", Rule(hull=scatter(overwrites=False), moment=Choice()))
-row("scatter_sub scatter_mul", Rule(hull=scatter(overwrites=False)))
+row("scatter", Rule(hull=scatter, moment=selection))
+row("scatter_add", Rule(hull=scatter, moment=selection))
+row("scatter_min scatter_max", Rule(hull=scatter, moment=Choice()))
+row("scatter_sub scatter_mul", Rule(hull=scatter))

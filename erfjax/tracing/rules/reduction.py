@@ -38,6 +38,11 @@ def sort(equation: Equation, result: int) -> Sequence[Seen | None]:
     return whole_axes(equation, (equation.params["dimension"],))
 
 
+def permutation(equation: Equation, result: int) -> Sequence[Seen | None]:
+    """The pivots of a matrix, which lie along the last axis, make one permutation."""
+    return whole_axes(equation, (len(equation.outputs[0].shape) - 1,))
+
+
 def top_k(equation: Equation, result: int) -> Sequence[Seen | None]:
     """The last axis in every JAX before `axis` was a parameter."""
     return whole_axes(equation, (equation.params.get("axis", len(equation.outputs[0].shape) - 1),))
@@ -71,6 +76,7 @@ row("reduce_max", Rule(hull=reduce, restrict=SAME, moment=Choice(mean_of_axes)))
 row("reduce_min", Rule(hull=reduce, restrict=SAME, moment=Choice(mean_of_axes, -1)))
 row("reduce_and reduce_or reduce_xor argmax argmin", Rule(hull=reduce, restrict=SAME, moment=silent))
 row("reduce reduce_prod", Rule(hull=reduce, restrict=SAME))
+row("lu_pivots_to_permutation", Rule(hull=permutation, moment=silent))
 row("sort", Rule(hull=sort, restrict=Local(bind, along(sort)), moment=Choice(), layer=True))
 row("top_k approx_top_k", Rule(hull=top_k, restrict=Local(bind, along(top_k)), moment=Choice(), layer=True))
 row("fft", Rule(hull=fft, restrict=Local(bind, along(fft)), layer=True))

@@ -109,7 +109,7 @@ def tile(equation: Equation, result: int) -> Sequence[Seen | None]:
     """i = o mod n."""
 
     def axis(a: int, n: int, repeats: int) -> AxisView:
-        return Along(a) if repeats == 1 else Lookup(a, np.tile(np.eye(n, dtype=bool), (repeats, 1)))
+        return Along(a) if repeats == 1 else Lookup(a, np.tile(np.eye(n, dtype=bool), (repeats, 1)), cut=False)
 
     return [
         View(

@@ -1,0 +1,27 @@
+"""Random bits: a key is seen whole. Nearly everywhere keys are known; these rows serve keys that are made from the input."""
+
+from collections.abc import Sequence
+
+from erfjax.tracing.families import silent
+from erfjax.tracing.program import Equation
+from erfjax.tracing.registry import SAME, Rule, row
+from erfjax.tracing.rules.elementwise import pointwise
+from erfjax.tracing.views import WHOLE, Along, Seen, View
+
+
+def of_keys(equation: Equation, result: int) -> Sequence[Seen | None]:
+    """Leading axes that operand and result share are axes of keys; what follows (words of a key) is seen whole."""
+    shape = equation.outputs[result].shape
+
+    def view(operand: tuple[int, ...]) -> View:
+        shared = next((a for a, (n, m) in enumerate(zip(operand, shape, strict=False)) if n != m), len(shape))
+        return View(tuple(Along(a) if a < shared else WHOLE for a in range(len(operand))))
+
+    return [view(atom.shape) for atom in equation.inputs]
+
+
+row("random_seed random_fold_in", Rule(hull=pointwise, moment=silent))
+row("random_bits random_split random_wrap random_unwrap", Rule(hull=of_keys, moment=silent))
+row("rng_bit_generator", Rule(hull=lambda e, result: [View((WHOLE,) * len(a.shape)) for a in e.inputs], moment=silent))
+row("threefry2x32", Rule(hull=pointwise, restrict=SAME, moment=silent, pointwise=True))
+row("random_gamma rng_uniform", Rule(hull=pointwise))
