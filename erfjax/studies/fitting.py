@@ -150,7 +150,7 @@ def fit(
     seed: int,
     images: int,
     path: Path | None = None,
-    advance: Callable[[int], None] = lambda steps: None,
+    advance: Callable[[int], Any] = lambda steps: None,
 ) -> tuple[Look, ...]:
     """The looks at one network, from before training to its end.
 
@@ -167,13 +167,13 @@ def fit(
     """
     trainer = _Trainer(task, setting, seed, images, path)
     advance(trainer.step)
-    for step in range(trainer.step, trainer.steps * setting.epochs + 1):
-        if step in trainer.moments and len(trainer.looks) <= trainer.moments.index(step):
-            trainer.look()
-        if step < trainer.steps * setting.epochs:
+    looked = {look.step for look in trainer.looks}
+    for moment in moments(setting.epochs, trainer.steps):
+        while trainer.step < moment:
             trainer.learn()
             advance(1)
-    trainer.save()
+        if moment not in looked:
+            trainer.look()
     return tuple(trainer.looks)
 
 
@@ -184,7 +184,6 @@ class _Trainer:
         self.task, self.setting, self.seed, self.path = task, setting, seed, path
         count = len(task.train)
         self.steps = max(1, count // setting.batch)
-        self.moments = moments(setting.epochs, self.steps)
         pixels = task.train.images.astype(np.float32)
         self.mean, self.scale = pixels.mean((0, 1, 2)), np.maximum(pixels.std((0, 1, 2)), 1e-3)
         chosen = np.random.default_rng(0).permutation(len(task.test))[:images]

@@ -14,7 +14,6 @@ though the shortcuts keep what they took: trained weights become coherent. The k
 """
 
 import dataclasses
-import functools
 import itertools
 import os
 import re
@@ -243,7 +242,6 @@ def training(
         raise SampleError(f"`seeds` must be at least 1, but got {count}.")
     base = _setting(fitting, task, preset, changes)
     steps = max(1, len(task.train) // base.batch)
-    runs: dict[str, tuple[tuple[Any, ...], ...]] = {}
     hidden = None if progress is None else not progress
     with tqdm(total=steps * base.epochs * count * len(named), unit="step", disable=hidden) as bar:
         looks: dict[str, list[Any]] = {name: [] for name in named}
@@ -251,19 +249,10 @@ def training(
             bar.set_postfix_str(f"{name}, seed {number}")
             path = None if checkpoint is None else Path(checkpoint) / f"{re.sub('[^a-z0-9]+', '-', name)}-{number}.npz"
             setting = _changed(base, VARIANTS[name])
-            looks[name].append(
-                fitting.fit(
-                    task, setting, seed=number, images=images, path=path, advance=functools.partial(_advance, bar)
-                )
-            )
-        runs = {name: tuple(found) for name, found in looks.items()}
+            looks[name].append(fitting.fit(task, setting, seed=number, images=images, path=path, advance=bar.update))
     settings = dataclasses.asdict(base) | {"data": data, "preset": preset, "variants": list(named), "seeds": count}
     settings |= {"examples": len(task.train), "images": images, "seed": seed}
-    return TrainingResult(settings, steps, runs)
-
-
-def _advance(bar: Any, steps: int) -> None:
-    bar.update(steps)
+    return TrainingResult(settings, steps, {name: tuple(found) for name, found in looks.items()})
 
 
 def _fitting() -> Any:

@@ -7,9 +7,10 @@ array, along which axes one entry of the segment's root is *spread*. If a fixed 
 sum joins two paths from one root, they interfere. A random contraction begins a new segment, but paths that are spread along an
 axis of positions meet the same kernel there, and may still interfere behind it: a blur, a convolution and a blur are two blurs.
 
-Gates must not know the weights either. Turn the signs of all weights of a channel: a (leaky) ReLU's two slopes change places, so on
-average over signs they tell nothing about products of weights. A slope that depends on the size of the sum, a shift before it, or
-the choice of an extremum does, by about 1 / fan-in: at width 8 a SiLU network is predicted 8 % too low, with max-pooling 4 %.
+Gates must not know the weights either. Turn the signs of all weights of a channel: a (leaky) ReLU's two slopes change places,
+so on average over signs they tell nothing about products of weights. A slope that depends on the size of the sum, a shift before
+it, or the choice of an extremum does, by about 1 / fan-in: at width 8 a SiLU network is predicted 8 % too low, with max-pooling
+4 %.
 """
 
 import dataclasses
