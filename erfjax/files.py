@@ -5,6 +5,7 @@ A file holds named arrays and one string, "metadata", a JSON object with the kin
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,8 +76,19 @@ def save_text(path: str | os.PathLike[str], text: str) -> Path:
 
 
 def save_json(path: str | os.PathLike[str], content: JSON) -> Path:
-    """The path of a JSON file; NumPy's numbers and arrays become JSON's."""
-    return save_text(path, json.dumps(content, default=_plain, indent=1) + "\n")
+    """The path of a JSON file that every reader takes: NumPy's numbers and arrays become JSON's, "inf" and "nan" are texts."""
+    return save_text(path, json.dumps(_strict(content), indent=1, allow_nan=False) + "\n")
+
+
+def _strict(value: Any) -> Any:
+    """The same in JSON's own types, numbers that are none as text."""
+    if isinstance(value, dict):
+        return {str(key): _strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(float(value))
+    return value if value is None or isinstance(value, str | int | float) else _strict(_plain(value))
 
 
 def load(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, np.ndarray], JSON]:

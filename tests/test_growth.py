@@ -76,6 +76,15 @@ def test_root_statistics_meet_the_root_of_the_closed_form():
         assert distance.total_variation < 2 * distance.noise_floor
 
 
+def test_units_that_most_crops_leave_dead_have_no_error_bar(tmp_path):
+    """A bias-free net of positive weights with ReLU is dead on dark crops; half of few samples may all be."""
+    options = {"activations": ["relu"], "weights": ["uniform"], "samples": 8}
+    found = growth((5, 20), **options, progress=False)
+    assert np.isnan(found.curves[0].stderrs).any()
+    assert "nan" in str(found)
+    assert (found.save(tmp_path) / "growth.png").exists()
+
+
 def test_same_seed_same_numbers():
     first, again = (growth((1, 2), activations=["relu"], weights=["random"], samples=4, width=2) for _ in range(2))
     np.testing.assert_array_equal(first.curves[0].measured[1].map, again.curves[0].measured[1].map)

@@ -105,7 +105,8 @@ class EffectiveField:
         return self._size(self.map, measure, options)
 
     def size_stderr(self, measure: str = "luo", **options: Any) -> float | None:
-        """The standard error of `size` by a delete-half jackknife over batches; None where fewer than two were measured.
+        """The standard error of `size` by a delete-half jackknife over batches; None where fewer than two were measured, NaN
+        where a half of them has no such size (its centre is still zero, say): measure more samples.
 
         Formula: √(h/(B - h)) times the standard deviation of the size over `HALVES` random choices of h = B // 2 of the B
         batches (J. Shao, C. Wu 1989). Leaving out one batch at a time fails for sizes that count pixels above a
@@ -113,11 +114,15 @@ class EffectiveField:
         """
         if self.batches is None or len(self.batches) < 2:
             return None
+        self.size(measure, **options)  # raises what the whole map has not
         count, rng = len(self.batches), np.random.default_rng(0)
         half = count // 2
         finish = (lambda m: np.sqrt(np.maximum(m, 0.0))) if self.statistic == "rms" else np.asarray
         chosen = (rng.permutation(count)[:half] for _ in range(HALVES))
-        sizes = np.array([self._size(finish(self.batches[rows].mean(axis=0)), measure, options) for rows in chosen])
+        try:
+            sizes = np.array([self._size(finish(self.batches[rows].mean(axis=0)), measure, options) for rows in chosen])
+        except MapError:
+            return math.nan
         return float(np.std(sizes - sizes[0]) * math.sqrt(half / (count - half)))  # exactly zero if all are equal
 
     def _size(self, values: np.ndarray, measure: str, options: dict[str, Any]) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from erfjax.plot.canvas import DASHES, INK, MARKERS, draw_map, draw_section, figure
+from erfjax.plot.canvas import CONTOUR, DASHES, INK, MARKERS, draw_map, draw_section, figure, legend_below, log_log
 from erfjax.plot.experiments import GREY, limits, markers, profile, theory
 
 
@@ -16,6 +16,7 @@ def design(result: Any) -> Any:
     """A figure of a `DesignResult`: profiles by budget (columns) and rule (rows), and below σ against cost."""
     names, rules = list(result.given), list(next(iter(result.pairs.values())))
     with figure(max(3.1 * len(names), 5.0), 1.55 * len(rules) + 4.2) as drawing:
+        drawing.suptitle("design: the widest fields within the TRF, cost and stride of given designs")
         upper, lower = drawing.subfigures(2, 1, height_ratios=(1.55 * len(rules) + 0.7, 3.5))
         panels = upper.subplots(len(rules), len(names), squeeze=False, sharex="col")
         for column, name in enumerate(names):
@@ -40,7 +41,7 @@ def design(result: Any) -> Any:
             )
         for axes, rule in zip(panels[:, 0], rules, strict=True):
             axes.set_ylabel(f"{rule}\nshare per column" if rule == "given" else rule.replace(", ", ",\n"))
-        upper.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        legend_below(upper, panels[0, 0])
         _frontiers(lower.subplots(), result)
     return drawing
 
@@ -74,6 +75,9 @@ def flat(result: Any) -> Any:
     """A figure of a `FlatResult`: measured maps, profiles on the closed form, growth, and what rounding leaves."""
     pairs = result.pairs
     with figure(max(2.3 * len(pairs), 7.0), 7.4) as drawing:
+        drawing.suptitle(
+            "flat: signed three-tap kernels see every pixel of the TRF equally (dashed: 4.55 % of the peak)"
+        )
         upper, lower = drawing.subfigures(2, 1, height_ratios=(1.25, 1))
         panels = upper.subplots(2, len(pairs), squeeze=False, height_ratios=(1.3, 1))
         for column, one in enumerate(pairs):
@@ -84,11 +88,11 @@ def flat(result: Any) -> Any:
             draw_section(below, np.pad(profile(one.closed)[0], 2), linewidth=1.0, through=(n + 2,), label="closed form")
             markers(below, one.measured, 0, "measured", reach, max(1, reach // 10))
             bell = _bell(np.sqrt(n * 2 / 3), reach)
-            draw_section(below, bell, style=1, color=GREY, through=(reach,), label="n uniform kernels")
+            draw_section(below, bell, style=1, color=GREY, through=(reach,), label="n uniform kernels: Gaussian")
             limits(below, reach)
-        panels[1, 0].set_ylabel("share of each column")
-        upper.legend(*panels[1, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-        growing, losing = lower.subplots(1, 2)
+        panels[1, 0].set_ylabel("share per column")
+        legend_below(upper, panels[1, 0])
+        growing, losing = lower.subplots(1, 2, width_ratios=(1, 1.15))
         _flat_growth(growing, result)
         for style, (kind, values) in enumerate(result.deviation.items()):
             shown = np.maximum(np.nan_to_num(values, posinf=np.inf), 1e-17)
@@ -102,9 +106,9 @@ def flat(result: Any) -> Any:
             xlabel="layers n",
             ylabel="max |map / mean - 1|",
             ylim=(1e-17, 1e9),
-            title="what rounding leaves (above 1: nothing)",
+            title="deviation by precision and order (1: lost)",
         )
-        losing.legend(loc="upper left", fontsize=7)
+        losing.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return drawing
 
 
@@ -116,11 +120,8 @@ def _flat_growth(axes: Any, result: Any) -> None:
     measured = [one.ratio().b for one in result.pairs]
     axes.plot(n, measured, "o", color=INK[0], markerfacecolor="white", label="measured, float32, Leja's order")
     axes.plot(at, np.sqrt(at * 2 / 3), color=GREY, linestyle="--", linewidth=1, label="uniform: σ = √(2n/3)")
-    axes.set(xscale="log", yscale="log", xlabel="layers n", ylabel="σ in pixels", title="the field grows as n, not √n")
-    axes.set_xticks(n, labels=[f"{i:g}" for i in n])
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_minor_formatter("")
-    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set(xlabel="layers n", ylabel="σ in pixels", title="the field grows as n, not √n")
+    log_log(axes, n)
     axes.legend(loc="upper left", fontsize=7)
 
 
@@ -129,6 +130,7 @@ def sparse(result: Any) -> Any:
     count = len(result.windows)
     reach = max(one.trf for one in result.sparse) // 2 + 1
     with figure(max(2.1 * count, 7.0), 9.0) as drawing:
+        drawing.suptitle("sparse: nine taps drawn in a window, and a dilated kernel of the same cost (black: the peak)")
         upper, lower = drawing.subfigures(2, 1, height_ratios=(2.2, 1))
         panels = upper.subplots(3, count, squeeze=False, height_ratios=(1.2, 1.2, 1))
         for column, window in enumerate(result.windows):
@@ -144,9 +146,9 @@ def sparse(result: Any) -> Any:
             draw_section(below, line, linewidth=1.0, through=(_centre(one),), label="random taps: closed form")
             markers(below, one.measured, 0, "random taps: measured, ± 2 se", reach, max(1, reach // 12))
             limits(below, reach)
-        for row, name in enumerate(("random taps", "dilated", "share of each column")):
+        for row, name in enumerate(("random taps", "dilated", "share per column")):
             panels[row, 0].set_ylabel(name)
-        upper.legend(*panels[2, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+        legend_below(upper, panels[2, 0])
         _by_window(lower.subplots(), result)
     return drawing
 
@@ -174,19 +176,21 @@ def initialisation(result: Any) -> Any:
     """A figure of an `InitialisationResult`: best kernels, fields of initialisers, learning curves."""
     heights = (1.0, 1.9, 1.3 if result.learning else 0.0)
     with figure(9.4, 2.4 * sum(heights)) as drawing:
+        drawing.suptitle("initialisation: the kernel of largest σ², fields (dashed: 4.55 % of the peak), learning")
         parts = drawing.subfigures(3 if result.learning else 2, 1, height_ratios=[h for h in heights if h])
         _ascents(parts[0], result.ascents)
         panels = parts[1].subplots(2, len(result.pairs), squeeze=False, height_ratios=(1.3, 1))
         reach = max(math.ceil(3.3 * one.closed.sigma()[-1]) for one in result.pairs)
         for column, one in enumerate(result.pairs):
             at = slice(_centre(one) - min(reach, _centre(one)), _centre(one) + reach + 1)
-            draw_map(panels[0, column], one.measured.map[at, at])
+            lattice = (one.closed.map[at, at] == 0).any()  # its contour would be one ring per pixel
+            draw_map(panels[0, column], one.measured.map[at, at], contour=None if lattice else CONTOUR)
             panels[0, column].set(title=one.name, xlabel=f"σ {one.ratio().b:.2f}, closed form {one.ratio().a:.2f}")
             theory(panels[1, column], one.closed)
             markers(panels[1, column], one.measured, 0, "measured, ± 2 se", reach)
             limits(panels[1, column], reach)
-        panels[1, 0].set_ylabel("share of each column")
-        parts[1].legend(*panels[1, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        panels[1, 0].set_ylabel("share per column")
+        legend_below(parts[1], panels[1, 0])
         if result.learning:
             _learning(parts[2], result.learning)
     return drawing
@@ -228,35 +232,40 @@ def _learning(part: Any, learning: Any) -> None:
 def regularisation(result: Any) -> Any:
     """A figure of a `RegularisationResult`: accuracy and σ by step, and the measured fields at the end, by task."""
     with figure(9.6, 3.0 * len(result.trained) + 0.4) as drawing:
+        drawing.suptitle(
+            "regularisation: the width of the analytic field in the loss, where the label depends on two far pixels"
+        )
         panels = drawing.subplots(len(result.trained), 3, squeeze=False)
         for row, (task, kinds) in zip(panels, result.trained.items(), strict=True):
             for style, (name, one) in enumerate(kinds.items()):
-                look = {"color": INK[style % 5], "linestyle": DASHES[style % 5], "linewidth": 1.1}
-                points = {"marker": MARKERS[style % 5], "markersize": 3.5, "markerfacecolor": "white", "capsize": 1.5}
-                for axes, what, scale in ((row[0], "accuracy", 100), (row[1], "sigma", 1)):
-                    mean, half = one.curve(what)
-                    axes.errorbar(
-                        result.steps, scale * mean, scale * half, label=name, elinewidth=0.6, **points, **look
-                    )
-                offset = np.arange(one.measured.shape[1]) - one.measured.shape[1] // 2
-                row[2].plot(
-                    offset,
-                    one.measured.mean(0),
-                    **look,
-                    **{k: points[k] for k in ("marker", "markersize", "markerfacecolor")},
-                )
-                row[1].plot(
-                    result.steps[-1] * 1.04, one.measured_sigma.mean(), marker=MARKERS[style % 5], color=INK[style % 5]
-                )
+                _trained(row, result.steps, style, name, one)
             for side in (-task.distance, task.distance):
                 row[2].axvline(side, color=GREY, linewidth=0.8, linestyle=":")
-            row[0].set(title=str(task), xlabel="step", ylabel="accuracy in %")
-            row[1].set(title="σ: analytic (open), measured (filled)", xlabel="step", ylabel="pixels")
-            row[2].set(
-                title="measured field at the end", xlabel="pixels from the unit; dotted: what counts", yscale="log"
+            row[0].axhline(100, color=GREY, linewidth=0.7, zorder=0)
+            row[0].set(title=str(task), xlabel="step of training", ylabel="accuracy in %, mean and 95 % interval")
+            row[0].set_ylim(top=103)
+            row[1].set(
+                title="σ of the field: analytic (open),\nmeasured at the end (filled)", xlabel="step of training"
             )
-        drawing.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+            row[1].set(ylabel="pixels, mean and 95 % interval")
+            row[2].set(title="measured field at the end", ylabel="share of each pixel", yscale="log")
+            row[2].set(xlabel="pixels from the unit (dotted: the label's)")
+        legend_below(drawing, panels[0, 0])
     return drawing
+
+
+def _trained(row: Any, steps: Any, style: int, name: str, one: Any) -> None:
+    """The curves and the field of networks of one kind, a little aside so that error bars do not hide each other."""
+    aside = np.array(steps) + 0.012 * steps[-1] * (style - 1.5)
+    points: Any = {"color": INK[style % 5], "marker": MARKERS[style % 5], "markersize": 3.5}
+    look: Any = points | {"linestyle": DASHES[style % 5], "linewidth": 1.1, "markerfacecolor": "white"}
+    for axes, what, scale in ((row[0], "accuracy", 100), (row[1], "sigma", 1)):
+        mean, half = one.curve(what)
+        axes.errorbar(aside, scale * mean, scale * half, label=name, elinewidth=0.6, capsize=1.5, **look)
+    mean, half = one.final_sigma
+    row[1].errorbar(steps[-1] * (1.06 + 0.03 * style), mean, half, elinewidth=0.6, capsize=1.5, **points)
+    offset = np.arange(one.measured.shape[1]) - one.measured.shape[1] // 2
+    row[2].plot(offset, one.measured.mean(0), **look)
 
 
 def _bell(sigma: float, reach: int) -> np.ndarray:

@@ -20,6 +20,7 @@ MARKERS = ("o", "s", "^", "D", "v")
 STYLE: Any = {
     "font.size": 8.5,
     "axes.titlesize": 9.5,
+    "figure.titlesize": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.7,
@@ -200,3 +201,22 @@ def plane(values: np.ndarray) -> np.ndarray:
 def line_through(values: np.ndarray, through: Sequence[int], axis: int) -> np.ndarray:
     axis %= values.ndim
     return values[tuple(slice(None) if a == axis else int(i) for a, i in enumerate(through))]
+
+
+def log_log(axes: Any, positions: Any) -> None:
+    """Logarithmic axes with a label at each position and at round values of the other axis."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xticks(list(positions), labels=[f"{n:g}" for n in positions])
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def legend_below(part: Any, axes: Any) -> None:
+    """The legend of `axes` below a figure or a part of one, in as many columns of two inches as fit."""
+    columns = max(1, int(part.bbox.width / part.dpi / 2))
+    part.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns)

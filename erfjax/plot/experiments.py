@@ -17,6 +17,7 @@ from erfjax.plot.canvas import (
     draw_section,
     figure,
     gaussian_of,
+    legend_below,
     middle,
 )
 
@@ -29,6 +30,7 @@ def shapes(result: Any) -> Any:
     below = result.by_activation
     columns = max(len(depths), len(below) + 1 if below else 0)
     with figure(2.2 * columns, 2.15 * (len(kinds) + 1) + (2.8 if below else 0)) as drawing:
+        drawing.suptitle("shapes: measured fields (black: the peak, dashed: 4.55 % of it) and their closed forms")
         parts = drawing.subfigures(2 if below else 1, 1, height_ratios=(len(kinds) + 1, 1.25) if below else (1,))
         upper = np.atleast_1d(parts)[0]
         panels = upper.subplots(len(kinds) + 1, len(depths), squeeze=False)
@@ -39,9 +41,10 @@ def shapes(result: Any) -> Any:
             panels[row, 0].set_ylabel(kind)
         for column, n in enumerate(depths):
             panels[0, column].set_title(f"{n} layers, TRF {result.by_depth[kinds[0]][column].trf}")
-            _sections(panels[-1, column], [result.by_depth[kind][column] for kind in kinds], kinds)
-        panels[-1, 0].set_ylabel("share of each column")
-        upper.legend(*panels[-1, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2 + len(kinds))
+            pairs = [result.by_depth[kind][column] for kind in kinds]
+            sections(panels[-1, column], pairs[0].closed, [one.measured for one in pairs], kinds)
+        panels[-1, 0].set_ylabel("share per column")
+        legend_below(upper, panels[-1, 0])
         if below:
             _activations(parts[1], below, columns, result.settings["activation_depth"])
     return drawing
@@ -53,8 +56,8 @@ def _activations(part: Any, pairs: Sequence[Any], columns: int, depth: int) -> N
     for axes, one, name in zip(panels, pairs, names, strict=False):
         draw_map(axes, one.measured.map)
         axes.set(title=f"{name}, {depth} layers", xlabel=_quality(one))
-    _sections(panels[len(pairs)], pairs, names)
-    part.legend(*panels[len(pairs)].get_legend_handles_labels(), loc="outside lower center", ncols=2 + len(pairs))
+    sections(panels[len(pairs)], pairs[0].closed, [one.measured for one in pairs], names)
+    legend_below(part, panels[len(pairs)])
     for axes in panels[len(pairs) + 1 :]:
         axes.set_visible(False)
 
@@ -64,13 +67,13 @@ def _quality(one: Any) -> str:
     return f"R² {one.gaussianity[1]:.4f}, TV {one.comparison.total_variation:.3f}"
 
 
-def _sections(axes: Any, pairs: Sequence[Any], names: Sequence[str]) -> None:
-    """The closed form (a line), its Gaussian (dashed), and the measurements of all pairs (markers that take turns)."""
-    theory(axes, pairs[0].closed)
-    reach = math.ceil(4 * pairs[0].closed.sigma()[-1])
-    step = max(1, len(pairs) * reach // 24)
-    for style, (one, name) in enumerate(zip(pairs, names, strict=True)):
-        markers(axes, one.measured, style, name, reach, step, style * step // len(pairs))
+def sections(axes: Any, closed: Any, measured: Sequence[Any], names: Sequence[str]) -> None:
+    """The profile of a closed form (a line), its Gaussian (dashed), and those of measured fields (markers that take turns)."""
+    theory(axes, closed)
+    reach = math.ceil(4 * closed.sigma()[-1])
+    step = max(1, len(measured) * reach // 24)
+    for style, (field, name) in enumerate(zip(measured, names, strict=True)):
+        markers(axes, field, style, name, reach, step, style * step // len(measured))
     limits(axes, reach)
 
 
@@ -84,7 +87,7 @@ def theory(axes: Any, field: Any) -> None:
 
 def limits(axes: Any, reach: int) -> None:
     """What the axes of every profile have in common."""
-    axes.set(xlabel="column, from the centre", xlim=(-reach - 0.5, reach + 0.5))
+    axes.set(xlabel="pixels from the centre", xlim=(-reach - 0.5, reach + 0.5))
     axes.set_ylim(bottom=0)
     axes.locator_params(axis="y", nbins=3)
 
@@ -121,6 +124,9 @@ def architecture(result: Any) -> Any:
     rows = math.ceil(len(pairs) / columns)
     reach = max(math.ceil(3.2 * one.closed.sigma()[-1]) for one in pairs)
     with figure(max(2.4 * columns, 5.0), 4.0 * rows + 0.35 * len(pairs) + 0.6) as drawing:
+        drawing.suptitle(
+            "architecture: measured fields on one scale (dashed: 4.55 % of the peak) and their closed forms"
+        )
         upper, lower = drawing.subfigures(2, 1, height_ratios=(4.0 * rows, 0.35 * len(pairs) + 0.6))
         panels = upper.subplots(2 * rows, columns, squeeze=False, height_ratios=(1.2, 1) * rows)
         for axes in panels.ravel():
@@ -135,8 +141,8 @@ def architecture(result: Any) -> Any:
             theory(below, one.closed)
             markers(below, one.measured, 0, "measured, ± 2 se", reach, max(1, reach // 14))
             limits(below, reach)
-        panels[1, 0].set_ylabel("share of each column")
-        upper.legend(*panels[1, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        panels[1, 0].set_ylabel("share per column")
+        legend_below(upper, panels[1, 0])
         _widths(lower.subplots(), [one.name for one in pairs], [one.ratio() for one in pairs])
     return drawing
 
@@ -164,8 +170,9 @@ def _widths(axes: Any, names: Sequence[str], ratios: Sequence[Any]) -> None:
 
 def slopes(result: Any) -> Any:
     """A figure of a `SlopesResult`: slope by width and statistic, the plane of both slopes, and maps by width."""
-    reported, names = result.reported, result.statistics
+    reported, names, repeats = result.reported, result.statistics, result.settings["repeats"]
     with figure(9.4, 6.6) as drawing:
+        drawing.suptitle("slopes: why 0.56 and -0.43 were reported; random linear 3 × 3 networks")
         upper, lower = drawing.subfigures(2, 1, height_ratios=(1.5, 1))
         by_width, plane_ = upper.subplots(1, 2)
         widths = np.array(result.widths, dtype=float)
@@ -195,7 +202,7 @@ def slopes(result: Any) -> Any:
         by_width.set_xticks(widths, labels=[str(w) for w in result.widths])
         by_width.set(
             xlabel="width (channels)",
-            ylabel="log-log slope of the ERF size",
+            ylabel=f"log-log slope of the size, mean of {repeats} studies ± 2 se",
             title="by width and statistic; lines: closed form",
         )
         by_width.legend(loc="lower right")
@@ -203,7 +210,12 @@ def slopes(result: Any) -> Any:
         ends = np.array([low, high])
         shown = f"n = {', '.join(map(str, result.depths))}"
         plane_.plot(
-            ends, ends - result.offset, color=INK[0], linewidth=0.9, zorder=0, label=f"all there can be: {shown}"
+            ends,
+            ends - result.offset,
+            color=INK[0],
+            linewidth=0.9,
+            zorder=0,
+            label=f"slope of log(2n + 1) apart: {shown}",
         )
         plane_.plot(
             ends,

@@ -1,5 +1,6 @@
 """Flat fields: 2n + 1 equal pixels in closed form and measured, as long as rounding lets them."""
 
+import json
 import math
 
 import numpy as np
@@ -31,6 +32,21 @@ def test_natural_order_is_lost_in_float32_and_leja_order_is_not(result):
     assert at[16][ordered] < 1e-4
     assert at[16][kinds.index(("float64", "natural"))] < 1e-6
     assert at[16][kinds.index(("closed form", "any order"))] < 1e-12
+
+
+def test_a_map_that_overflows_is_lost_and_saved_as_such(tmp_path):
+    found = flat((1,), rounding_depths=(100,), progress=False)
+    lost = dict(zip(found.deviation, (values[0] for values in found.deviation.values()), strict=True))
+    assert lost["float32", "natural"] == math.inf
+    assert lost["float32", "Leja"] < 1e-3
+    row = json.loads((found.save(tmp_path) / "flat.json").read_text(), parse_constant=pytest.fail)
+    assert row["tables"]["deviation from a flat field, three taps"][0]["float32, natural"] == "inf"
+
+
+def test_a_plane_stays_flat_in_float32():
+    """Back-propagation multiplies from the last layer on; the same order turned round loses four times as much."""
+    one = flat((24,), rounding_depths=(1,), progress=False).pairs[0]
+    np.testing.assert_allclose(one.measured.map, 1.0, atol=1.5e-3)
 
 
 def test_partial_products_stay_small_in_leja_order():
