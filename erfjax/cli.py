@@ -162,9 +162,17 @@ def reproduce(name: str, out: Path, settings: dict[str, Any]) -> None:
 @click.option(
     "--layout", default="NHWC", show_default=True, help="One letter per axis: N batch, C channels, D H W L space."
 )
+@click.option("--out-layout", help="The same for the output, such as NLC for tokens; like the input by default.")
 @click.option("--unit", callback=_integers, help="Index of the output unit, such as 3,3; the centre by default.")
 @click.option(
     "--image-size", callback=_integers, help="Image to give advice for, such as 224,224; the input by default."
+)
+@click.option(
+    "--unknown",
+    default="refuse",
+    show_default=True,
+    type=click.Choice(["refuse", "everything"]),
+    help="What a primitive without a rule may see of its operands.",
 )
 @click.option("--image", type=click.Path(path_type=Path), help="Picture to draw the field on (in the HTML page).")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="HTML page to write.")

@@ -123,7 +123,7 @@ def default_out_layout(layout: str, in_ndim: int, out_ndim: int) -> str:
     """The layout of an output whose axes nobody named.
 
     As many axes as the input: the same letters. Only as many as the input has batch and channels: these two, without
-    space (logits). One less: a batch of scalars. Anything else is ambiguous and refused.
+    space (logits). One less: a batch of scalars. None: a scalar. Anything else is ambiguous and refused.
 
     Raises:
         LayoutError: the output's axes cannot be told from their number.
@@ -134,7 +134,7 @@ def default_out_layout(layout: str, in_ndim: int, out_ndim: int) -> str:
         ('NHWC', 'NC', 'C')
     """
     parsed = parse(layout, in_ndim)
-    candidates = (layout, "".join(c for c in layout if c not in SPACE), "".join(c for c in layout if c == BATCH))
+    candidates = (layout, "".join(c for c in layout if c not in SPACE), "".join(c for c in layout if c == BATCH), "")
     for candidate in candidates:
         if len(candidate) == out_ndim:
             return candidate

@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -116,7 +116,9 @@ def report(
     shape: Sequence[int],
     *,
     layout: str = "NHWC",
+    out_layout: str | None = None,
     unit: Sequence[int] | None = None,
+    unknown: Literal["refuse", "everything"] = "refuse",
     image_size: Sequence[int] | None = None,
     image: str | os.PathLike[str] | None = None,
 ) -> Report:
@@ -126,7 +128,9 @@ def report(
         target: `package.module:function` or `file.py:function`.
         shape: of the input; only the shape is used, nothing is run.
         layout: the axes of the input.
+        out_layout: the axes of the output, where they cannot be told from those of the input.
         unit: spatial index of the output; None is the centre.
+        unknown: "refuse" a primitive without a rule, or let it see "everything".
         image_size: the image to give advice for; None is the input.
         image: a picture to draw the field on; resized to the input by nearest pixels.
 
@@ -140,7 +144,8 @@ def report(
         (1, 1)
     """
     f = load_target(target)
-    field = theoretical(f, jax.ShapeDtypeStruct(tuple(shape), jnp.float32), unit=unit, layout=layout)
+    x = jax.ShapeDtypeStruct(tuple(shape), jnp.float32)
+    field = theoretical(f, x, unit=unit, layout=layout, out_layout=out_layout, unknown=unknown)
     if not isinstance(field, TheoreticalField):
         raise FileFormatError(f"{target} should return one array, but returns {summary.cell(type(field).__name__)}.")
     picture = None if image is None else _fitted(plot.read_image(image), field.image_shape)

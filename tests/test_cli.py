@@ -13,11 +13,18 @@ from erfjax.cli import main
 from erfjax.errors import StackError
 
 MODEL = """
+import jax
 import jax.numpy as jnp
 from jax import lax
 
 def blur(x):
     return lax.reduce_window(x, 0.0, lax.add, (1, 3, 5, 1), (1, 1, 2, 1), "VALID")
+
+def tokens(x):
+    return blur(x).reshape(1, -1, x.shape[-1])
+
+def mystery(x):
+    return jax.pure_callback(lambda a: a, x, x)
 
 number = 7
 """
@@ -142,6 +149,14 @@ def test_report_prints_field_layers_and_advice(model):
     assert done.exit_code == 0, done.output
     assert "3 × 5" in done.output
     assert "feasible image size" in done.output
+
+
+def test_report_on_tokens_and_on_primitives_without_a_rule(model):
+    shape = ("--shape", "1,20,31,2")
+    assert "out_layout" in run("report", f"{model}:tokens", *shape).output
+    assert "3 × 5" in run("report", f"{model}:tokens", *shape, "--out-layout", "NLC", "--unit", "40").output
+    assert "no rule" in run("report", f"{model}:mystery", *shape).output
+    assert "1 equation(s)" in run("report", f"{model}:mystery", *shape, "--unknown", "everything").output
 
 
 def test_report_writes_one_page(model, tmp_path):

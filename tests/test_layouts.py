@@ -35,7 +35,15 @@ def test_the_channels_of_a_unit(layout, unit):
 
 @pytest.mark.parametrize(
     ("layout", "ndim", "expected"),
-    [("NHWC", 4, "NHWC"), ("NHWC", 2, "NC"), ("NHWC", 1, "N"), ("CHW", 1, "C"), ("CHW", 0, ""), ("NWC", 2, "NC")],
+    [
+        ("NHWC", 4, "NHWC"),
+        ("NHWC", 2, "NC"),
+        ("NHWC", 1, "N"),
+        ("NHWC", 0, ""),
+        ("CHW", 1, "C"),
+        ("CHW", 0, ""),
+        ("NWC", 2, "NC"),
+    ],
 )
 def test_output_layouts_that_can_be_told(layout, ndim, expected):
     assert default_out_layout(layout, len(layout), ndim) == expected

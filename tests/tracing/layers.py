@@ -689,6 +689,16 @@ def vmapped(x):
 
 
 @case()
+def mean_over_a_vmapped_axis(x):
+    return jax.vmap(lambda row: row - lax.pmean(row, "rows"), axis_name="rows")(x[0])[None]
+
+
+@case(differentiable=False)
+def extrema_over_a_vmapped_axis(x):
+    return jax.vmap(lambda row: lax.pmax(row, "rows") - lax.pmin(row, "rows"), axis_name="rows")(x[0])[None]
+
+
+@case()
 def vmapped_loop(x):
     step = lambda y: lax.fori_loop(0, 2, lambda i, z: conv(z, 3), y[None])[0]  # noqa: E731
     return jax.vmap(step)(x[0])[None]

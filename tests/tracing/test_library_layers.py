@@ -150,6 +150,19 @@ def test_equinox(name, size):
     sees(lambda x: layer(x), size, (4, 16, 12), "CHW")
 
 
+@pytest.mark.parametrize("inference", [True, False])
+def test_equinox_batch_norm(inference):
+    """Its statistics in training are means over a named axis of vmap, and over the image."""
+    eqx = pytest.importorskip("equinox", reason="equinox is not installed here")
+    norm, state = eqx.nn.make_with_state(eqx.nn.BatchNorm)(4, "batch", mode="batch")
+
+    def f(x):
+        layer = lambda image: norm(image, state, inference=inference)[0]  # noqa: E731
+        return jax.vmap(layer, axis_name="batch")(x)
+
+    sees(f, (1, 1) if inference else (ALL, ALL), (2, 4, 16, 12), "NCHW")
+
+
 @of_size({"MultiheadAttention(2, 4, key=key)": (ALL,), "LSTMCell(4, 4, key=key)": (7,), "GRUCell(4, 4, key=key)": (7,)})
 def test_equinox_sequences(name, size):
     eqx = pytest.importorskip("equinox", reason="equinox is not installed here")

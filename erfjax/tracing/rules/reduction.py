@@ -72,6 +72,8 @@ def mean_of_axes(step: Step, array: Any) -> tuple[Any, Any]:
 
 
 row("reduce_sum", Rule(hull=reduce, restrict=SAME, moment=total))
+row("psum", Rule(hull=reduce, restrict=SAME, moment=total))  # over a named axis of vmap, which then is one of the array
+row("pmax pmin", Rule(hull=reduce, restrict=SAME))
 row("reduce_max", Rule(hull=reduce, restrict=SAME, moment=Choice(mean_of_axes)))
 row("reduce_min", Rule(hull=reduce, restrict=SAME, moment=Choice(mean_of_axes, -1)))
 row("reduce_and reduce_or reduce_xor argmax argmin", Rule(hull=reduce, restrict=SAME, moment=silent))
