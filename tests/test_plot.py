@@ -68,6 +68,16 @@ def test_theoretical_fields_of_other_dimensions_and_global_ones(shape, letters, 
     png(ej.theoretical(lambda x: x - x.mean(axes, keepdims=True), x, layout=letters).plot())
 
 
+def test_what_is_used_is_drawn_in_what_is_seen():
+    field = (ej.layers.Conv(3) ** 4).analytic(image_shape=(21, 17))
+    drawing = field.theoretical.plot(np.zeros((21, 17)), used=field)
+    (axes,) = drawing.axes
+    assert "uses" in axes.get_title()
+    line = np.concatenate([path.vertices for path in axes.collections[-1].get_paths()])
+    half = field.size() / 2
+    assert np.abs(np.abs(line - [8, 10]).max(0) - half).max() < 0.75
+
+
 def test_moments_are_those_of_the_measures():
     values = field((6, 9)).map
     assert plot.moments(values)[0] == pytest.approx(ej.measures.centroid(values))

@@ -153,11 +153,11 @@ class TheoreticalField:
         varying = (self.phases().table(),) if listed else ()
         return (self.facts(), *varying, *((self.table(),) if self.layers else ()))
 
-    def plot(self, image: np.ndarray | None = None) -> Any:
-        """A matplotlib figure of the box and the mask, over `image` where one is given."""
+    def plot(self, image: np.ndarray | None = None, **options: Any) -> Any:
+        """A matplotlib figure of the box and the mask, over `image` if given; options as in `erfjax.plot.theoretical`."""
         from erfjax.plot import theoretical
 
-        return theoretical(self, image=image)
+        return theoretical(self, image, **options)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """The path of an `.npz` file that holds all of the field: phases, mask and layers are evaluated for it."""

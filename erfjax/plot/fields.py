@@ -60,8 +60,11 @@ def comparison(result: Any) -> Any:
     return drawing
 
 
-def theoretical(field: Any, image: np.ndarray | None = None) -> Any:
-    """A figure of a `TheoreticalField`: its unclipped box and its exact mask, over `image` (height, width[, 3])."""
+def theoretical(field: Any, image: np.ndarray | None = None, used: Any = None) -> Any:
+    """A figure of a `TheoreticalField`: its unclipped box and its exact mask, over `image` (height, width[, 3]).
+
+    With the `EffectiveField` of the same unit as `used`, a line around what counts for 4.55 % of its peak or more.
+    """
     from matplotlib.patches import Rectangle
 
     mask = np.atleast_2d(plane(field.mask()))
@@ -81,7 +84,13 @@ def theoretical(field: Any, image: np.ndarray | None = None) -> Any:
             axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor=colour, linewidth=width, linestyle=dash))
         axes.set_xlim(min(columns[0], 0) - 1.5, max(columns[1], shape[1]) + 0.5)
         axes.set_ylim(max(rows[1], shape[0]) + 0.5, min(rows[0], 0) - 1.5)
-        axes.set_title(f"unit {_indices(field.unit)} sees {' × '.join(str(s) for s in field.size)} pixels")
+        title = f"unit {_indices(field.unit)} sees {' × '.join(str(s) for s in field.size)} pixels"
+        if used is not None:
+            counts = np.atleast_2d(plane(np.abs(used.map)))
+            for colour, width in (("white", 2.6), ("#111111", 1.3)) if min(counts.shape) > 1 else ():
+                axes.contour(counts, levels=[CONTOUR * counts.max()], colors=colour, linewidths=width)
+            title += " (dashed)\nand uses what the solid line holds"
+        axes.set_title(title)
     return drawing
 
 
