@@ -80,8 +80,12 @@ class Shaped:
                 f"zero, but got shape {profile.shape} with sum {profile.sum()}."
             )
         inputs, outputs = (int(shape[axis]) for axis in axes)
-        fan = {"fan_in": inputs, "fan_out": outputs, "fan_avg": (inputs + outputs) / 2}[self.mode]
-        return profile * (self.scale / (fan * profile.sum()))
+        fans = {"fan_in": inputs, "fan_out": outputs, "fan_avg": (inputs + outputs) / 2}
+        if self.mode not in fans or not 0 < self.scale < math.inf:
+            raise KernelError(
+                f"`mode` must be one of {', '.join(fans)} and `scale` positive, but got {self.mode!r} and {self.scale}."
+            )
+        return np.asarray(profile * (self.scale / ((fans[self.mode] or 1) * profile.sum())))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,6 +273,10 @@ def _channel_axes(shape: Sequence[int], in_axis: int, out_axis: int) -> tuple[in
     if len(shape) < 2:
         raise KernelError(
             f"A kernel has at least an input and an output channel axis, but its shape is {tuple(shape)}."
+        )
+    if not all(-len(shape) <= axis < len(shape) for axis in (in_axis, out_axis)):
+        raise KernelError(
+            f"`in_axis` and `out_axis` must be axes of the kernel, but got {in_axis} and {out_axis} for {tuple(shape)}."
         )
     inputs, outputs = in_axis % len(shape), out_axis % len(shape)
     if inputs == outputs:

@@ -36,6 +36,27 @@ def test_draws_have_the_variance_that_is_promised(name, precision):
     assert expected.sum() * fan == pytest.approx(init.scale, rel=1e-12)
 
 
+@pytest.mark.parametrize("space", [(), (5,), (2, 1, 3)], ids=["dense", "line", "volume"])
+@pytest.mark.parametrize("name", ["flat", "glorot", "corners", "gaussian"])
+def test_dense_layers_lines_and_volumes_have_the_variance_that_is_promised(name, space):
+    init, count = SHAPED[name], 40 * 60
+    fan = {"fan_in": 40, "fan_out": 60, "fan_avg": 50}[init.mode]
+    draw = np.asarray(init(jax.random.key(1), (*space, 40, 60), jnp.float32), np.float64)
+    energy = (draw**2).mean((-2, -1))
+    expected = init.variance((*space, 40, 60))
+    assert expected.shape == space
+    assert expected.sum() * fan == pytest.approx(init.scale, rel=1e-12)
+    assert np.all(np.abs(energy - expected) <= 5 * expected * np.sqrt(2 / count))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, "float32"])
+def test_draws_have_the_type_asked_for(dtype):
+    draw = initializers.corner_weighted(0.5)(jax.random.PRNGKey(0), (3, 8, 9), dtype)
+    assert draw.dtype == jnp.dtype(dtype)
+    assert np.isfinite(np.asarray(draw, np.float32)).all()
+    assert initializers.flat()(jax.random.key(0), (3, 8, 9)).dtype == jnp.zeros(()).dtype
+
+
 def test_axes_may_stand_in_any_order():
     init = initializers.corner_weighted(0.0, in_axis=1, out_axis=0)
     kernel = init(jax.random.key(0), (8, 4, 3, 5))
@@ -108,6 +129,34 @@ def test_flax_equinox_and_haiku_take_them():
     assert _is_corners(jnp.moveaxis(conv.weight, (0, 1), (-1, -2)))
 
 
+@pytest.mark.parametrize("ndim", [0, 1, 3])
+def test_frameworks_take_them_for_dense_layers_lines_and_volumes(ndim):
+    """He's energy over all taps, 2 / 8 input channels, within five standard errors of 8 x 64 channels at 2^D corners."""
+    init, x, size = initializers.corner_weighted(0.0), jnp.ones((1, *(6,) * ndim, 8)), (3,) * ndim
+    layer = linen.Conv(64, size, kernel_init=init) if ndim else linen.Dense(64, kernel_init=init)
+    kernels = [layer.init(jax.random.key(0), x)["params"]["kernel"]]
+    rngs = nnx.Rngs(0)
+    made = (
+        nnx.Conv(8, 64, size, kernel_init=init, rngs=rngs) if ndim else nnx.Linear(8, 64, kernel_init=init, rngs=rngs)
+    )
+    kernels.append(made.kernel[...])
+
+    def w_init(shape, dtype):
+        return init(hk.next_rng_key(), shape, dtype)
+
+    net = hk.transform(lambda x: (hk.ConvND(ndim, 64, 3, w_init=w_init) if ndim else hk.Linear(64, w_init=w_init))(x))
+    kernels += [layer["w"] for layer in net.init(jax.random.key(0), x).values()]
+    key, first = jax.random.key(0), initializers.corner_weighted(0.0, in_axis=1, out_axis=0)
+    weight = (eqx.nn.Conv(ndim, 8, 64, 3, key=key) if ndim else eqx.nn.Linear(8, 64, key=key)).weight
+    kernels.append(jnp.moveaxis(first(key, weight.shape, weight.dtype), (0, 1), (-1, -2)))
+    assert len(kernels) == 4
+    for kernel in kernels:
+        energy = np.asarray(kernel**2).sum(tuple(range(ndim))).mean()
+        assert kernel.shape == (*size, 8, 64)
+        assert np.count_nonzero(kernel) == 2**ndim * 8 * 64
+        assert abs(energy - 2 / 8) < 5 * (2 / 8) * np.sqrt(2 / (2**ndim * 8 * 64))
+
+
 def _is_corners(kernel):
     return np.argwhere(np.abs(kernel).sum((2, 3)) > 0).tolist() == [[0, 0], [0, 2], [2, 0], [2, 2]]
 
@@ -121,6 +170,8 @@ def _is_corners(kernel):
         (lambda: initializers.profiled([1.0, 2.0]).variance((3, 1, 1)), "spatial shape"),
         (lambda: initializers.profiled([1.0, -2.0, 0.0]).variance((3, 1, 1)), "non-negative"),
         (lambda: initializers.flat().variance((3,)), "channel axis"),
+        (lambda: initializers.flat(scale=-1.0).variance((3, 1, 1)), "`scale` positive"),
+        (lambda: initializers.flat(in_axis=3).variance((3, 1, 1)), "axes of the kernel"),
         (lambda: initializers.flat(in_axis=0, out_axis=-3).variance((3, 1, 1)), "must differ"),
     ],
 )

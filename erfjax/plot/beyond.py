@@ -15,7 +15,7 @@ from erfjax.plot.experiments import GREY, limits, markers, profile, theory
 def design(result: Any) -> Any:
     """A figure of a `DesignResult`: profiles by budget (columns) and rule (rows), and below σ against cost."""
     names, rules = list(result.given), list(next(iter(result.pairs.values())))
-    with figure(max(3.1 * len(names), 5.0), 1.55 * len(rules) + 4.2) as drawing:
+    with figure(max(3.1 * len(names), 7.0), 1.55 * len(rules) + 4.2) as drawing:
         drawing.suptitle("design: the widest fields within the TRF, cost and stride of given designs")
         upper, lower = drawing.subfigures(2, 1, height_ratios=(1.55 * len(rules) + 0.7, 3.5))
         panels = upper.subplots(len(rules), len(names), squeeze=False, sharex="col")

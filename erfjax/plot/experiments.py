@@ -29,7 +29,7 @@ def shapes(result: Any) -> Any:
     kinds, depths = list(result.by_depth), result.settings["depths"]
     below = result.by_activation
     columns = max(len(depths), len(below) + 1 if below else 0)
-    with figure(2.2 * columns, 2.15 * (len(kinds) + 1) + (2.8 if below else 0)) as drawing:
+    with figure(max(2.2 * columns, 7.0), 2.15 * (len(kinds) + 1) + (2.8 if below else 0)) as drawing:
         drawing.suptitle("shapes: measured fields (black: the peak, dashed: 4.55 % of it) and their closed forms")
         parts = drawing.subfigures(2 if below else 1, 1, height_ratios=(len(kinds) + 1, 1.25) if below else (1,))
         upper = np.atleast_1d(parts)[0]
@@ -123,7 +123,7 @@ def architecture(result: Any) -> Any:
     columns = min(4, len(pairs))
     rows = math.ceil(len(pairs) / columns)
     reach = max(math.ceil(3.2 * one.closed.sigma()[-1]) for one in pairs)
-    with figure(max(2.4 * columns, 5.0), 4.0 * rows + 0.35 * len(pairs) + 0.6) as drawing:
+    with figure(max(2.4 * columns, 7.0), 4.0 * rows + 0.35 * len(pairs) + 0.6) as drawing:
         drawing.suptitle(
             "architecture: measured fields on one scale (dashed: 4.55 % of the peak) and their closed forms"
         )

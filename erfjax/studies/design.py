@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from erfjax import summary
+from erfjax.errors import StackError
 from erfjax.studies.pairs import Pair, Result, bar, pair, pair_arrays
 from erfjax.studies.schedules import Budget, Design, Layer, search
 
@@ -101,6 +102,9 @@ def design(
         seed: of every random number.
         progress: whether to show a bar; None shows it on a terminal.
 
+    Raises:
+        StackError: no designs, or one without layers.
+
     Example:
         >>> import erfjax as ej
         >>> from erfjax.studies.schedules import Design, Layer
@@ -109,6 +113,8 @@ def design(
         {'smooth': '3^4', 'no holes': '3^4', 'no holes, any depth': '3 3d3'}
     """
     given = PAPER if given is None else dict(given)
+    if not given or not all(found.layers for found in given.values()):
+        raise StackError(f"`given` must name at least one design, each with a layer, but got {given}.")
     best = {
         name: {rule: search(dataclasses.replace(Budget.of(found), **change))[-1] for rule, change in RULES.items()}
         for name, found in given.items()

@@ -10,7 +10,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from erfjax import initializers, summary
 from erfjax.closed_form import laws, moments
-from erfjax.errors import SampleError
+from erfjax.errors import KernelError, SampleError, StackError
 from erfjax.layers import Conv
 from erfjax.studies.convergence import Interval, Learning, Readout, interval, learn
 from erfjax.studies.pairs import Claim, Pair, Result, bar, pair, pair_arrays
@@ -213,6 +213,7 @@ def initialisation(
 
     Raises:
         SampleError: a single seed, which has no confidence interval.
+        KernelError, StackError: kernels with a single tap, or no kernels or initialisers; an unknown readout.
         MissingDependencyError: scikit-learn is not installed (and `seeds` is not 0).
 
     Source: W. Luo et al. 2016, section 4.1 (they report some cases of faster training, and many of none).
@@ -224,9 +225,15 @@ def initialisation(
         >>> round(result.ascents[3].gain, 3), round(result.pairs[0].closed.sigma()[0] ** 2, 3)
         (1.225, 1.667)
     """
-    if seeds == 1:
-        raise SampleError("A confidence interval needs two seeds or more: choose `seeds` from 2, or 0 for no learning.")
+    if seeds == 1 or seeds < 0:
+        raise SampleError(f"A confidence interval needs two seeds or more, or 0 for no learning, but got {seeds}.")
+    if not kernels or min(kernels) < 2:
+        raise KernelError(f"`kernels` must be sides of 2 taps or more, but got {tuple(kernels)}.")
+    if not set(readouts) <= set(get_args(Readout)):
+        raise StackError(f'`readouts` must be of "all" and "centre", but got {tuple(readouts)}.')
     profiles = PROFILES if initialisers is None else dict(initialisers)
+    if not profiles:
+        raise StackError("`initialisers` must name at least one, but is empty.")
     jobs: list[Any] = [("ascent", k) for k in kernels] + [("field", name) for name in profiles]
     jobs += [("learning", (readout, name)) for readout in readouts for name in LEARNERS if seeds]
     ascents: dict[int, Ascent] = {}

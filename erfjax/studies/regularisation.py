@@ -17,6 +17,7 @@ over the whole training, and each of them finds both pixels, where two of five o
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -167,8 +168,8 @@ def regularisation(
         progress: whether to show a bar; None shows it on a terminal.
 
     Raises:
-        StackError: a distance outside the theoretical field, or an unknown label.
-        SampleError: fewer than two seeds.
+        StackError: no task, a distance outside the theoretical field, an unknown label, or a negative strength.
+        SampleError: fewer than two seeds, or no steps.
 
     Example:
         >>> import erfjax as ej
@@ -177,10 +178,14 @@ def regularisation(
         [4, 5]
     """
     chosen = [Task(*task) for task in tasks]
-    if not all(task.kind in ("product", "sum") and 0 < task.distance <= SIDE // 2 for task in chosen):
+    if not chosen or not all(task.kind in ("product", "sum") and 0 < task.distance <= SIDE // 2 for task in chosen):
         raise StackError(f'`tasks` are "product" or "sum" of pixels 1 to {SIDE // 2} away, but got {chosen}.')
-    if seeds < 2:
-        raise SampleError(f"A confidence interval needs two seeds or more, but got {seeds}.")
+    if seeds < 2 or steps < 1:
+        raise SampleError(
+            f"A confidence interval needs two seeds or more, and training a step, but got {seeds}, {steps}."
+        )
+    if not 0 <= strength < math.inf:
+        raise StackError(f"`strength` must be 0 or more, but got {strength}.")
     points = tuple(sorted({round(steps * i / POINTS) for i in range(POINTS + 1)}))
     trained: dict[Task, dict[str, Trained]] = {task: {} for task in chosen}
     jobs = list(itertools.product(chosen, INITIALISERS, sorted({0.0, float(strength)})))

@@ -144,7 +144,7 @@ def search(
         kernels, dilations: what a layer may have; strides are 1 or 2.
 
     Raises:
-        StackError: no design fits, or kernels and dilations are not positive.
+        StackError: no design fits, or a budget, kernels or dilations that are not positive.
 
     Example:
         >>> from erfjax.studies.schedules import Budget, search
@@ -155,6 +155,11 @@ def search(
     if not kernels or not dilations or min(kernels) < 2 or min(dilations) < 1:
         raise StackError(
             f"Kernels of 2 taps or more and positive dilations are needed, but got {tuple(kernels)}, {tuple(dilations)}."
+        )
+    whole = (budget.trf, budget.stride, 1 if budget.depth is None else budget.depth)
+    if not all(isinstance(n, int | np.integer) and n > 0 for n in whole) or not 0 < budget.cost < math.inf:
+        raise StackError(
+            f"TRF, stride and depth must be positive integers and the cost positive and finite, but got {budget}."
         )
     top = 2 ** int(math.log2(budget.stride))
     limit = math.floor(budget.cost * top**2 + 1e-9)  # costs in units of 1 / top²

@@ -165,7 +165,7 @@ def slopes(
         progress: whether to show a bar; None shows it on a terminal.
 
     Raises:
-        StackError: fewer than two depths, or one below 1.
+        StackError: fewer than two depths, or one below 1; no widths.
         SampleError: numbers of runs or repeats that do not work.
 
     Source: W. Luo et al. 2016, figure 2 (reported slopes); what finite depths make of them: erfjax.
@@ -179,6 +179,8 @@ def slopes(
     depths, widths = tuple(sorted(set(depths))), tuple(widths)
     if len(depths) < 2 or depths[0] < 1:
         raise StackError(f"A slope needs at least two different depths of 1 or more, but got {depths}.")
+    if not widths:
+        raise StackError("`widths` must hold at least one number of channels, but is empty.")
     if not 2 <= runs <= MOST_RUNS or repeats < 2:
         raise SampleError(f"`runs` must be from 2 to {MOST_RUNS} and `repeats` at least 2, but got {runs}, {repeats}.")
     sizes = np.zeros((len(widths), len(STATISTICS), len(depths), repeats))

@@ -106,7 +106,7 @@ def sparse(
         progress: whether to show a bar; None shows it on a terminal.
 
     Raises:
-        StackError: windows that are not odd or smaller than 3.
+        StackError: windows that are not odd or smaller than 3, or no layers.
 
     Source: W. Luo et al. 2016, section 4.2, propose such connections.
 
@@ -119,6 +119,8 @@ def sparse(
     windows = tuple(windows)
     if not windows or any(window < 3 or window % 2 == 0 for window in windows):
         raise StackError(f"`windows` must be odd and 3 or more, but got {windows}.")
+    if depth < 1:
+        raise StackError(f"`depth` must be a number of layers from 1, but got {depth}.")
     found: dict[str, list[Pair]] = {"random taps": [], "dilated": []}
     jobs = [(kind, window) for window in windows for kind in found]
     for i, (kind, window) in enumerate(shown := bar(jobs, progress)):

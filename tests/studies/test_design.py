@@ -79,7 +79,22 @@ def test_measured_designs_agree_with_their_closed_forms():
     assert result.plot().get_size_inches()[0] > 4
 
 
-@pytest.mark.parametrize(("budget", "options"), [(Budget(2, 100), {}), (Budget(9, 100), {"kernels": ()})])
+@pytest.mark.parametrize(
+    ("budget", "options"),
+    [
+        (Budget(2, 100), {}),
+        (Budget(9, 100), {"kernels": ()}),
+        (Budget(9, 100, stride=0), {}),
+        (Budget(9, 100, depth=0), {}),
+        (Budget(9, math.inf), {}),
+    ],
+)
 def test_impossible_budgets_are_refused(budget, options):
     with pytest.raises(StackError):
         search(budget, **options)
+
+
+@pytest.mark.parametrize("given", [{}, {"empty": Design(())}])
+def test_no_designs_are_refused(given):
+    with pytest.raises(StackError, match="`given`"):
+        design(given)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from erfjax.closed_form import laws
-from erfjax.errors import SampleError
+from erfjax.errors import KernelError, SampleError, StackError
 from erfjax.studies.convergence import interval, learn
 from erfjax.studies.initialisation import PROFILES, ascend, initialisation
 
@@ -61,6 +61,16 @@ def test_tables_and_figure(result, tmp_path):
     assert (result.save(tmp_path) / "initialisation.png").exists()
 
 
-def test_one_seed_is_refused():
-    with pytest.raises(SampleError, match="seeds"):
-        initialisation(seeds=1)
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"seeds": 1}, SampleError),
+        ({"seeds": -1}, SampleError),
+        ({"kernels": (1,)}, KernelError),
+        ({"kernels": ()}, KernelError),
+        ({"initialisers": {}}, StackError),
+    ],
+)
+def test_bad_settings_are_refused(options, error):
+    with pytest.raises(error):
+        initialisation(**options)

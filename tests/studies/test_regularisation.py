@@ -39,7 +39,14 @@ def test_table_and_figure(result, tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "error"),
-    [({"tasks": [("sum", 17)]}, StackError), ({"tasks": [("ratio", 3)]}, StackError), ({"seeds": 1}, SampleError)],
+    [
+        ({"tasks": []}, StackError),
+        ({"strength": -1.0}, StackError),
+        ({"steps": 0}, SampleError),
+        ({"tasks": [("sum", 17)]}, StackError),
+        ({"tasks": [("ratio", 3)]}, StackError),
+        ({"seeds": 1}, SampleError),
+    ],
 )
 def test_bad_settings_are_refused(options, error):
     with pytest.raises(error):

@@ -40,6 +40,11 @@ def test_tables_and_figure(result, tmp_path):
     assert (result.save(tmp_path) / "slopes.png").exists()
 
 
+def test_no_widths_are_refused():
+    with pytest.raises(StackError, match="`widths`"):
+        slopes(())
+
+
 @pytest.mark.parametrize(
     ("options", "error"), [({"depths": (3,)}, StackError), ({"runs": 64}, SampleError), ({"repeats": 1}, SampleError)]
 )

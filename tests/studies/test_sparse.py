@@ -39,6 +39,8 @@ def test_table_and_figure(result, tmp_path):
     assert (result.save(tmp_path) / "sparse.png").exists()
 
 
-def test_even_windows_are_refused():
+def test_even_windows_and_no_layers_are_refused():
     with pytest.raises(StackError, match="odd"):
         sparse((4,))
+    with pytest.raises(StackError, match="`depth`"):
+        sparse((3,), depth=0)
