@@ -24,9 +24,6 @@ from erfjax.closed_form.kernels import Kernel
 from erfjax.errors import KernelError
 from erfjax.typing import Number, Statistic
 
-THRESHOLD = 1 - 0.9545
-"""Luo's threshold, as a fraction of the centre pixel: what a Gaussian leaves outside two standard deviations."""
-
 
 class Slopes(NamedTuple):
     """Slopes of log(ERF size) and of log(ERF size / TRF size) against log(depth)."""
@@ -82,7 +79,7 @@ def theoretical_size(layers: Sequence[int | Kernel], strides: Any = 1, dilations
 
 
 def luo_size(
-    kernel: int | Kernel, n: SupportsIndex, statistic: Statistic = "square", threshold: Number = THRESHOLD
+    kernel: int | Kernel, n: SupportsIndex, statistic: Statistic = "square", threshold: Number = measures.LUO_THRESHOLD
 ) -> float:
     """Luo's size of the exact map of n layers: the D-th root of the number of pixels above `threshold` times the centre
     pixel.
@@ -110,7 +107,7 @@ def luo_size(
     return float(measures.luo_size(np.exp((logs - logs.max()) / root), threshold=threshold))
 
 
-def luo_asymptote(sigma: Any, threshold: Number = THRESHOLD) -> float:
+def luo_asymptote(sigma: Any, threshold: Number = measures.LUO_THRESHOLD) -> float:
     """Luo's size of a Gaussian of standard deviations σ: a scalar stands for a round one in two dimensions, 4.406 σ.
 
         size = (volume of the unit D-ball · Π σ_a)^{1/D} √(2 ln(1 / threshold))
@@ -132,7 +129,7 @@ def slope(
     depths: Sequence[int] | np.ndarray,
     kernel: int | Kernel = 3,
     statistic: Statistic = "square",
-    threshold: Number = THRESHOLD,
+    threshold: Number = measures.LUO_THRESHOLD,
 ) -> Slopes:
     """The growth exponents of the exact maps over a range of depths: least squares in log-log.
 

@@ -33,7 +33,7 @@ from erfjax.layers.plan import (
     Series,
     Shape,
     Weighted,
-    output_shape,
+    backwards,
     steps,
 )
 from erfjax.layers.polynomials import Dense, Jet, total
@@ -100,7 +100,7 @@ class Walk:
         """E[g] at the input of a plan for the field p at its output; None is zero."""
         match plan:
             case Series():
-                for part, before in reversed(list(zip(plan.parts, _shapes(plan, shape), strict=True))):
+                for part, before in backwards(plan, shape):
                     p = self.mean(part, p, before)
                     if p is None:
                         return None
@@ -150,7 +150,7 @@ class Walk:
     def _series(self, plan: Series, d: Dense, ring: Ring, shape: Shape) -> tuple[Dense | None, list[Word]]:
         coherent: Dense | None = d
         words: list[Word] = []
-        for part, before in reversed(list(zip(plan.parts, _shapes(plan, shape), strict=True))):
+        for part, before in backwards(plan, shape):
             strides = _strides(part, before)
             after: list[Word] = []
             for amplitude, density in words:
@@ -198,15 +198,6 @@ def merge(words: list[Word]) -> list[Word]:
         key = unit.values.shape, unit.values.tobytes()
         classes[key] = (unit, classes[key][1] + moved) if key in classes else (unit, moved)
     return list(classes.values())
-
-
-def _shapes(plan: Series, shape: Shape) -> list[Shape]:
-    """The spatial shape before every part."""
-    result = []
-    for part in plan.parts:
-        result.append(shape)
-        shape = output_shape(part, shape)
-    return result
 
 
 def _strides(plan: Plan, shape: Shape) -> Shape:

@@ -10,7 +10,7 @@ from jaxtyping import Bool
 from erfjax.errors import StackError
 from erfjax.fields import LayerRow, Phase, PhaseTable, TheoreticalField
 from erfjax.geometry import Geometry, Window
-from erfjax.layers.plan import Parallel, Plan, Series, Shape, Weighted, output_shape
+from erfjax.layers.plan import Parallel, Plan, Series, Shape, Weighted, backwards, output_shape
 from erfjax.layouts import resolve_unit
 from erfjax.tracing.points import Points, Region, clip, join, shadow
 
@@ -129,7 +129,7 @@ def _row(name: str, label: str, axes: Axes, shape: Shape, before: Axes) -> Layer
 def region(plan: Plan, shape: Shape, wanted: Region) -> Region:
     """The pixels of an image that the units in `wanted` see when padding is cut at every layer."""
     if isinstance(plan, Series):
-        for part, before in _backwards(plan, shape):
+        for part, before in backwards(plan, shape):
             wanted = region(part, before, wanted)
         return wanted
     if isinstance(plan, Parallel):
@@ -158,7 +158,7 @@ def mask(plan: Plan, shape: Shape, unit: Shape) -> Bool[np.ndarray, "*space"]:
 
 def _mark(plan: Plan, seen: np.ndarray, shape: Shape) -> np.ndarray:
     if isinstance(plan, Series):
-        for part, before in _backwards(plan, shape):
+        for part, before in backwards(plan, shape):
             seen = _mark(part, seen, before)
         return seen
     if isinstance(plan, Parallel):
@@ -180,15 +180,6 @@ def _mark_taps(seen: np.ndarray, windows: tuple[Window, ...], taps: Any, shape: 
             result[at[inside]] |= seen[inside]
         seen = np.moveaxis(result, 0, axis)
     return seen
-
-
-def _backwards(plan: Series, shape: Shape) -> list[tuple[Plan, Shape]]:
-    """Every part with the spatial shape before it, last first."""
-    result = []
-    for part in plan.parts:
-        result.append((part, shape))
-        shape = output_shape(part, shape)
-    return result[::-1]
 
 
 def _image_shape(value: Any, ndim: int) -> Shape:

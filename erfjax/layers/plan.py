@@ -204,6 +204,15 @@ def output_shape(plan: Plan, shape: Shape) -> Shape:
     return result
 
 
+def backwards(plan: Series, shape: Shape) -> list[tuple[Plan, Shape]]:
+    """Every part of a series with the spatial shape before it, last first."""
+    result = []
+    for part in plan.parts:
+        result.append((part, shape))
+        shape = output_shape(part, shape)
+    return result[::-1]
+
+
 def convolution(
     settings: Settings, window: Sliding, inputs: int, outputs: int, gain: float, offsets: Any = None
 ) -> Weighted:

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from jaxtyping import Float
 
+from erfjax.closed_form.kernels import add_shifted
+
 ORDER = 4
 
 
@@ -42,13 +44,8 @@ class Dense:
 
     def __mul__(self, other: "Dense") -> "Dense":
         """The convolution, tap by tap: for non-negative coefficients every one keeps its relative accuracy."""
-        small, large = sorted((self, other), key=lambda p: p.values.size)
-        shape = tuple(a + b - 1 for a, b in zip(small.values.shape, large.values.shape, strict=True))
-        values = np.zeros(shape)
-        for tap in zip(*np.nonzero(small.values), strict=True):
-            window = tuple(slice(t, t + n) for t, n in zip(tap, large.values.shape, strict=True))
-            values[window] += small.values[tap] * large.values
-        return Dense(values, _plus(self.offset, other.offset))
+        small, large = sorted((self.values, other.values), key=np.size)
+        return Dense(add_shifted(large, small, (1,) * large.ndim), _plus(self.offset, other.offset))
 
     def __add__(self, other: "Dense") -> "Dense":
         low = tuple(map(min, self.offset, other.offset))
