@@ -23,6 +23,7 @@ DERIVED = {  # name: TRF, σ
 @pytest.fixture(scope="module")
 def result():
     stacks = {
+        "dense": Conv((3,)) ** 4,
         "strided": Conv((3,)) ** 2 * Conv((3,), stride=2) * Conv((3,)) ** 2,
         "dilated": Conv((3,)) ** 2 * Conv((3,), dilation=3),
         "skip": Conv((3,)) * (Identity() + Conv((3,))) ** 3,
@@ -51,20 +52,34 @@ def test_measured_widths_agree_with_the_closed_forms(result):
         ratio = one.ratio("sigma")
         assert abs(ratio.b - ratio.a) < 5 * ratio.b_stderr, one.name
         assert one.comparison.within_chance, one.name
-    expected = [4 * 2 / 3 + 2 * 4 * 2 / 3 - 2 / 3, (2 + 9) * 2 / 3, (1 + 3 / 2) * 2 / 3, 2 * 2]
+    expected = [4 * 2 / 3, 4 * 2 / 3 + 2 * 4 * 2 / 3 - 2 / 3, (2 + 9) * 2 / 3, (1 + 3 / 2) * 2 / 3, 2 * 2]
     assert [one.ratio().a ** 2 for one in result.pairs] == pytest.approx(expected)
 
 
 def test_tables_figures_and_files(result, tmp_path):
     rows = result.table().to_dict()
-    assert [row["15 layers"] for row in rows] == ["strided", "dilated", "skip", "dropout"]
+    assert [row["15 layers"] for row in rows] == ["dense", "strided", "dilated", "skip", "dropout"]
     assert "ERF by architecture" in str(result)
     assert "<table" in result._repr_html_()
     folder = result.save(tmp_path / "out")
     assert {file.suffix for file in folder.iterdir()} == {".png", ".txt", ".json", ".npz"}
     assert json.loads((folder / "architecture.json").read_text())["settings"]["samples"] == 300
     with np.load(folder / "architecture.npz") as arrays:
-        np.testing.assert_array_equal(arrays["skip measured"], result.pairs[2].measured.map)
+        np.testing.assert_array_equal(arrays["skip measured"], result.pairs[3].measured.map)
+
+
+def test_claims_are_ratios_to_the_dense_stack(result):
+    claims = {claim.subject: claim for claim in result.claims()}
+    assert [claim.reported for claim in claims.values()] == [
+        "wider",
+        "wider, nearly a rectangle",
+        "narrower",
+        "no change",
+    ]
+    ratio = math.sqrt((1 + 3 / 2) * 2 / 3 / (4 * 2 / 3))
+    measured = result.pairs[3].ratio().b / result.pairs[0].ratio().b
+    assert claims["skip against dense"].here == f"σ × {ratio:.3f} in closed form, {measured:.3f} measured"
+    assert "beside the paper" in str(result)
 
 
 def test_no_stacks_are_refused():

@@ -32,6 +32,19 @@ def test_what_the_label_needs_is_learned(result):
     np.testing.assert_allclose(one.measured.sum(1), 1.0)
 
 
+def test_gains_are_taken_seed_by_seed(result):
+    kinds = result.trained[Task("sum", 4)]
+    rows = {row[1]: row[2:] for row in result.differences().rows}
+    assert list(rows) == [
+        "the loss term, from He",
+        "the loss term, from corners, softness 0.3",
+        "the start, corners, softness 0.3 for He",
+    ]
+    gain = (kinds["He, wide"].sigma - kinds["He"].sigma)[:, -1]
+    half = 4.302652729911275 * gain.std(ddof=1) / np.sqrt(3)  # Student's t, 97.5 %, two degrees of freedom
+    assert rows["the loss term, from He"][2] == f"{gain.mean():.2f} ± {half:.2f}"
+
+
 def test_table_and_figure(result, tmp_path):
     assert [row[1] for row in result.table().rows][:2] == ["He", "He, wide"]
     assert (result.save(tmp_path) / "regularisation.png").exists()

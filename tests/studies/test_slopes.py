@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from erfjax.errors import SampleError, StackError
-from erfjax.studies.slopes import slopes, trf_slope
+from erfjax.studies.slopes import _statistics, slopes, trf_slope
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +24,14 @@ def test_wide_networks_come_near_the_closed_form(result):
     for j, closed in enumerate(result.closed):
         few_runs = 0.12  # the noisy centre pixel of 20 runs biases sizes of a few pixels
         assert abs(result.mean[1, j] - closed) < 5 * result.stderr[1, j] + few_runs
+
+
+def test_statistics_weigh_runs_as_they_say():
+    g = np.array([[[1.0, -3.0]], [[20.0, 20.0]]])
+    square, root, share = _statistics(g)
+    np.testing.assert_allclose(square, [[(1 + 400) / 2, (9 + 400) / 2]])
+    np.testing.assert_allclose(root**2, square)
+    np.testing.assert_allclose(share, [[(0.25 + 0.5) / 2, (0.75 + 0.5) / 2]])
 
 
 def test_sizes_are_those_of_the_theoretical_field_at_most(result):
