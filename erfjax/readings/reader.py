@@ -155,11 +155,11 @@ class Reader:
     def step(
         self, atom: Atom, target: Layout, unit: tuple[int, ...], out: int, axis: int, start: Sequence[Extent]
     ) -> Extent:
-        """How far the start moves to the next unit (or from the one before, at the end of the axis)."""
+        """How far the start moves to the next unit (or from the one before, at the end of the axis); 0 where one is global."""
         by = 1 if unit[out] + 1 < target.space(atom.shape)[out] or unit[out] == 0 else -1
         moved = (*unit[:out], unit[out] + by, *unit[out + 1 :])
         there, _ = self.interval(self.region(atom, unit_box(atom.shape, target, moved), clipped=False))
-        return 0 if math.isinf(start[axis]) else (there[axis] - start[axis]) * by
+        return _moved(start[axis], there[axis], by)
 
     def phases(
         self,
@@ -218,7 +218,7 @@ class Reader:
             if a is not None and step is None:  # paths disagree: one step, by looking
                 by = 1 if centre[a] + 1 < var.shape[a] else -1
                 there, _ = self.hidden(var, centre | {a: centre[a] + by})
-                stride.append(0 if math.isinf(start[i]) else _number((there[i] - start[i]) * by))
+                stride.append(_moved(start[i], there[i], by))
             else:
                 stride.append(_number(step))
         units = [centre[playing[axis][0]] if axis in playing else 0 for axis in self.source.spatial]
@@ -277,6 +277,11 @@ def _steady(table: PhaseTable, stride: Sequence[Extent]) -> bool:
         for a, b in zip(table.rows, table.rows[1:], strict=False)
         if a.axis == b.axis
     )
+
+
+def _moved(start: Extent, there: Extent, by: int) -> Extent:
+    """How far a start moves per unit, seen on one that is `by` units away; 0 where either is global."""
+    return 0 if math.isinf(start) or math.isinf(there) else _number((there - start) * by)
 
 
 def _number(value: Any) -> Extent:

@@ -23,7 +23,8 @@ def theoretical(
     """The theoretical receptive field of a unit of `f`: where it can look, in exact integers.
 
     The function is traced once and never run. Of what it knows beforehand only what moves positions is looked at: indices,
-    predicates, and the zeros of a fixed matrix in a contraction (resizing). Any other weight or mask counts, zero or not, and of
+    the index of a branch, and the zeros (but for rounding) of a fixed matrix in a contraction, as in resizing, which goes on
+    beyond the border as it is inside. Any other weight or mask counts, zero or not, and of
     what the data decide (an extremum, an order, an index, a branch) all outcomes count. So the mask holds the support of the
     Jacobian, and is it for weights in general position; only a set that falls apart into more than 512 boxes (pixels in random
     order) is replaced by a larger one.

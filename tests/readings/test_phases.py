@@ -69,6 +69,17 @@ def test_a_period_is_what_other_units_show():
     assert [(row.start, row.stop) for row in rows] == [(2, 3), (-math.inf, math.inf)]
 
 
+def test_a_unit_beside_a_global_one():
+    """The next unit sees all: no stride leads there, and none is infinite."""
+
+    def f(x):
+        return jnp.concatenate([x[:, :3], x.mean(1, keepdims=True)], 1)
+
+    field = ej.theoretical(f, image(), unit=(2, 0))
+    assert (field.size, field.stride, field.padding, field.shift_invariant) == ((1, 1), (0, 1), (-2, 0), False)
+    assert [row.size for row in field.phases().rows if row.axis == 0] == [1, 1, 1, math.inf]
+
+
 def test_what_moves_along_one_axis_only():
     """Rows that are overwritten, gathered in pairs or grouped by batch are irregular along their own axis alone."""
 
