@@ -165,7 +165,7 @@ def compare(a: EffectiveField, b: EffectiveField) -> Comparison:
         a=a,
         b=b,
         total_variation=float(np.abs(difference).sum() / 2),
-        noise_floor=float(stderr.sum() / math.sqrt(2 * math.pi)),
+        noise_floor=float(np.nansum(stderr) / math.sqrt(2 * math.pi)),
         z=z,
         compared=scores.size,
         beyond=float((scores > BEYOND).mean()) if scores.size else 0.0,

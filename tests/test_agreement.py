@@ -100,6 +100,12 @@ def test_without_batches_the_pixels_errors_serve():
     assert compare(exact(bell()), loose).within_chance
 
 
+def test_error_bars_that_are_unknown_add_no_noise():
+    unknown = EffectiveField(bell(), np.full_like(bell(), np.nan), "square", 5, (10, 8), None, "measured")
+    comparison = compare(exact(bell()), unknown)
+    assert (comparison.noise_floor, comparison.compared) == (0, 0)
+
+
 def test_maps_of_different_shapes_meet_at_their_centres():
     small, large = bell((17, 13), centre=(8, 6)), bell((31, 40), centre=(9, 30))
     at = theory_at((8, 6), (17, 13)), theory_at((9, 30), (31, 40))
