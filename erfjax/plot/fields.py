@@ -48,9 +48,7 @@ def comparison(result: Any) -> Any:
         difference = plane((b - a)[part]) / np.abs(a).max()
         reach = np.abs(difference).max() or 1.0
         aspect = "auto" if a.ndim == 1 else "equal"
-        drawn = between.imshow(
-            difference, cmap="gray", vmin=-reach, vmax=reach, interpolation="nearest", aspect=aspect
-        )
+        drawn = between.imshow(difference, cmap="gray", vmin=-reach, vmax=reach, interpolation="nearest", aspect=aspect)
         between.set(title="difference / peak", xticks=[], yticks=[])
         between.spines[["top", "right"]].set_visible(True)
         drawing.colorbar(drawn, ax=between, shrink=0.8)

@@ -265,7 +265,8 @@ def _finish(moments: Any, prepared: Prepared, library: Any) -> Any:
     """One map per unit from the moments (units, *window): the root if one is asked for, then the sum over channels."""
     source = prepared.probe.layout
     if prepared.reading.statistic == "rms":
-        moments = library.sqrt(library.maximum(moments, 0))
+        positive = moments > 0
+        moments = library.where(positive, library.sqrt(library.where(positive, moments, 1)), 0)  # a finite slope at 0
     return library.sum(moments, axis=tuple(a + 1 for a in source.summed()))
 
 

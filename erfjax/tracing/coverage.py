@@ -7,10 +7,9 @@ array, along which axes one entry of the segment's root is *spread*. If a fixed 
 sum joins two paths from one root, they interfere. A random contraction begins a new segment, but paths that are spread along an
 axis of positions meet the same kernel there, and may still interfere behind it: a blur, a convolution and a blur are two blurs.
 
-Gates must not know the weights either. Turn the signs of all weights of a channel: a (leaky) ReLU's two slopes change places,
-so on average over signs they tell nothing about products of weights. A slope that depends on the size of the sum, a shift before
-it, or the choice of an extremum does, by about 1 / fan-in: at width 8 a SiLU network is predicted 8 % too low, with max-pooling
-4 %.
+Gates must not know the weights either. Turn the signs of all weights of a channel: a (leaky) ReLU's two slopes change places, so
+on average over signs they tell nothing about products of weights. A slope that depends on the size of the sum, a shift before it,
+or the choice of an extremum does, by about 1 / fan-in: at width 8 a SiLU network is predicted 8 % too low, with max-pooling 4 %.
 """
 
 import dataclasses
@@ -27,7 +26,7 @@ from erfjax.tracing.draws import Operand, centred, channel_axes, independence, i
 from erfjax.tracing.families import PRODUCTS, Choice, bilinear, exclusive, gate, silent
 from erfjax.tracing.islands import affine, outermost, shifts
 from erfjax.tracing.moments import dependent, elementwise, family
-from erfjax.tracing.program import Atom, Equation, Known
+from erfjax.tracing.program import Atom, Equation, Known, Var
 from erfjax.tracing.registry import lengths
 from erfjax.tracing.restrict import Cone, Step
 from erfjax.tracing.views import Along, AxisView, Fixed, Identity, Lookup, View
@@ -171,7 +170,8 @@ class _Surveyor:
     def _bending(self, step: Step, kind: Any) -> bool:
         """Whether the slopes of an elementwise operation know more than the sign of a sum of random terms."""
         if step.output not in self.islands:
-            return kind is gate and len(dependent(step)) > 1
+            several = len({a for a in step.equation.inputs if isinstance(a, Var)}) > 1
+            return several and (kind is gate or (kind is exclusive and not self.data))
         island = self.islands[step.output]
         if island is None or affine(island):
             return False

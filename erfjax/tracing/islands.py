@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from scipy import special
 
 from erfjax.tracing import registry
 from erfjax.tracing.families import ELEMENTWISE, linear, quotient, scaled, silent
@@ -30,6 +31,7 @@ PROBES = np.sinh(
 )  # where jumps are looked for: 2e-3 apart at 0, 2e-3 |x| further out
 JUMP = 0.02  # of the range within reach: a step between neighbours that is no slope
 MOST_JUMPS = 16
+QUANTILES = special.ndtri((np.arange(256) + 0.5) / 256)  # at which comparisons are taken
 MOST_PANELS = 512
 FINEST = 2e-3  # panels are not halved further
 RESOLVED = (
@@ -130,6 +132,16 @@ def expectations(cone: Cone, island: Island, mean: Any, variance: Any, power: in
     zero = jnp.zeros(registry.lengths(result.box), variance.dtype)
     (first, second, gate), _ = lax.scan(panel, (zero, zero, zero), (panels[:-1], panels[1:]))
     return first, jnp.maximum(second - first**2, 0), gate
+
+
+def chance(cone: Cone, island: Island, mean: Any, variance: Any) -> Any:
+    """How often a comparison holds, for a normal base of this mean and variance."""
+
+    def add(count: Any, quantile: Any) -> tuple[Any, None]:
+        return count + run(cone, island, mean + jnp.sqrt(variance) * quantile).astype(count.dtype), None
+
+    zero = jnp.zeros(registry.lengths(island.steps[-1].box), variance.dtype)
+    return lax.scan(add, zero, jnp.asarray(QUANTILES, variance.dtype))[0] / len(QUANTILES)
 
 
 def at_mean(cone: Cone, island: Island, mean: Any, variance: Any, power: int) -> tuple[Any, Any, Any]:

@@ -31,7 +31,7 @@ from erfjax.tracing.families import (
     window_total,
 )
 from erfjax.tracing.moments import Activity, Gates, Weigh, dependent, elementwise, family
-from erfjax.tracing.program import Atom, Equation, Known
+from erfjax.tracing.program import Atom, Equation, Known, Var
 from erfjax.tracing.restrict import Cone, Step, cut
 
 Drawn = Callable[[Equation, int], bool]
@@ -125,7 +125,7 @@ class _Walk:
             self.states[step.output] = self.reached(step, values)
 
     def operand(self, step: Step, i: int) -> Any:
-        """An operand on its box: a State, a known array, or None where the step leaves it out."""
+        """An operand on its box: a State, a known array, the chance of a comparison, or None where the step leaves it out."""
         atom, box = step.equation.inputs[i], step.operands[i]
         if box is None:
             return None
@@ -133,17 +133,18 @@ class _Walk:
             return self.cone.read({}, atom, box)
         if jnp.issubdtype(atom.dtype, jnp.inexact):
             return self.state(atom).cut(self.cone.boxes[atom], box)
-        if atom in self.islands and elementwise(step):  # a comparison: taken at the mean
-            island = self.islands[atom]
-            at_mean = islands.run(self.cone, island, self.state(island.base).centre)
-            return cut(at_mean, self.cone.boxes[atom], box)
-        raise DataDependentError(
-            f'{step.equation} is steered by the data, which mean field does not have: use gates="data".'
-        )
+        island = self.islands.get(atom)
+        if family(step.equation) is exclusive and island and jnp.issubdtype(island.base.dtype, jnp.inexact):
+            base = self.state(island.base)
+            chance = islands.chance(self.cone, island, base.centre, base.variance)
+            return cut(chance, self.cone.boxes[atom], box)
+        raise _steered(step.equation)
 
     def island(self, atom: Atom) -> None:
         """The state of an island's result, and its gate with respect to the base."""
         whole = self.islands[atom]
+        if whole.base not in self.states and whole.base not in self.islands:  # a comparison of integers
+            raise _steered(whole.steps[0].equation)
         at, held = self.state(whole.base), self.cone.boxes[whole.base]
         affine, island = islands.straightened(whole)
         gain = jnp.ones_like(at.variance)
@@ -168,20 +169,13 @@ class _Walk:
         """An elementwise operation on several independent variables."""
         means = [v.centre if isinstance(v, State) else v for v in values]
         kind = family(step.equation)
+        if kind is exclusive and isinstance(step.equation.inputs[0], Var):
+            return self.chosen(step, values, means)
         by = {i: slope(step, means, i) for i in dependent(step)}
         if kind in PRODUCTS:
             sizes = [jnp.sqrt(v.square) if isinstance(v, State) else v for v in values]
             by = {i: slope(step, sizes if self.power == 2 else means, i) for i in by}
-        gates: dict[Atom, Any] = {}
-        for i, slopes in by.items():
-            atom, box = step.equation.inputs[i], step.operands[i] or ()
-            self.state(atom)  # its gates, if it is an island
-            for root, gate in self.gates.get(atom, [(atom, None)]) if atom in self.islands else [(atom, None)]:
-                whole = slopes**self.power
-                if gate is not None:
-                    whole = whole * cut(gate, self.cone.boxes[atom], box)
-                gates[root] = gates[root] + whole if root in gates else whole
-        self.gates[step.output] = list(gates.items())
+        self.gates[step.output] = self.gated(step, {i: slopes**self.power for i, slopes in by.items()})
         mean = step.apply(means)
         still = kind in PRODUCTS and any(v.mean is None for v in values if isinstance(v, State))
         still = still or (kind is linear and all(isinstance(v, State) and v.mean is None for v in values))
@@ -191,6 +185,27 @@ class _Walk:
             variance = sum_of(slopes**2 * values[i].variance for i, slopes in by.items())
         concentrated = all(v.concentrated for v in values if isinstance(v, State))
         return State(None if still else mean, variance, concentrated)
+
+    def chosen(self, step: Step, values: list[Any], means: list[Any]) -> State:
+        """One of two operands, chosen by a comparison of other variables: a mixture."""
+        chance, *cases = values
+        shares = {1: 1 - chance, 2: chance}
+        self.gates[step.output] = self.gated(step, {i: shares[i] for i in dependent(step)})
+        mean = sum_of(shares[i] * means[i] for i in shares)
+        square = sum_of(share * _squared(values[i]) for i, share in shares.items())
+        still = all(v.mean is None for v in cases if isinstance(v, State)) and all(isinstance(v, State) for v in cases)
+        return State(None if still else mean, jnp.maximum(square - mean**2, 0))
+
+    def gated(self, step: Step, gains: dict[int, Any]) -> Gates:
+        """The gates of a result with respect to the roots of its operands, from those with respect to the operands."""
+        gates: dict[Atom, Any] = {}
+        for i, gain in gains.items():
+            atom, box = step.equation.inputs[i], step.operands[i] or ()
+            self.state(atom)  # its gates, if it is an island
+            for root, gate in self.gates.get(atom, [(atom, None)]) if atom in self.islands else [(atom, None)]:
+                whole = gain if gate is None else gain * cut(gate, self.cone.boxes[atom], box)
+                gates[root] = gates[root] + whole if root in gates else whole
+        return list(gates.items())
 
     def reached(self, step: Step, values: list[Any]) -> State:
         """Everything that is not elementwise."""
@@ -237,6 +252,10 @@ class _Walk:
         counts, means, variances = (a.astype(variance.dtype) for a in order_statistics())
         shift = jnp.interp(number, counts, means) * jnp.sqrt(jnp.maximum(variance, jnp.finfo(variance.dtype).tiny))
         return State(mean + kind.sign * shift, jnp.interp(number, counts, variances) * variance)
+
+
+def _steered(equation: Equation) -> DataDependentError:
+    return DataDependentError(f'{equation} is steered by the data, which mean field does not have: use gates="data".')
 
 
 def _squared(value: Any) -> Any:

@@ -277,6 +277,13 @@ def test_the_map_is_differentiable_and_jits(gates):
         assert float(slope) == pytest.approx(float(jnp.linalg.norm(gradient)), rel=1e-6)
 
 
+def test_roots_of_empty_pixels_have_finite_slopes():
+    def total(w):
+        return analytic_map(lambda x: jax.nn.relu(conv(x, w)), normal(0, 1, 9, 2), layout="NWC", statistic="rms").sum()
+
+    assert jnp.isfinite(jax.grad(total)(normal(1, 3, 2, 4))).all()
+
+
 def test_a_regulariser_widens_the_field_of_a_trained_network():
     """Gradient descent on a loss alone, and on the loss less the width of the field."""
     x = normal(0, 8, 15, 2)
@@ -356,3 +363,21 @@ def test_wide_random_networks_are_what_theory_says(name):
     assert facts["σ"]["data"] == pytest.approx(1, abs=0.02)
     assert facts["total"]["data"] == pytest.approx(1, abs=0.05 + 2 * error)
     assert facts["total variation"]["data"] < facts["floor"]["data"] + 0.02
+
+
+@pytest.mark.slow
+def test_trained_weights_are_told_from_random_ones_layer_by_layer():
+    """A trained VGG16: every layer fails the test of independence, and its field is indeed narrower than predicted."""
+    from benchmarks import analytic as bench
+
+    try:
+        blocks = bench.vgg_weights()
+    except ej.errors.MissingDependencyError as error:
+        pytest.skip(str(error))
+    f, crops = functools.partial(bench.vgg, blocks, (3, 3)), bench.photographs(bench.CROPS, 48)
+    predicted = analytic(f, crops, channels="random-signs")
+    (line,) = [note for note in predicted.notes if "no independent draws" in note]
+    assert "in 7 of 7 layers" in line
+    assert "conv1_1 (neighbours, p" in line
+    sigma = ej.compare(ej.empirical(f, crops, channels="random-signs"), predicted).size("sigma")
+    assert sigma.value == pytest.approx(1.25, abs=0.1)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from scipy import special
 
 from erfjax.errors import DataDependentError, UnsupportedPrimitiveError
 from erfjax.readings.analytic import analytic
@@ -227,9 +228,32 @@ def test_mean_field_without_data_refuses_what_data_steer():
     def f(x):
         return lax.dynamic_slice(conv(x, W1), (0, jnp.argmax(x[0, :, 0]), 0), (1, 3, 6))
 
-    with pytest.raises(DataDependentError, match="data"):
-        analytic(f, SPEC, layout="NWC", gates="mean-field")
-    assert read(f, X).map.any()
+    def g(x):
+        y = conv(x, W1)
+        return y * jax.nn.one_hot(jnp.argmax(y, -1), 6)
+
+    for h in (f, g):
+        with pytest.raises(DataDependentError, match="steered by the data"):
+            analytic(h, SPEC, layout="NWC", gates="mean-field")
+        assert read(h, X).map.any()
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.5])
+def test_mean_field_of_a_choice_by_another_variable_counts_how_often_it_is_made(threshold):
+    """P(a > t) for a normal with the variance of 12 inputs times 1/12, as b has."""
+    signs = [jnp.sign(w) / np.float32(np.sqrt(12)) for w in (W1, weight(5, 3, 4, 6))]
+
+    def f(choose):
+        return lambda x: conv(choose(*(conv(x, w) for w in signs)), jnp.sign(W3))
+
+    chosen, whole = (
+        read(f(choose), SPEC, gates="mean-field")
+        for choose in (lambda a, b: jnp.where(a > threshold, b, jnp.zeros_like(b)), lambda a, b: b)
+    )
+    assert chosen.coverage == "approximate"
+    middle = slice(4, 9)  # whole windows
+    expected = special.ndtr(-threshold) * whole.map[middle]
+    np.testing.assert_allclose(chosen.map[middle], expected, rtol=1 / 256)
 
 
 def test_gates_are_surveyed_in_every_precision():
