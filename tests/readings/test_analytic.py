@@ -10,6 +10,7 @@ import pytest
 from jax import lax
 
 import erfjax as ej
+from benchmarks.networks import NETWORKS
 from erfjax.layers import Activation, AvgPool, Conv, Identity
 from erfjax.readings.analytic import analytic, analytic_map, widths
 
@@ -350,13 +351,10 @@ def test_what_has_no_closed_form_is_refused():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["plain ReLU", "tanh", "residual", "max-pool", "strided", "dilated", "batch norm", "U-Net"]
-)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_wide_random_networks_are_what_theory_says(name):
     """σ within 2 %, total within 5 % beyond its error, and no more total variation than sampling noise and 0.02."""
     from benchmarks import analytic as bench
-    from benchmarks.networks import NETWORKS
 
     facts = bench.random_network(name, NETWORKS[name], 128).facts
     error = np.hypot(facts["± total"]["data"], facts["± total"]["measured"])
