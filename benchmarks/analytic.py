@@ -183,7 +183,8 @@ def photographs(count: int, size: int) -> np.ndarray:
     """Crops of the photograph that matplotlib brings, in the colours of a VGG."""
     from matplotlib import cbook, image
 
-    picture = np.asarray(image.imread(cbook.get_sample_data("grace_hopper.jpg")), np.float32)
+    with cbook.get_sample_data("grace_hopper.jpg") as file:
+        picture = np.asarray(image.imread(file), np.float32)
     picture = picture[..., ::-1] - np.array([103.939, 116.779, 123.68], np.float32)
     rng = np.random.default_rng(0)
     corners = [
