@@ -185,16 +185,16 @@ def family(equation: Equation) -> registry.Moment:
         DataDependentError: it chooses a body by the data.
         UnsupportedPrimitiveError: there is no rule, or it makes complex numbers.
     """
-    if any(jnp.issubdtype(output.dtype, jnp.complexfloating) for output in equation.outputs):
-        raise UnsupportedPrimitiveError(
-            f"{equation} makes complex numbers, whose squares are no second moments: measure with ej.empirical."
-        )
     if registry.bodies(equation):
         raise DataDependentError(
             f"{equation} chooses or derives by a rule of its own what no closed form can follow: measure with ej.empirical."
         )
     moment = registry.lookup(equation, "moment").moment
     assert moment is not None  # `lookup` has refused it
+    if any(jnp.issubdtype(output.dtype, jnp.complexfloating) for output in equation.outputs):
+        raise UnsupportedPrimitiveError(
+            f"{equation} makes complex numbers, whose squares are no second moments: measure with ej.empirical."
+        )
     return moment
 
 
