@@ -183,7 +183,7 @@ def family(equation: Equation) -> registry.Moment:
 
     Raises:
         DataDependentError: it chooses a body by the data.
-        UnsupportedPrimitiveError: there is no rule, or it makes complex numbers.
+        UnsupportedPrimitiveError: there is no rule, or it acts on complex numbers.
     """
     if registry.bodies(equation):
         raise DataDependentError(
@@ -191,9 +191,9 @@ def family(equation: Equation) -> registry.Moment:
         )
     moment = registry.lookup(equation, "moment").moment
     assert moment is not None  # `lookup` has refused it
-    if any(jnp.issubdtype(output.dtype, jnp.complexfloating) for output in equation.outputs):
+    if any(jnp.issubdtype(atom.dtype, jnp.complexfloating) for atom in equation.inputs):
         raise UnsupportedPrimitiveError(
-            f"{equation} makes complex numbers, whose squares are no second moments: measure with ej.empirical."
+            f"{equation} acts on complex numbers, whose squares are no second moments: measure with ej.empirical."
         )
     return moment
 
