@@ -1,10 +1,10 @@
 """Convolution in every layout: strides, both dilations, groups, batch groups, asymmetric and negative padding."""
 
+import math
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from typing import Any
 
-import jax
 import numpy as np
 from jax import lax
 
@@ -12,6 +12,7 @@ from erfjax.tracing.families import bilinear
 from erfjax.tracing.points import Box, Points
 from erfjax.tracing.program import Equation
 from erfjax.tracing.registry import Local, Rule, bind, lengths, row
+from erfjax.tracing.rules.taps import convolved, on_cpu, sums_taps
 from erfjax.tracing.views import WHOLE, Along, AxisView, IrregularError, Lookup, Mapping, Seen, Shift, View
 
 UNPADDED = (
@@ -76,7 +77,7 @@ def local_padding(
 
 
 def conv_on_window(equation: Equation, result: int, operands: Sequence[Any], boxes: Sequence[Box], box: Box) -> Any:
-    """The same convolution with the padding that is left of it at the window; on a CPU a spare position instead of none."""
+    """The same convolution with the padding that is left of it at the window; on a CPU in the form that XLA is quick at."""
     params = equation.params
     lhs, rhs, out = params["dimension_numbers"]
     window = zip(
@@ -86,10 +87,13 @@ def conv_on_window(equation: Equation, result: int, operands: Sequence[Any], box
         local_padding(box[o], boxes[0][i], equation.inputs[1].shape[k], stride, dilation, low, base)
         for o, i, k, (stride, dilation, base, (low, _)) in zip(out[2:], lhs[2:], rhs[2:], window, strict=True)
     )
-    if jax.default_backend() != "cpu" or any(map(any, padding)) or lengths(box)[out[2]] < UNPADDED:
+    counts = [lengths(box)[o] for o in out[2:]]
+    if sums_taps(equation, math.prod(counts)):
+        return convolved(equation, operands[0], operands[1], padding, counts)
+    if not on_cpu() or any(map(any, padding)) or counts[0] < UNPADDED:
         return bind(equation, result, operands, boxes, box, padding=padding)
     spare = bind(equation, result, operands, boxes, box, padding=((0, params["window_strides"][0]), *padding[1:]))
-    return lax.slice_in_dim(spare, 0, lengths(box)[out[2]], axis=out[2])
+    return lax.slice_in_dim(spare, 0, counts[0], axis=out[2])
 
 
 def all_features(equation: Equation, box: Box) -> Box:

@@ -1,6 +1,6 @@
 """Windowed reductions and cumulative operations."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,9 +10,10 @@ from jax import lax
 from erfjax.tracing.families import Choice, total, window_total
 from erfjax.tracing.points import Box, Points
 from erfjax.tracing.program import Equation
-from erfjax.tracing.registry import Local, Rule, bind, row
+from erfjax.tracing.registry import Local, Rule, bind, lengths, row
 from erfjax.tracing.restrict import Step
 from erfjax.tracing.rules.convolution import local_padding
+from erfjax.tracing.rules.taps import greater, lesser, pooled, pools_taps
 from erfjax.tracing.views import SCALAR, Along, Prefix, Seen, Then, View
 
 
@@ -70,6 +71,17 @@ def pool_on_window(equation: Equation, result: int, operands: Sequence[Any], box
     return bind(equation, result, operands, boxes, box, padding=padding)
 
 
+def by_lines(join: Callable[[Any, Any], Any], start: float) -> Local:
+    """A pooling that may be computed one axis after the other, where that is quicker."""
+
+    def evaluate(equation: Equation, result: int, operands: Sequence[Any], boxes: Sequence[Box], box: Box) -> Any:
+        if not pools_taps(equation):
+            return pool_on_window(equation, result, operands, boxes, box)
+        return pooled(equation, operands[0], padding_on_window(equation, boxes[0], box), lengths(box), join, start)
+
+    return Local(evaluate)
+
+
 def to_the_end(equation: Equation, box: Box) -> Box:
     """A cumulative result is computed from its first position on."""
     axis, reverse = equation.params["axis"], equation.params["reverse"]
@@ -92,11 +104,11 @@ def mean_of_window(step: Step, array: Any) -> tuple[Any, Any]:
     return summed(array) / count, count
 
 
-ON_WINDOW = Local(pool_on_window)
-row("reduce_window_sum", Rule(hull=reduce_window, restrict=ON_WINDOW, moment=window_total, layer=True))
-for name, sign in (("reduce_window_max", 1), ("reduce_window_min", -1)):
-    row(name, Rule(hull=reduce_window, restrict=ON_WINDOW, moment=Choice(mean_of_window, sign), layer=True))
-row("select_and_gather_add", Rule(hull=reduce_window, restrict=ON_WINDOW, moment=Choice(), layer=True))
+row("reduce_window_sum", Rule(hull=reduce_window, restrict=by_lines(lax.add, 0.0), moment=window_total, layer=True))
+for name, sign, join in (("reduce_window_max", 1, greater), ("reduce_window_min", -1, lesser)):
+    choice = Choice(mean_of_window, sign)
+    row(name, Rule(hull=reduce_window, restrict=by_lines(join, -sign * np.inf), moment=choice, layer=True))
+row("select_and_gather_add", Rule(hull=reduce_window, restrict=Local(pool_on_window), moment=Choice(), layer=True))
 row("select_and_scatter_add", Rule(hull=select_and_scatter_add))
 row("reduce_window", Rule(hull=reduce_window, layer=True))
 UP_TO = Local(bind, to_the_end)
