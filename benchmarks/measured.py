@@ -7,7 +7,12 @@ memory layouts. `erfjax` is the public call as users make it, its host-side stat
 
 import dataclasses
 import functools
+import itertools
+import os
+import socket
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -41,6 +46,7 @@ def rows() -> Iterator[harness.Row]:
     for what, network, size, batch in ROWS:
         yield Case(network, size, batch).row(what, rate)
     yield more_samples()
+    yield more_devices()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,3 +184,73 @@ def more_samples() -> harness.Row:
     memory = {name: harness.peak_memory(candidate) for name, candidate in candidates.items()}
     facts = {"peak MB": {name: value / 1e6 for name, value in memory.items() if value is not None}}
     return harness.compare("random networks, 10 layers", "64 px, width 16", candidates, "256 samples", facts)
+
+
+def more_devices() -> harness.Row:
+    """The same samples on one device with two threads, on two devices, and in two processes that share the work."""
+    ways = {"1 device": [Worker(1)], "2 devices": [Worker(2)], "2 processes": Worker.pair()}
+
+    def run(workers: list["Worker"]) -> None:
+        for worker in workers:
+            worker.begin()
+        for worker in workers:
+            worker.end()
+
+    try:
+        candidates = {name: functools.partial(run, workers) for name, workers in ways.items()}
+        for start in candidates.values():  # processes come up and compile
+            start()
+        row = harness.compare("plain 3x3, 10 layers", "56 px, 32 samples", candidates, "1 device")
+        maps = {name: workers[0].field() for name, workers in ways.items()}
+    finally:
+        for worker in itertools.chain(*ways.values()):
+            worker.process.stdin.close()
+        for worker in itertools.chain(*ways.values()):
+            worker.process.wait()
+    truth = maps["1 device"]
+    facts = {"difference": {name: float(np.abs(m - truth).max() / truth.max()) for name, m in maps.items()}}
+    return dataclasses.replace(row, facts=facts)
+
+
+class Worker:
+    """A process that measures whenever a line comes in; its last field is in a file."""
+
+    def __init__(self, devices: int, *distributed: Any):
+        """Starts it with so many devices, and as one process of two if an address and a rank are given."""
+        self.path = os.path.join(tempfile.mkdtemp(), "field.npy")
+        flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
+        command = [sys.executable, "-c", f"from benchmarks.measured import work; work({self.path!r}, *{distributed!r})"]
+        self.process: Any = subprocess.Popen(
+            command, env=os.environ | flags, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    @classmethod
+    def pair(cls) -> list["Worker"]:
+        with socket.socket() as probe:
+            probe.bind(("localhost", 0))
+            address = f"localhost:{probe.getsockname()[1]}"
+        return [cls(1, address, rank) for rank in (0, 1)]
+
+    def begin(self) -> None:
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+
+    def end(self) -> None:
+        if "done\n" not in iter(self.process.stdout.readline, ""):  # collectives say that they are connected
+            raise RuntimeError("a worker of the benchmark died")
+
+    def field(self) -> np.ndarray:
+        return np.load(self.path)
+
+
+def work(path: str, address: str | None = None, rank: int = 0) -> None:
+    """What a worker does: the same measurement for every line of its input, on all devices there are."""
+    if address is not None:
+        jax.distributed.initialize(address, 2, rank)
+    case = Case(models.plain(10, 128), 56, 32)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("samples",)) if len(jax.devices()) > 1 else None
+    model, images = case.model, case.images
+    for _ in sys.stdin:
+        field = ej.empirical(model, images, unit=(28, 28), mesh=mesh)
+        np.save(path, field.map)
+        print("done", flush=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from erfjax import files
 from erfjax.errors import CheckpointError, FileFormatError
@@ -77,6 +78,21 @@ class State:
                 )
         plain |= {name: tuple(plain[name]) for name in ("skipped", "notes")}
         return cls(accumulator, **plain)
+
+    def check_shared(self, path: str | os.PathLike[str]) -> None:
+        """Refuses to go on where processes of one run are not equally far.
+
+        Raises:
+            CheckpointError: they found different files.
+        """
+        if jax.process_count() == 1:
+            return
+        positions = multihost_utils.process_allgather(np.array(self.position)).tolist()
+        if len(set(positions)) > 1:
+            raise CheckpointError(
+                f"The processes found different states in {os.fspath(path)!r}, after {positions} samples: the "
+                "checkpoint must lie on a file system that all of them share."
+            )
 
 
 PLAIN = tuple(field.name for field in dataclasses.fields(State) if field.name != "accumulator")

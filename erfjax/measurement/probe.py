@@ -55,6 +55,7 @@ class Probe:
         channels: how many channels the output has.
         pixel_bytes: bytes of the input per spatial position.
         cost: bytes that one evaluation may hold, as an upper estimate.
+        loops: whether the model has loops, which a walk over its equations unrolls.
     """
 
     functions: Callable[[Any, Any], Sequence[Callable[[Any], Any]]]
@@ -69,6 +70,7 @@ class Probe:
     channels: int
     pixel_bytes: int
     cost: int
+    loops: bool
 
     @functools.cached_property
     def start(self) -> tuple[int, ...]:
@@ -128,7 +130,7 @@ def build(
         raise SampleError(
             f"Expected floating-point inputs, but got {x.dtype}: there is no gradient; convert them first."
         )
-    call, consts, y, cost = hoist(f, (x,) if key is None else (jax.eval_shape(lambda: key), x))
+    call, consts, y, cost, loops = hoist(f, (x,) if key is None else (jax.eval_shape(lambda: key), x))
     if not (hasattr(y, "shape") and hasattr(y, "dtype")):
         raise LayoutError(
             f"f must return one array, but returned {jax.tree.structure(y)}: pick one, lambda x: f(x)[0]."
@@ -164,15 +166,16 @@ def build(
         channels,
         math.prod(x.shape) * x.dtype.itemsize // max(1, math.prod(shape)),
         cost,
+        loops,
     )
 
 
-def hoist(f: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Callable[..., Any], tuple[Any, ...], Any, int]:
+def hoist(f: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Callable[..., Any], tuple[Any, ...], Any, int, bool]:
     """Traces f once: `call(consts, *args)` equals `f(*args)`; its first argument are the arrays that f closed over, then the
     weights that it holds as a pytree.
 
     Returns:
-        call, consts, the shapes that f returns, and the bytes of everything that f computes on the way.
+        call, consts, the shapes that f returns, the bytes of everything that f computes on the way, and whether it loops.
     """
     if hasattr(f, "lower"):  # a jitted function would keep its constants inside
         f = getattr(f, "__wrapped__", f)
@@ -194,7 +197,7 @@ def hoist(f: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Callable[..., A
             tree, jax.core.eval_jaxpr(jaxpr, consts[:count], *consts[count:], *jax.tree.leaves(args))
         )
 
-    return call, (*closed_over, *model.weights), shapes, footprint(jaxpr)
+    return call, (*closed_over, *model.weights), shapes, footprint(jaxpr), has_loops(jaxpr)
 
 
 def bodies_of(equation: Any) -> list[Any]:
@@ -218,6 +221,15 @@ def footprint(jaxpr: Any) -> int:
         own = sum(math.prod(v.aval.shape) * getattr(v.aval.dtype, "itemsize", 8) for v in equation.outvars)
         total += max(own, equation.params.get("length", 1) * max(bodies, default=0))
     return total
+
+
+def has_loops(jaxpr: Any) -> bool:
+    """Whether a scan or a while loop stands in a jaxpr, at any depth."""
+    return any(
+        equation.primitive in (jax.lax.scan_p, jax.lax.while_p)
+        or any(has_loops(getattr(body, "jaxpr", body)) for body in bodies_of(equation))
+        for equation in jaxpr.eqns
+    )
 
 
 def check_channels(channels: Any, count: int, statistic: str) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
 import numpy as np
 from tqdm import tqdm
 
@@ -95,7 +96,10 @@ class Run:
                 wanted = "" if self.samples is None else f" of {self.samples}"
                 self._change(notes=(*self.state.notes, f"interrupted after {self.state.position}{wanted} samples"))
                 return self.state
-        self._change(done=True)
+        ended: tuple[str, ...] = ()
+        if self.samples is not None and not self.state.done and self.state.position < self.samples:
+            ended = (f"the inputs ended after {self.state.position} of {self.samples} samples",)
+        self._change(done=True, notes=(*self.state.notes, *ended))
         if self.save:
             self.save(self.state)
         return self.state
@@ -120,7 +124,7 @@ class Run:
         try:
             return self.engine.submit(self.key, first, rows, size)
         except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
+            if not self._can_halve(error):
                 raise
             return None
 
@@ -155,7 +159,7 @@ class Run:
             promised = batch.results or self.engine.submit(self.key, batch.first, batch.rows, size)
             maps, exponents, faults = (np.asarray(result) for result in promised)
         except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error) or size <= self.engine.devices:
+            if not self._can_halve(error) or size <= self.engine.devices:
                 raise
             maps = None
         if maps is None:
@@ -165,6 +169,10 @@ class Run:
             return
         for row in range(len(batch.rows)):
             yield batch.first + row, maps[row], exponents[row], int(faults[row])
+
+    def _can_halve(self, error: Exception) -> bool:
+        """Whether a smaller batch may help; of several processes one must not go its own way."""
+        return out_of_memory(error) and jax.process_count() == 1
 
     def _change(self, **changes: Any) -> None:
         self.state = dataclasses.replace(self.state, **changes)

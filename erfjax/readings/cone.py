@@ -24,7 +24,7 @@ from erfjax.tracing.restrict import Cone, around, restrict
 
 Unit = Sequence[int]
 
-WORTHWHILE = 0.97  # a cone that computes more than this share of all positions is not cut: loops then stay loops
+WORTHWHILE = 0.97  # a cone that computes more than this share of all positions is not worth the unrolling of loops
 MOST_PIECES = 16  # units that would fall into more groups than that share one cone: compiling has a cost too
 
 
@@ -104,7 +104,7 @@ def narrowed(probe: Probe, spec: jax.ShapeDtypeStruct, key: Any) -> Probe:
         jax.eval_shape(look, probe.consts, key)
     except DataDependentError:
         return probe
-    if not found or (len(found) == 1 and share(found[0][1]) > WORTHWHILE):
+    if not found or (probe.loops and len(found) == 1 and share(found[0][1]) > WORTHWHILE):
         return probe
 
     def evaluate(cone: Cone, group: Sequence[int], window: Any) -> Any:

@@ -72,6 +72,7 @@ def empirical(
         target: stop when the relative standard errors of the map's total and of its Luo size are both this small.
         mesh: devices to share every batch; in a run of several processes each calls with the same arguments.
         checkpoint: a file that keeps the state every few seconds; the same call continues from it, to the same bits.
+            Several processes must see the same file.
         progress: whether to show a bar; by default on a terminal.
         restrict: compute only the cone of the units: the part of every layer that can reach them.
         nonfinite: "raise" stops at a sample whose output or gradient is not finite, "skip" leaves it out and says so.
@@ -96,6 +97,7 @@ def empirical(
     chosen = reduction.check_statistic(statistic)
     if nonfinite not in ("raise", "skip"):
         raise SampleError(f'`nonfinite` must be "raise" or "skip", but got {nonfinite!r}.')
+    _check_key(key)
     source = open_source(inputs, key, layout)
     count = _count(samples, source, key, target)
     base = jax.random.key(0) if key is None else key
@@ -125,6 +127,7 @@ def empirical(
         settings = {**model, "samples": count, "target": target, "nonfinite": nonfinite}
         mark = fingerprint(compiled.lowered(base, source.row), compiled.consts, base, settings)
         state = State.load(checkpoint, mark) or state
+        state.check_shared(checkpoint)
         save = functools.partial(_save, checkpoint, mark)
     if not state.done:
         source.resume(state.position, state.digest)
@@ -136,6 +139,13 @@ def empirical(
         state = dataclasses.replace(state, notes=(*state.notes, f"the target of {target:g} was not reached"))
     result = fields(state)
     return result if compiled.probe.batched else result[0]
+
+
+def _check_key(key: Any) -> None:
+    """Refuses what is not one random key, typed or raw."""
+    typed = hasattr(key, "dtype") and jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if key is not None and getattr(key, "ndim", None) != (0 if typed else 1):
+        raise SampleError(f"`key` must be one random key such as jax.random.key(0), but got {key!r}.")
 
 
 def _count(samples: SupportsIndex | None, source: Source, key: Any, target: float | None) -> int | None:

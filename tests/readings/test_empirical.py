@@ -276,19 +276,38 @@ def test_error_bars_cover_the_truth():
     assert abs(widths - 190) < deviation
 
 
-def test_the_same_function_is_traced_once():
-    traced = []
+def test_the_same_function_is_traced_and_compiled_once():
+    traced, compiled = [], []
 
-    def f(x):
+    def f(key, x):
         traced.append(1)
-        return jnp.tanh(x)
+        return jnp.tanh(x * jax.random.normal(key, x.shape, x.dtype))
 
+    def draw(key):
+        traced.append(1)
+        return jax.random.normal(key, (1, 3, 5, 2))
+
+    def listen(event, duration, **facts):
+        compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
     images = np.ones((4, 3, 5, 2), np.float32)
-    empirical(f, images)
-    before = len(traced)
-    empirical(f, images)
-    empirical(f, images + 1, samples=4)
-    assert len(traced) == before
+    for inputs in (images, draw):
+        empirical(f, inputs, key=jax.random.key(0), samples=4)
+        before = len(traced)
+        compiled.clear()
+        empirical(f, inputs, key=jax.random.key(1), samples=4)
+        assert len(traced) == before
+        assert "/jax/core/compile/backend_compile_duration" not in compiled
+    empirical(f, images + 1, key=jax.random.key(2), samples=4)
+    assert "/jax/core/compile/backend_compile_duration" not in compiled
+
+
+def test_inputs_that_end_early_are_noted():
+    images = np.ones((3, 3, 5, 2), np.float32)
+    field = empirical(jnp.tanh, iter(images), samples=5)
+    assert field.samples == 3
+    assert field.notes == ("the inputs ended after 3 of 5 samples",)
 
 
 def test_single_precision_does_not_underflow():

@@ -46,6 +46,8 @@ def test_non_finite_samples_are_named_or_skipped():
         ({"samples": 0}, SampleError, "positive integer"),
         ({"samples": 4}, SampleError, "3 rows"),
         ({"target": 0.0}, SampleError, "relative standard error"),
+        ({"key": 0}, SampleError, "one random key"),
+        ({"key": jax.random.split(jax.random.key(0), 3)}, SampleError, "one random key"),
         ({"batch_size": 0}, SampleError, "positive multiple"),
     ],
 )

@@ -17,7 +17,7 @@ from jax import lax
 
 from erfjax.tracing.program import Equation
 
-SMALL = 256  # positions of a result on which a sum over the taps of a dense kernel is quicker ...
+SMALL = 169  # positions of a result on which a sum over the taps of a dense kernel is quicker ...
 WIDE = 64 * 64  # ... if a tap has this many weights: below, compiling takes longer than is won
 DENSE_TAPS, DEPTHWISE_TAPS, LINE_TAPS = 9, 64, 16  # beyond, the program gets long: of a kernel, per axis of a pooling
 
