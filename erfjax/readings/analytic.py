@@ -278,7 +278,8 @@ def _field(values: np.ndarray, compiled: _Compiled, i: int, metadata: dict[str, 
             "The second moment over- or underflows, or an activation is not finite: scale the input, or compute in float64 "
             "(jax.enable_x64)."
         )
-    dead = () if values.any() or survey.notes else ("every gradient is zero: the unit is dead",)
+    explained = values.any() or any(word in note for note in survey.notes for word in ("silent", "does not depend"))
+    dead = () if explained else ("every gradient is zero: the unit is dead",)
     unknown = (theory,) if isinstance(theory, str) else ()
     return EffectiveField(
         map=values,

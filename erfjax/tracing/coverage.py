@@ -7,9 +7,10 @@ array, along which axes one entry of the segment's root is *spread*. If a fixed 
 sum joins two paths from one root, they interfere. A random contraction begins a new segment, but paths that are spread along an
 axis of positions meet the same kernel there, and may still interfere behind it: a blur, a convolution and a blur are two blurs.
 
-Gates must not know the weights either. Turn the signs of all weights of a channel: a (leaky) ReLU's two slopes change places, so
-on average over signs they tell nothing about products of weights. A slope that depends on the size of the sum, a shift before it,
-or the choice of an extremum does, by about 1 / fan-in: at width 8 a SiLU network is predicted 8 % too low, with max-pooling 4 %.
+The theory takes gates as independent of the weights. Turn the signs of all weights of a channel: a (leaky) ReLU's two slopes
+change places, so on average over signs they tell nothing about products of weights. A slope that depends on the size of the sum,
+a shift before it, or the choice of an extremum does, by about 1 / fan-in: at width 8 a SiLU network is predicted 8 % too low,
+with max-pooling 4 %. That is noted; it is the theory's own assumption, and no reason to call its result an approximation.
 """
 
 import dataclasses
@@ -55,6 +56,8 @@ COHERENT = (
     "channels are summed after a nonlinearity: the coherent part of their gradient is included, by normal weights conditioned on "
     "the activations that they cause, as at infinite width"
 )
+ASSUMED = (WIDE, COHERENT)
+"""What the theory itself assumes, independent gates: notes, not reasons to call its result an approximation."""
 EVENLY = "every entry of a pooling window is taken to be the extremum equally often"
 
 
@@ -64,7 +67,7 @@ class Survey:
 
     Attributes:
         reasons: one line each, why the pass is an approximation; none at all if it is exact.
-        notes: what else a reader should know: silent branches.
+        notes: what else a reader should know: what finite widths add to the theory's assumptions, silent branches.
     """
 
     reasons: tuple[str, ...]
@@ -266,10 +269,11 @@ class _Surveyor:
 
     def survey(self, output: Atom) -> Survey:
         """Everything that was noted."""
-        reasons = [f"{reason}{listed(places)}." for reason, places in self.places.items()]
+        lines = {reason: f"{reason}{listed(places)}." for reason, places in self.places.items()}
+        reasons = [line for reason, line in lines.items() if reason not in ASSUMED]
         if self.power == 2:
             reasons += unlikely(self.tests)
-        notes = []
+        notes = [line for reason, line in lines.items() if reason in ASSUMED]
         if output in self.silenced:
             notes.append(f"the unit is silent: a scale or weights are all zero{listed([self.silenced[output]])}.")
         if self.silent:
