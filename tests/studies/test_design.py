@@ -73,7 +73,7 @@ def test_measured_designs_agree_with_their_closed_forms():
     result = design(given, width=8, samples=300, progress=False)
     for rule, one in result.pairs["dilated"].items():
         ratio = one.ratio()
-        assert ratio.a == pytest.approx(result.best["dilated"][rule].sigma)
+        assert ratio.a == pytest.approx(result.designs("dilated")[rule].sigma)
         assert abs(ratio.b - ratio.a) < 5 * ratio.b_stderr
     assert [row[0] for row in result.table().rows] == ["dilated", "", "", ""]
     assert result.plot().get_size_inches()[0] > 4
