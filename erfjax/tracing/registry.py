@@ -83,7 +83,7 @@ def register(primitive: Any, rule: Rule) -> None:
         rule: its row.
 
     Example:
-        >>> from jax.extend.core import Primitive
+        >>> from erfjax.tracing.jaxpr import Primitive
         >>> from erfjax.tracing import Rule, register
         >>> from erfjax.tracing.views import IDENTITY
         >>> register(Primitive("mine"), Rule(hull=lambda equation, result: [IDENTITY]))

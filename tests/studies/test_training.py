@@ -9,7 +9,7 @@ from flax import nnx
 
 from erfjax.errors import CheckpointError, SampleError, StackError
 from erfjax.studies import datasets, fitting, residual
-from erfjax.studies.training import VARIANTS, TrainingResult, training
+from erfjax.studies.training import VARIANTS, TrainingResult, _changed, training
 
 TINY = fitting.Setting(blocks=1, width=4, epochs=2, batch=16)
 
@@ -153,8 +153,10 @@ def test_bad_settings_are_refused(options, error, says):
         training(**options)
 
 
-def test_variants_change_what_they_name():
-    assert set(VARIANTS["as it is"]) == set()
-    assert TrainingResult.main in fitting.PROBES
+def test_every_variant_changes_its_setting_and_the_result_knows_the_probes():
+    settings = {name: _changed(TINY, changes) for name, changes in VARIANTS.items()}
+    assert settings["as it is"] == TINY
+    assert settings["twice as wide"].width == 2 * TINY.width
+    assert len(set(settings.values())) == len(VARIANTS)
     assert (TrainingResult.main, TrainingResult.apart) == (fitting.MAIN, fitting.APART)
     assert (TrainingResult.given, TrainingResult.exchangeable) == (fitting.GIVEN, fitting.EXCHANGEABLE)
