@@ -25,7 +25,7 @@ from benchmarks import harness, models
 from erfjax.layouts import parse
 from erfjax.readings.cone import cone_of
 from erfjax.tracing import trace
-from erfjax.tracing.restrict import Step
+from erfjax.tracing.windows.cone import Step
 
 ROWS = (
     ("plain 3x3, 20 layers", models.plain(20, 64), 64, 16),

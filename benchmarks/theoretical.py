@@ -17,7 +17,7 @@ from benchmarks import harness
 from erfjax.layouts import parse
 from erfjax.readings.cone import unit_box
 from erfjax.tracing import trace
-from erfjax.tracing.hull import walk
+from erfjax.tracing.positions.hull import walk
 
 DIMS = ("NHWC", "HWIO", "NHWC")
 

@@ -23,8 +23,8 @@ ROWS = (  # from the ground up; boxes on one row do not know each other
 LEVEL = {box: level for level, row in enumerate(ROWS) for box in row}
 LONGEST = 400
 TRAINED = {
-    "studies/residual.py",
-    "studies/fitting.py",
+    "studies/_support/residual.py",
+    "studies/_support/fitting.py",
 }  # the only modules that need the training extra, imported on use
 MODULES = sorted(PACKAGE.rglob("*.py"))
 SOURCES = sorted(

@@ -9,7 +9,7 @@ import pytest
 import erfjax as ej
 from erfjax.errors import FileFormatError, SampleError, StackError
 from erfjax.studies import datasets
-from erfjax.studies.growth import Curve, growth
+from erfjax.studies._growth import Curve, growth
 
 PUBLISHED = {5: 8.31, 10: 11.70, 20: 16.16, 40: 22.74}  # exact Luo sizes of n uniform 3x3 kernels
 

@@ -7,10 +7,10 @@ differentiated.
 
 from erfjax.closed_form import laws, mean_field
 from erfjax.closed_form.asymptotics import BerryEsseen, berry_esseen, edgeworth, saddlepoint
-from erfjax.closed_form.chains import cascade
+from erfjax.closed_form.cascades import cascade
+from erfjax.closed_form.central_limit import Moments, gaussian, moments
 from erfjax.closed_form.convolution import extended_binomial, log_power, power
 from erfjax.closed_form.fourier import transfer_function
-from erfjax.closed_form.gaussian import Moments, gaussian, moments
 
 __all__ = [
     "BerryEsseen",

@@ -14,9 +14,9 @@ import scipy.special
 from jaxtyping import Float, Int
 
 from erfjax.closed_form import kernels, tilting, windows
-from erfjax.closed_form.chains import cascade
+from erfjax.closed_form.cascades import cascade
+from erfjax.closed_form.central_limit import has_total
 from erfjax.closed_form.convolution import power
-from erfjax.closed_form.gaussian import has_total
 from erfjax.closed_form.kernels import Kernel
 from erfjax.errors import KernelError
 

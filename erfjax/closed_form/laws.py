@@ -17,9 +17,9 @@ from jaxtyping import Float
 
 from erfjax import measures
 from erfjax.closed_form import kernels
-from erfjax.closed_form.chains import chain
+from erfjax.closed_form.cascades import chain
+from erfjax.closed_form.central_limit import moments
 from erfjax.closed_form.convolution import log_power
-from erfjax.closed_form.gaussian import moments
 from erfjax.closed_form.kernels import Kernel
 from erfjax.errors import KernelError
 from erfjax.typing import Number, Statistic

@@ -12,7 +12,7 @@ from erfjax.fields import LayerRow, Phase, PhaseTable, TheoreticalField
 from erfjax.geometry import Geometry, Window
 from erfjax.layers.plan import Parallel, Plan, Series, Shape, Weighted, backwards, output_shape
 from erfjax.layouts import resolve_unit
-from erfjax.tracing.points import Points, Region, clip, join, shadow
+from erfjax.tracing.positions.index_sets import Points, Region, clip, join, shadow
 
 TRIES = 100_000  # image sizes tried for one that holds the whole field
 

@@ -22,8 +22,8 @@ from erfjax.plot.canvas import (
     save,
 )
 from erfjax.plot.experiments import architecture, shapes, slopes
-from erfjax.plot.fields import comparison, effective, theoretical
 from erfjax.plot.learning import training
+from erfjax.plot.maps import comparison, effective, theoretical
 from erfjax.plot.studies import growth
 
 __all__ = [

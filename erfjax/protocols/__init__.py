@@ -4,10 +4,10 @@ Each protocol has a part that acts on maps alone and a part that measures; each 
 that one would not do today is named in its docstring and kept. For new work use `ej.empirical` and `ej.measures`.
 """
 
-from erfjax.protocols.narrow import LuoGrowth, luo2016, luo_map
-from erfjax.protocols.radii import OpenERF, openerf, radial_metrics
-from erfjax.protocols.rates import UNetStudy, erf_rate, unet_map, unet_study
-from erfjax.protocols.squares import RepLKNet, replknet, replknet_squares
+from erfjax.protocols._luo2016 import LuoGrowth, luo2016, luo_map
+from erfjax.protocols._openerf import OpenERF, openerf, radial_metrics
+from erfjax.protocols._replknet import RepLKNet, replknet, replknet_squares
+from erfjax.protocols._unet_study import UNetStudy, erf_rate, unet_map, unet_study
 
 __all__ = [
     "LuoGrowth",

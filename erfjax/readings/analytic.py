@@ -19,10 +19,10 @@ from erfjax.measurement.engine import HOST_BUDGET, cached
 from erfjax.measurement.model import take_apart
 from erfjax.readings.prepared import Prepared, Reading, prepare
 from erfjax.readings.theoretical import theoretical
-from erfjax.tracing import coverage
-from erfjax.tracing.coverage import Survey
-from erfjax.tracing.points import Box, full
+from erfjax.tracing.positions.index_sets import Box, full
 from erfjax.tracing.registry import lengths
+from erfjax.tracing.second_moments import coverage
+from erfjax.tracing.second_moments.coverage import Survey
 
 MOST_ROWS = 16  # rows that share one call; more make nothing faster
 

@@ -16,11 +16,11 @@ import jax.numpy as jnp
 from erfjax.errors import DataDependentError
 from erfjax.layouts import Layout
 from erfjax.measurement.probe import Piece, Probe
-from erfjax.tracing.flatten import trace
-from erfjax.tracing.points import Box, Points, full
-from erfjax.tracing.program import Known, Program, Var
+from erfjax.tracing.positions.index_sets import Box, Points, full
+from erfjax.tracing.program.equations import Known, Program, Var
+from erfjax.tracing.program.flatten import trace
 from erfjax.tracing.registry import lengths
-from erfjax.tracing.restrict import Cone, around, restrict
+from erfjax.tracing.windows.cone import Cone, around, restrict
 
 Unit = Sequence[int]
 

@@ -14,14 +14,14 @@ from erfjax.errors import SampleError
 from erfjax.measurement.model import take_apart
 from erfjax.measurement.probe import Probe, build, check_channels
 from erfjax.readings.cone import unit_box
-from erfjax.tracing import coherent, draws, meanfield
-from erfjax.tracing.draws import Operand
-from erfjax.tracing.flatten import trace
-from erfjax.tracing.moments import Weigh, observed, transposed
-from erfjax.tracing.points import full
-from erfjax.tracing.program import Equation, Known
+from erfjax.tracing.positions.index_sets import full
+from erfjax.tracing.program.equations import Equation, Known
+from erfjax.tracing.program.flatten import trace
 from erfjax.tracing.registry import lengths
-from erfjax.tracing.restrict import Cone, around, restrict
+from erfjax.tracing.second_moments import mean_field, random_weights, summed_channels
+from erfjax.tracing.second_moments.push import Weigh, observed, transposed
+from erfjax.tracing.second_moments.random_weights import Operand
+from erfjax.tracing.windows.cone import Cone, around, restrict
 
 POWERS = {"square": 2, "rms": 2, "mean": 1}
 
@@ -121,7 +121,7 @@ class Prepared:
         cone, power = self.cone(weights), self.reading.power
         if cone is None:
             return jnp.zeros((len(self.probe.units), *self.spec.shape), self.spec.dtype)
-        weigh, index = self.weigh(cone), draws.indices(cone)
+        weigh, index = self.weigh(cone), random_weights.indices(cone)
 
         def drawn(equation: Equation, operand: int) -> bool:
             return power == 2 and (index[id(equation)], operand) in self.drawn
@@ -132,14 +132,14 @@ class Prepared:
             activities = observed(cone, x)
             activity = activities(power)
         else:
-            activity = meanfield.expected(cone, x, power, drawn, weigh)
+            activity = mean_field.expected(cone, x, power, drawn, weigh)
         (box,) = cone.wanted.values()
         (output,) = cone.wanted
 
         def one(at: Any) -> Any:
             cotangent = self.cotangent(lengths(box), output.dtype, at)
             if power == 2 and self.reading.gates == "data" and self.reading.coherent:
-                return coherent.transposed(cone, activities, weigh, drawn, [cotangent])
+                return summed_channels.transposed(cone, activities, weigh, drawn, [cotangent])
             return transposed(cone, activity, power, weigh, [cotangent])
 
         places = np.zeros((len(self.probe.units), len(box)), np.int32)
@@ -158,11 +158,11 @@ class Prepared:
 
     def weigh(self, cone: Cone) -> Weigh:
         """How known weights are read."""
-        power, index = self.reading.power, draws.indices(cone)
+        power, index = self.reading.power, random_weights.indices(cone)
 
         def weigh(equation: Equation, operand: int, weight: Any) -> Any:
             if self.reading.weights == "exchangeable" and (index[id(equation)], operand) in self.drawn:
-                axes = draws.channel_axes(equation, operand)
+                axes = random_weights.channel_axes(equation, operand)
                 whole = equation.inputs[operand].value ** power  # type: ignore[union-attr]
                 return jnp.broadcast_to(jnp.mean(whole, axes, keepdims=True), weight.shape)
             return weight**power
@@ -175,12 +175,12 @@ class Prepared:
 
         def look(weights: Any) -> int:
             cone = self.cone(weights)
-            found.update(() if cone is None else draws.captured(cone))
+            found.update(() if cone is None else random_weights.captured(cone))
             return 0
 
         jax.eval_shape(look, self.weights)
         cone = self.cone(self.weights)
-        return self if cone is None else dataclasses.replace(self, drawn=draws.weights(cone, frozenset(found)))
+        return self if cone is None else dataclasses.replace(self, drawn=random_weights.weights(cone, frozenset(found)))
 
 
 def prepare(

@@ -12,13 +12,13 @@ import numpy as np
 from erfjax.fields import LayerRow, Phase, PhaseTable, TheoreticalField
 from erfjax.layouts import Layout
 from erfjax.readings.cone import unit_box
-from erfjax.readings.visits import Visit, named_visits
 from erfjax.tracing import registry
-from erfjax.tracing.hull import Views, period, walk
-from erfjax.tracing.points import Box, Points, Region, clip, full, mask, shadow
-from erfjax.tracing.program import Atom, Block, Equation, Known, Program, Var
-from erfjax.tracing.roles import Roles, roles
-from erfjax.tracing.views import IrregularError, Shift
+from erfjax.tracing.positions.access import IrregularError, Shift
+from erfjax.tracing.positions.axis_roles import Roles, roles
+from erfjax.tracing.positions.hull import Views, period, walk
+from erfjax.tracing.positions.index_sets import Box, Points, Region, clip, full, mask, shadow
+from erfjax.tracing.program.equations import Atom, Block, Equation, Known, Program, Var
+from erfjax.tracing.program.layer_rows import Visit, named_visits
 from erfjax.typing import Extent
 
 MOST_PHASES = 256  # a field that repeats later than this, or never, is listed for this many units around the centre

@@ -6,8 +6,8 @@ import jax
 
 from erfjax.layouts import parse_input, parse_output, resolve_units
 from erfjax.readings.reader import Reader
-from erfjax.tracing.flatten import trace
-from erfjax.tracing.hull import everything, refuse, remembered
+from erfjax.tracing.positions.hull import everything, refuse, remembered
+from erfjax.tracing.program.flatten import trace
 from erfjax.typing import Function, Shaped
 
 

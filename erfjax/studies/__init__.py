@@ -8,16 +8,16 @@ from collections.abc import Callable
 from typing import Any
 
 from erfjax.studies import datasets
-from erfjax.studies.architecture import ArchitectureResult, architecture
-from erfjax.studies.design import DesignResult, design
-from erfjax.studies.flat import FlatResult, flat
-from erfjax.studies.growth import GrowthResult, growth
-from erfjax.studies.initialisation import InitialisationResult, initialisation
-from erfjax.studies.regularisation import RegularisationResult, regularisation
-from erfjax.studies.shapes import ShapesResult, shapes
-from erfjax.studies.slopes import SlopesResult, slopes
-from erfjax.studies.sparse import SparseResult, sparse
-from erfjax.studies.training import TrainingResult, training
+from erfjax.studies._architecture import ArchitectureResult, architecture
+from erfjax.studies._design import DesignResult, design
+from erfjax.studies._flat import FlatResult, flat
+from erfjax.studies._growth import GrowthResult, growth
+from erfjax.studies._initialisation import InitialisationResult, initialisation
+from erfjax.studies._regularisation import RegularisationResult, regularisation
+from erfjax.studies._shapes import ShapesResult, shapes
+from erfjax.studies._slopes import SlopesResult, slopes
+from erfjax.studies._sparse import SparseResult, sparse
+from erfjax.studies._training import TrainingResult, training
 
 BY_NAME: dict[str, Callable[..., Any]] = {
     "shapes": shapes,

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from erfjax.errors import UnsupportedPrimitiveError
 from erfjax.tracing import jaxpr as jx
-from erfjax.tracing.points import Box
-from erfjax.tracing.program import Block, Equation
-from erfjax.tracing.views import Seen
+from erfjax.tracing.positions.access import Seen
+from erfjax.tracing.positions.index_sets import Box
+from erfjax.tracing.program.equations import Block, Equation
 
 Hull = Callable[[Equation, int], Sequence[Seen | None]]
 Moment = Callable[..., Any]
@@ -85,7 +85,7 @@ def register(primitive: Any, rule: Rule) -> None:
     Example:
         >>> from erfjax.tracing.jaxpr import Primitive
         >>> from erfjax.tracing import Rule, register
-        >>> from erfjax.tracing.views import IDENTITY
+        >>> from erfjax.tracing.positions.access import IDENTITY
         >>> register(Primitive("mine"), Rule(hull=lambda equation, result: [IDENTITY]))
     """
     _RULES[primitive] = rule

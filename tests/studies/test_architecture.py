@@ -8,7 +8,7 @@ import pytest
 
 from erfjax.errors import StackError
 from erfjax.layers import Conv, Dropout, Identity
-from erfjax.studies.architecture import architecture, architectures
+from erfjax.studies._architecture import architecture, architectures
 
 DERIVED = {  # name: TRF, σ
     "dense": (31, 3.162),

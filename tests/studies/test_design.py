@@ -6,8 +6,8 @@ import math
 import pytest
 
 from erfjax.errors import StackError
-from erfjax.studies.design import PAPER, design
-from erfjax.studies.schedules import Budget, Design, Layer, search
+from erfjax.studies._design import PAPER, design
+from erfjax.studies._support.schedules import Budget, Design, Layer, search
 
 KERNELS, DILATIONS = (3, 5), (1, 2, 3)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from erfjax.errors import StackError
-from erfjax.studies.flat import flat, flat_stack, leja
+from erfjax.studies._flat import flat, flat_stack, leja
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import pytest
 
 from erfjax.closed_form import laws
 from erfjax.errors import KernelError, SampleError, StackError
-from erfjax.studies.convergence import interval, learn
-from erfjax.studies.initialisation import PROFILES, ascend, initialisation
+from erfjax.studies._initialisation import PROFILES, ascend, initialisation
+from erfjax.studies._support.convergence import interval, learn
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from erfjax.errors import SampleError, StackError
-from erfjax.studies.regularisation import Task, regularisation
+from erfjax.studies._regularisation import Task, regularisation
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import pytest
 
 from erfjax.errors import StackError
 from erfjax.layers import Conv
-from erfjax.studies.pairs import Pair
-from erfjax.studies.shapes import shapes
+from erfjax.studies._shapes import shapes
+from erfjax.studies._support.pairs import Pair
 
 
 @pytest.fixture(scope="module")

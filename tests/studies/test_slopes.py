@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from erfjax.errors import SampleError, StackError
-from erfjax.studies.slopes import _statistics, slopes, trf_slope
+from erfjax.studies._slopes import _statistics, slopes, trf_slope
 
 
 @pytest.fixture(scope="module")

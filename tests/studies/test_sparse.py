@@ -5,7 +5,7 @@ import pytest
 
 from erfjax.errors import StackError
 from erfjax.layers import SparseConv
-from erfjax.studies.sparse import sparse, tap_variance
+from erfjax.studies._sparse import sparse, tap_variance
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,9 @@ import pytest
 from flax import nnx
 
 from erfjax.errors import CheckpointError, SampleError, StackError
-from erfjax.studies import datasets, fitting, residual
-from erfjax.studies.training import VARIANTS, TrainingResult, _changed, training
+from erfjax.studies import datasets
+from erfjax.studies._support import fitting, residual
+from erfjax.studies._training import VARIANTS, TrainingResult, _changed, training
 
 TINY = fitting.Setting(blocks=1, width=4, epochs=2, batch=16)
 

@@ -140,7 +140,7 @@ def test_a_while_loop_that_depends_on_the_data_is_refused():
 
 
 def test_an_endless_loop_is_refused():
-    from erfjax.tracing import flatten
+    from erfjax.tracing.program.equations import flatten
 
     limit, flatten.MAX_STEPS = flatten.MAX_STEPS, 20
     try:
@@ -234,7 +234,7 @@ def test_a_rule_of_ones_own():
     from jax.extend.core import Primitive
 
     from erfjax.tracing import Rule, register
-    from erfjax.tracing.views import Along, View
+    from erfjax.tracing.positions.access import Along, View
 
     shift = Primitive("shift_by_three")
     shift.def_abstract_eval(lambda x: x)

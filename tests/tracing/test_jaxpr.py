@@ -187,7 +187,7 @@ def test_primitives_by_name_of_this_release():
 
 def test_literals_need_not_be_scalars():
     """An array that becomes a literal is read by its aval."""
-    from erfjax.tracing.flatten import _constant
+    from erfjax.tracing.program.flatten import _constant
 
     value = np.arange(3.0, dtype=np.float32)
     known = _constant(value, jax.core.ShapedArray((3,), np.dtype("float32")))

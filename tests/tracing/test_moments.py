@@ -11,7 +11,7 @@ from scipy import special
 
 from erfjax.errors import DataDependentError, UnsupportedPrimitiveError
 from erfjax.readings.analytic import analytic
-from erfjax.tracing import draws
+from erfjax.tracing.second_moments import random_weights
 
 SPEC = jax.ShapeDtypeStruct((1, 13, 4), jnp.float32)
 
@@ -220,10 +220,10 @@ def test_channels_that_share_a_path_interfere_without_data():
 
 def test_independent_draws_pass_and_others_fail():
     rng = np.random.default_rng(1)
-    passed = [min(p for _, p in draws.independence(rng.normal(size=(3, 3, 8, 8)), (2, 3))) for _ in range(200)]
+    passed = [min(p for _, p in random_weights.independence(rng.normal(size=(3, 3, 8, 8)), (2, 3))) for _ in range(200)]
     assert np.mean(np.array(passed) < 0.01) < 0.06
     smooth = rng.normal(size=(3, 3, 8, 8)).cumsum(axis=0)
-    assert min(p for _, p in draws.independence(smooth, (2, 3))) < 1e-6
+    assert min(p for _, p in random_weights.independence(smooth, (2, 3))) < 1e-6
 
 
 def test_mean_field_max_pool_takes_entries_evenly():

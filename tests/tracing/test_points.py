@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from erfjax.tracing import points
-from erfjax.tracing.points import EMPTY, EVERYWHERE, Points, clip, full, join, mask, shadow
-from erfjax.tracing.views import Along, IrregularError, Lookup, Prefix, Then, View
+from erfjax.tracing.positions import index_sets
+from erfjax.tracing.positions.access import Along, IrregularError, Lookup, Prefix, Then, View
+from erfjax.tracing.positions.index_sets import EMPTY, EVERYWHERE, Points, clip, full, join, mask, shadow
 
 fast = functools.partial(hypothesis.settings, deadline=None, derandomize=True, database=None, max_examples=150)
 sets = st.sets(st.integers(-9, 15), max_size=9)

@@ -9,7 +9,7 @@ from jax import lax
 from erfjax.layouts import parse_input
 from erfjax.readings.cone import cone_of
 from erfjax.tracing import trace
-from erfjax.tracing.rules import taps
+from erfjax.tracing.windows import cpu_taps
 from tests.tracing.layers import weights
 from tests.tracing.test_restrict import CORNERS, INSIDE, check
 
@@ -36,8 +36,8 @@ def test_convolutions(name, monkeypatch):
     kernel, layout = weights(*options.pop("kernel")), options.pop("layout", "NHWC")
     numbers, out_layout = options.pop("numbers", ("NHWC", "HWIO", "NHWC")), options.pop("out", None)
     sizes = {"N": 1, "C": 4, "H": 7, "W": 9}
-    called, convolved = [], taps.convolved
-    monkeypatch.setattr(taps, "WIDE", 1)
+    called, convolved = [], cpu_taps.convolved
+    monkeypatch.setattr(cpu_taps, "WIDE", 1)
     monkeypatch.setattr("erfjax.tracing.rules.convolution.convolved", lambda *a: called.append(a) or convolved(*a))
     with jax.enable_x64(True):
         x = jnp.asarray(np.random.default_rng(0).standard_normal([sizes[letter] for letter in layout]))

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from erfjax.tracing.families import bilinear
-from erfjax.tracing.points import Box
-from erfjax.tracing.program import Atom, Equation, Known
+from erfjax.tracing.positions.access import WHOLE, Along, AxisView, Lookup, Seen, View
+from erfjax.tracing.positions.index_sets import Box
+from erfjax.tracing.program.equations import Atom, Equation, Known
 from erfjax.tracing.registry import Local, Rule, bind, row
-from erfjax.tracing.views import WHOLE, Along, AxisView, Lookup, Seen, View
+from erfjax.tracing.second_moments.kinds import bilinear
 
 LARGEST_PATTERN = 1 << 27  # a known matrix with more entries (512 MB) is taken to be dense rather than read
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from jax import lax
 
-from erfjax.tracing.families import bilinear
-from erfjax.tracing.points import Box, Points
-from erfjax.tracing.program import Equation
+from erfjax.tracing.positions.access import WHOLE, Along, AxisView, IrregularError, Lookup, Mapping, Seen, Shift, View
+from erfjax.tracing.positions.index_sets import Box, Points
+from erfjax.tracing.program.equations import Equation
 from erfjax.tracing.registry import Local, Rule, bind, lengths, row
-from erfjax.tracing.rules.taps import convolved, on_cpu, sums_taps
-from erfjax.tracing.views import WHOLE, Along, AxisView, IrregularError, Lookup, Mapping, Seen, Shift, View
+from erfjax.tracing.second_moments.kinds import bilinear
+from erfjax.tracing.windows.cpu_taps import convolved, on_cpu, sums_taps
 
 UNPADDED = (
     16  # positions: from here on XLA's CPU convolutions are up to 2.8 times slower where nothing at all is padded

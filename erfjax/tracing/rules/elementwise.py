@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from erfjax.tracing import jaxpr as jx
-from erfjax.tracing.families import exclusive, gate, linear, quotient, scaled, selection, silent
-from erfjax.tracing.program import Equation
+from erfjax.tracing.positions.access import IDENTITY, ONLY, SCALAR, Along, Seen, View
+from erfjax.tracing.program.equations import Equation
 from erfjax.tracing.registry import SAME, Local, Rule, register, row
-from erfjax.tracing.views import IDENTITY, ONLY, SCALAR, Along, Seen, View
+from erfjax.tracing.second_moments.kinds import exclusive, gate, linear, quotient, scaled, selection, silent
 
 NONLINEAR = """
     abs acos acosh asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt cos cosh digamma erf erf_inv erfc exp exp2 expm1

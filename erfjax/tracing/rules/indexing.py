@@ -8,11 +8,7 @@ import jax
 import numpy as np
 from jax import lax
 
-from erfjax.tracing.families import Choice, selection
-from erfjax.tracing.points import EMPTY, EVERYWHERE, Box, Points, Region, join
-from erfjax.tracing.program import Atom, Equation, Known
-from erfjax.tracing.registry import Local, Rule, lengths, row
-from erfjax.tracing.views import (
+from erfjax.tracing.positions.access import (
     IDENTITY,
     SCALAR,
     WHOLE,
@@ -27,6 +23,10 @@ from erfjax.tracing.views import (
     Then,
     View,
 )
+from erfjax.tracing.positions.index_sets import EMPTY, EVERYWHERE, Box, Points, Region, join
+from erfjax.tracing.program.equations import Atom, Equation, Known
+from erfjax.tracing.registry import Local, Rule, lengths, row
+from erfjax.tracing.second_moments.kinds import Choice, selection
 
 MOST_PLACES = 64  # of a scatter that overwrites; beyond, what it overwrites counts as seen
 

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from erfjax.tracing.families import Choice, total, window_total
-from erfjax.tracing.points import Box, Points
-from erfjax.tracing.program import Equation
+from erfjax.tracing.positions.access import SCALAR, Along, Prefix, Seen, Then, View
+from erfjax.tracing.positions.index_sets import Box, Points
+from erfjax.tracing.program.equations import Equation
 from erfjax.tracing.registry import Local, Rule, bind, lengths, row
-from erfjax.tracing.restrict import Step
 from erfjax.tracing.rules.convolution import local_padding
-from erfjax.tracing.rules.taps import greater, lesser, pooled, pools_taps
-from erfjax.tracing.views import SCALAR, Along, Prefix, Seen, Then, View
+from erfjax.tracing.second_moments.kinds import Choice, total, window_total
+from erfjax.tracing.windows.cone import Step
+from erfjax.tracing.windows.cpu_taps import greater, lesser, pooled, pools_taps
 
 
 def along_axes(equation: Equation) -> tuple[Along, ...]:

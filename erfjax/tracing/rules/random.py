@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from erfjax.tracing.families import silent
-from erfjax.tracing.program import Equation
+from erfjax.tracing.positions.access import WHOLE, Along, Seen, View
+from erfjax.tracing.program.equations import Equation
 from erfjax.tracing.registry import SAME, Rule, row
 from erfjax.tracing.rules.elementwise import pointwise
-from erfjax.tracing.views import WHOLE, Along, Seen, View
+from erfjax.tracing.second_moments.kinds import silent
 
 
 def of_keys(equation: Equation, result: int) -> Sequence[Seen | None]:

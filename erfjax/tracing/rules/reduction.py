@@ -7,12 +7,12 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from erfjax.tracing.families import Choice, silent, total
-from erfjax.tracing.points import Box, Points
-from erfjax.tracing.program import Equation
+from erfjax.tracing.positions.access import SCALAR, WHOLE, Along, Seen, View
+from erfjax.tracing.positions.index_sets import Box, Points
+from erfjax.tracing.program.equations import Equation
 from erfjax.tracing.registry import SAME, Hull, Local, Rule, bind, row
-from erfjax.tracing.restrict import Step
-from erfjax.tracing.views import SCALAR, WHOLE, Along, Seen, View
+from erfjax.tracing.second_moments.kinds import Choice, silent, total
+from erfjax.tracing.windows.cone import Step
 
 
 def reduce(equation: Equation, result: int) -> Sequence[Seen | None]:

@@ -9,12 +9,7 @@ from typing import Any
 import numpy as np
 from jax import lax
 
-from erfjax.tracing.families import selection
-from erfjax.tracing.points import EVERYWHERE, Box, Points, full
-from erfjax.tracing.program import Equation, Known
-from erfjax.tracing.registry import SAME, Local, Rule, bind, lengths, row
-from erfjax.tracing.rules.convolution import local_padding
-from erfjax.tracing.views import (
+from erfjax.tracing.positions.access import (
     ONLY,
     SCALAR,
     Along,
@@ -27,6 +22,11 @@ from erfjax.tracing.views import (
     Shift,
     View,
 )
+from erfjax.tracing.positions.index_sets import EVERYWHERE, Box, Points, full
+from erfjax.tracing.program.equations import Equation, Known
+from erfjax.tracing.registry import SAME, Local, Rule, bind, lengths, row
+from erfjax.tracing.rules.convolution import local_padding
+from erfjax.tracing.second_moments.kinds import selection
 
 
 def broadcast_in_dim(equation: Equation, result: int) -> Sequence[Seen | None]:

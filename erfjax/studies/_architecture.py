@@ -1,0 +1,142 @@
+"""What widens the field: strides, dilation, pooling; what narrows it: skip connections; what leaves it alone: dropout.
+
+Fifteen convolutions 3 x 3 with random weights, each variant read in closed form and measured. For a chain the variance of the
+map is a sum over layers, σ² = Σ (j d)² (k² - 1)/12 with the stride j so far and the dilation d, so a stride counts for every
+layer after it, while a dilation counts for its own layer alone. A sum of the identity and a branch takes the branch with
+probability 1/2: σ falls by √2, and the map is more peaked than a Gaussian.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from erfjax import summary
+from erfjax.errors import StackError
+from erfjax.layers import Activation, AvgPool, Conv, Dropout, Identity, MaxPool, Stack, gates
+from erfjax.studies._support.pairs import Claim, Pair, Result, bar, pair, pair_arrays
+
+
+def architectures(activation: str = "relu") -> dict[str, Stack]:
+    """The variants of a stack of fifteen convolutions 3 x 3, by name, each convolution followed by `activation`.
+
+    Only on branches beside a skip connection it stands before the convolution (K. He et al. 2016): behind it, outputs would all
+    be positive and add up coherently, which no second moment sees.
+
+    Example:
+        >>> from erfjax.studies._architecture import architectures
+        >>> {name: stack.theoretical().size[0] for name, stack in architectures().items()}["dilated 2, 4, 8"]
+        53
+    """
+
+    def conv(**options: Any) -> Stack:
+        return Conv(3, **options) if activation == "linear" else Conv(3, **options) * Activation(activation)
+
+    plain, down = conv(), conv(stride=2)
+    he = math.sqrt(gates.gain(gates.resolve(activation)))  # keeps the variance of a branch: √2 for a ReLU
+    branch = plain if activation == "linear" else he * Activation(activation) * Conv(3)
+    return {
+        "dense": plain**15,
+        "strided at 5, 10, 15": (plain**4 * down) ** 3,
+        "strided at 4, 8, 12": (plain**3 * down) ** 3 * plain**3,
+        "dilated 2, 4, 8": plain**12 * conv(dilation=2) * conv(dilation=4) * conv(dilation=8),
+        "average pool after 5, 10": (plain**5 * AvgPool(2)) ** 2 * plain**5,
+        "max pool after 5, 10": (plain**5 * MaxPool(2)) ** 2 * plain**5,
+        "dropout 0.5": (plain * Dropout(0.5)) ** 15,
+        "skip connections": Conv(3) * (Identity() + branch) ** 14,
+    }
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class ArchitectureResult(Result):
+    """What `architecture` found.
+
+    Attributes:
+        pairs: the field of each architecture, in closed form and measured.
+    """
+
+    name = "architecture"
+
+    pairs: tuple[Pair, ...]
+
+    def tables(self) -> tuple[summary.Table, ...]:
+        """One row per architecture: TRF, σ in closed form and measured, Luo sizes, distance of the maps."""
+        rows = []
+        for one in self.pairs:
+            sigma, luo, found = one.ratio("sigma"), one.ratio("luo"), one.comparison
+            widths = (sigma.a, sigma.b, sigma.b_stderr, sigma.value, luo.a, luo.b, luo.b_stderr)
+            rows.append((one.name, one.trf, *widths, found.total_variation, found.noise_floor))
+        names = "15 layers, TRF, σ closed form, measured, ± se, ratio, Luo closed form, measured, ± se, TV, noise"
+        s = self.settings
+        notes = (
+            f"E[g²] of {s['samples']} random networks of width {s['width']} with {s['activation']}, on Gaussian noise; pixels",
+            "TV: total variation between the two maps; noise: what sampling alone makes of it",
+            "max pool in closed form: every pixel of a window is the maximum equally often",
+        )
+        return (summary.Table("ERF by architecture", tuple(names.split(", ")), tuple(rows), notes),)
+
+    def claims(self) -> tuple[Claim, ...]:
+        """What each variant makes of the σ of the first one."""
+        first, *others = self.pairs
+        if first.name != "dense":
+            return ()
+        words = {"strided": "wider", "dilated": "wider, nearly a rectangle", "dropout": "no change", "skip": "narrower"}
+        return tuple(
+            Claim(
+                f"{one.name} against dense",
+                words[one.name.split()[0]],
+                f"σ × {one.ratio().a / first.ratio().a:.3f} in closed form, {one.ratio().b / first.ratio().b:.3f} measured",
+            )
+            for one in others
+            if one.name.split()[0] in words
+        )
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Both maps of every architecture."""
+        return pair_arrays(self.pairs)
+
+
+def architecture(
+    stacks: Mapping[str, Stack] | None = None,
+    *,
+    activation: str = "relu",
+    width: int = 32,
+    samples: int = 128,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> ArchitectureResult:
+    """The ERF of fifteen layers: dense, strided, dilated, pooled, with dropout, with skip connections.
+
+    Args:
+        stacks: other architectures, by name; None are those of `architectures`.
+        activation: after every convolution, "linear" for none.
+        width: channels of the networks.
+        samples: pairs of fresh weights and inputs.
+        seed: of every random number.
+        progress: whether to show a bar; None shows it on a terminal.
+
+    Raises:
+        StackError: no stacks.
+
+    Source: W. Luo et al. 2016, figure 3 and appendix; σ² of a chain: erfjax.
+
+    Example:
+        >>> import erfjax as ej
+        >>> L = ej.layers
+        >>> result = ej.studies.architecture({"plain": L.Conv((3,)) ** 3}, activation="linear", width=4, samples=4)
+        >>> round(result.pairs[0].closed.sigma()[0] ** 2, 6)
+        2.0
+    """
+    stacks = architectures(activation) if stacks is None else dict(stacks)
+    if not stacks:
+        raise StackError("`stacks` must name at least one architecture, but is empty.")
+    pairs = []
+    for i, (name, stack) in enumerate(jobs := bar(list(stacks.items()), progress)):
+        jobs.set_postfix_str(name)
+        key = jax.random.fold_in(jax.random.key(seed), i)
+        pairs.append(pair(name, stack, key=key, samples=samples, width=width))
+    settings = {"activation": activation, "width": width, "samples": samples, "seed": seed}
+    return ArchitectureResult(settings, tuple(pairs))

@@ -1,0 +1,203 @@
+"""What studies share: one network read twice, in closed form and measured; and what every result can do.
+
+A network is described by a stack. Its closed form is `stack.analytic`; its measurement averages Jacobians of networks that the
+stack draws, on Gaussian noise of the smallest image that holds the whole field of the centre unit.
+"""
+
+import dataclasses
+import functools
+import os
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, cast
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from erfjax import agreement, files, measures, plot, summary
+from erfjax.fields import EffectiveField
+from erfjax.readings.empirical import empirical
+from erfjax.typing import Statistic
+
+CLOSED: dict[str, Statistic] = {"square": "square", "rms": "rms", "abs": "rms", "relu": "rms", "signed": "mean"}
+"""The closed form beside each measured statistic: E|g| of a Gaussian g has the shape of √E[g²]."""
+CLAIM = ("what", "reported", "here")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pair:
+    """One network read twice.
+
+    Attributes:
+        name: what the tables and figures call it.
+        closed, measured: its fields, on the same pixels.
+    """
+
+    name: str
+    closed: EffectiveField
+    measured: EffectiveField
+
+    @property
+    def trf(self) -> int:
+        """The size of the theoretical field along the first axis, in pixels."""
+        assert self.closed.theoretical is not None
+        return int(self.closed.theoretical.size[0])
+
+    @functools.cached_property
+    def comparison(self) -> agreement.Comparison:
+        """How well the two agree."""
+        return agreement.compare(self.closed, self.measured)
+
+    @functools.cached_property
+    def gaussianity(self) -> tuple[float, float]:
+        """R² of the Gaussians that fit the two maps best, by least squares over pixels."""
+        closed, measured = (measures.gaussian_fit(np.abs(f.map)).r2 for f in (self.closed, self.measured))
+        return float(closed), float(measured)
+
+    def ratio(self, measure: str = "sigma") -> agreement.Ratio:
+        """A size in closed form (`a`), measured (`b`) and their ratio, with standard errors."""
+        return agreement.Ratio(
+            measure,
+            self.closed.size(measure),
+            self.measured.size(measure),
+            None,
+            self.measured.size_stderr(measure),
+        )
+
+
+@functools.cache  # the same function again, so that nothing is compiled anew
+def noise(shape: tuple[int, ...], channels: int = 3) -> Any:
+    """A function key -> standard normal image (1, *shape, channels).
+
+    Example:
+        >>> import jax
+        >>> from erfjax.studies._support.pairs import noise
+        >>> noise((5, 7))(jax.random.key(0)).shape
+        (1, 5, 7, 3)
+    """
+    return lambda key: jax.random.normal(key, (1, *shape, channels))
+
+
+def pair(
+    name: str, stack: Any, *, key: Any, samples: int, statistic: str = "square", inputs: Any = None, **net: Any
+) -> Pair:
+    """A stack read in closed form and measured on `samples` draws of weights and noise.
+
+    Squares are those of every output channel by itself (a random sign each), as in theory: behind a ReLU the channels of a unit
+    have gradients with something in common, which a plain sum adds up coherently.
+
+    Args:
+        name: what to call it.
+        stack: of `erfjax.layers`.
+        key: of every random number.
+        samples: pairs of fresh weights and a fresh input.
+        statistic: of the gradient.
+        inputs: a function key -> image; None is Gaussian noise.
+        net: settings of the stack's networks: width, activation, init ...
+
+    Example:
+        >>> import jax
+        >>> from erfjax.layers import Conv
+        >>> from erfjax.studies._support.pairs import pair
+        >>> found = pair("uniform", Conv((3,)) ** 4, key=jax.random.key(0), samples=1, statistic="signed", init="uniform")
+        >>> found.trf, round(found.ratio().value, 5)
+        (9, 1.0)
+    """
+    closed = stack.analytic(CLOSED[statistic], **net)
+    measured = empirical(
+        stack.sampler(**net),
+        noise(closed.map.shape, net.get("in_channels", 3)) if inputs is None else inputs,
+        key=key,
+        samples=samples,
+        channels="random-signs" if statistic in ("square", "rms") else "sum",
+        layout={1: "NWC", 2: "NHWC", 3: "NDHWC"}[closed.map.ndim],
+        statistic=statistic,
+        progress=False,
+    )
+    return Pair(name, closed, cast(EffectiveField, measured))
+
+
+class Claim(NamedTuple):
+    """One thing that the 2016 paper reports, beside what is found here."""
+
+    subject: str
+    reported: str
+    here: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Result:
+    """What a study found, as tables, as a figure and as files.
+
+    A study adds its findings as fields, its tables, its claims and its arrays; its figure is the function of `erfjax.plot` of
+    its name.
+
+    Attributes:
+        settings: the arguments of the study, as JSON holds them.
+    """
+
+    name: ClassVar[str]
+
+    settings: dict[str, Any]
+
+    def tables(self) -> tuple[summary.Table, ...]:
+        """Every table of the study, the most important one first."""
+        raise NotImplementedError
+
+    def claims(self) -> tuple[Claim, ...]:
+        """What the paper reports, beside what is found here; empty where the paper is silent."""
+        return ()
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Every map and curve by name."""
+        raise NotImplementedError
+
+    def table(self) -> summary.Table:
+        """The table of the study."""
+        return self.tables()[0]
+
+    def _shown(self) -> tuple[summary.Table, ...]:
+        """Every table, and the claims as one more."""
+        claims = self.claims()
+        return (*self.tables(), *([summary.Table("beside the paper", CLAIM, claims)] if claims else []))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.settings.items())})"
+
+    def __str__(self) -> str:
+        return summary.stack(*self._shown())
+
+    def _repr_html_(self) -> str:
+        return summary.stack_html(*self._shown())
+
+    def plot(self) -> Any:
+        """A matplotlib figure of all findings."""
+        return getattr(plot, self.name)(self)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """The folder with the figure (.png), the tables (.txt, .json) and the maps (.npz), named after the study."""
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        content: dict[str, Any] = {"settings": self.settings}
+        content["tables"] = {table.title: table.to_dict() for table in self.tables()}
+        content["claims"] = [claim._asdict() for claim in self.claims()]
+        plot.save(self.plot(), folder / f"{self.name}.png")
+        files.save(folder / f"{self.name}.npz", type(self).__name__, self.arrays(), content)
+        files.save_text(folder / f"{self.name}.txt", f"{self}\n")
+        files.save_json(folder / f"{self.name}.json", content)
+        return folder
+
+
+def pair_arrays(pairs: Any) -> dict[str, np.ndarray]:
+    """Both maps of every pair, and the standard errors of the measured one."""
+    arrays: dict[str, np.ndarray] = {}
+    for one in pairs:
+        arrays[f"{one.name} closed"], arrays[f"{one.name} measured"] = one.closed.map, one.measured.map
+        if one.measured.stderr is not None:
+            arrays[f"{one.name} stderr"] = one.measured.stderr
+    return arrays
+
+
+def bar(jobs: Any, progress: bool | None, unit: str = "net") -> Any:
+    """The jobs under a progress bar; None shows it on a terminal."""
+    return tqdm(jobs, unit=unit, disable=None if progress is None else not progress)

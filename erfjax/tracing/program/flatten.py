@@ -1,0 +1,191 @@
+"""`trace`: makes the jaxpr of a function once and inlines everything that has a body, so that the walks meet arithmetic only.
+
+Calls are inlined, loops unrolled, branches with a known index picked. What stays a block: branches that the data choose (the
+hull joins them), and functions with a derivative of their own that is not that of their body: an elementwise custom_jvp such as
+`jax.nn.relu` (whose slope at 0 is 0, where `max` has 1/2), and any custom_vjp.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from erfjax.errors import DataDependentError
+from erfjax.tracing import jaxpr as jx
+from erfjax.tracing import registry
+from erfjax.tracing.program.equations import Atom, Block, Equation, Known, Program, Var
+
+MAX_STEPS = 100_000  # a while loop with a known test that runs longer than this is taken for endless
+
+
+def trace(f: Callable[..., Any], x: Any) -> Program:
+    """The flat program of `f` at the shape of `x`.
+
+    Args:
+        f: a function of one array; what it closes over (weights) is known.
+        x: an array or a `jax.ShapeDtypeStruct`; only its shape and dtype are used.
+
+    Raises:
+        DataDependentError: a `while` whose test depends on the input.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from erfjax.tracing import trace
+        >>> program = trace(jax.jit(lambda x: jnp.sin(x) * 2), jax.ShapeDtypeStruct((3,), jnp.float32))
+        >>> [str(equation.primitive) for equation in program.equations]
+        ['sin', 'mul']
+    """
+    body, tree = jx.make(f, x)
+    (var,) = body.jaxpr.invars
+    source = Var(var.aval.shape, var.aval.dtype)
+    flattener = _Flattener()
+    outputs = flattener.inline(body, [source], "", "")
+    return Program((source,), _needed(flattener.equations, outputs), tuple(outputs), tree)
+
+
+def _needed(equations: Sequence[Equation], outputs: Iterable[Atom]) -> tuple[Equation, ...]:
+    """The equations that some output depends on, in order."""
+    wanted, kept = set(outputs), []
+    for equation in reversed(equations):
+        if not wanted.isdisjoint(equation.outputs):
+            wanted.update(equation.inputs)
+            kept.append(equation)
+    return tuple(reversed(kept))
+
+
+class _Flattener:
+    """Inlines bodies into one list of equations. Each call gets an environment of its own: JAX shares bodies between calls."""
+
+    def __init__(self) -> None:
+        self.equations: list[Equation] = []
+
+    def inline(self, body: jx.Body, operands: Sequence[Atom], layer: str, where: str) -> list[Atom]:
+        env: dict[Any, Atom] = dict(zip(body.jaxpr.invars, operands, strict=True))
+        for var, const in zip(body.jaxpr.constvars, body.consts, strict=True):
+            env[var] = _constant(const, var.aval)
+
+        def read(atom: Any) -> Atom:
+            return _constant(atom.val, atom.aval) if isinstance(atom, jx.Literal) else env[atom]
+
+        for equation in body.jaxpr.eqns:
+            scope = "/".join(part for part in (layer, jx.scope(equation)) if part)
+            inputs = [read(atom) for atom in equation.invars]
+            results = self.equation(equation, inputs, scope, where or jx.source_line(equation))
+            env.update(zip(equation.outvars, results, strict=True))
+        return [read(atom) for atom in body.jaxpr.outvars]
+
+    def equation(self, equation: Any, inputs: list[Atom], layer: str, where: str) -> Sequence[Atom]:
+        called = jx.call(equation, inputs)
+        if called is not None:
+            return self.inline(*called, layer, where)
+        if equation.primitive is jx.CUSTOM_JVP and not registry.pointwise(
+            _block(jx.derived(equation), inputs, layer, where)
+        ):
+            return self.inline(jx.derived(equation), inputs, layer, where)
+        if all(isinstance(atom, Known) for atom in inputs):
+            return _evaluated(equation, inputs)
+        if equation.primitive is jx.SCAN:
+            return self.scan(jx.loop(equation), inputs, layer, where)
+        if equation.primitive is jx.WHILE:
+            return self.while_loop(jx.while_loop(equation), inputs, layer, where)
+        if equation.primitive is jx.COND:
+            index = inputs[0].concrete if isinstance(inputs[0], Known) else None
+            if index is not None:
+                return self.inline(jx.branches(equation)[int(index)], inputs[1:], layer, where)
+            blocks = tuple(_block(branch, inputs[1:], layer, where) for branch in jx.branches(equation))
+        elif equation.primitive in (jx.CUSTOM_JVP, jx.CUSTOM_VJP):
+            blocks = (_block(jx.derived(equation), inputs, layer, where),)
+        elif equation.primitive is jx.LINEAR_SOLVE:
+            blocks = (_solver_block(equation, inputs, layer, where),)
+        else:
+            blocks = ()
+        outputs = tuple(Var(var.aval.shape, var.aval.dtype) for var in equation.outvars)
+        flat = Equation(
+            equation.primitive, tuple(inputs), outputs, jx.parameters(equation), layer, where, blocks, equation
+        )
+        self.equations.append(flat)
+        return outputs
+
+    def scan(self, loop: jx.Loop, inputs: list[Atom], layer: str, where: str) -> list[Atom]:
+        consts, carry, scanned = (
+            inputs[: loop.n_consts],
+            inputs[loop.n_consts : loop.n_consts + loop.n_carry],
+            inputs[loop.n_consts + loop.n_carry :],
+        )
+        steps = range(loop.length)
+        rows: list[Sequence[Atom]] = [()] * loop.length
+        for i in reversed(steps) if loop.reverse else steps:
+            row = [self.apply(lambda a, i=i: a[i], [array], layer, where) for array in scanned]
+            results = self.inline(loop.body, [*consts, *carry, *row], layer, where)
+            carry, rows[i] = results[: loop.n_carry], results[loop.n_carry :]
+        columns = list(zip(*rows, strict=True))
+        if not loop.length:  # nothing ran: the stacked results are empty arrays
+            avals = [var.aval for var in loop.body.jaxpr.outvars[loop.n_carry :]]
+            return [*carry, *(_constant(np.zeros((0, *a.shape), a.dtype), None) for a in avals)]
+        return [*carry, *(self.apply(lambda *a: jax.numpy.stack(a), column, layer, where) for column in columns)]
+
+    def while_loop(self, loop: jx.While, inputs: list[Atom], layer: str, where: str) -> list[Atom]:
+        tests, consts = inputs[: loop.n_test], inputs[loop.n_test : loop.n_test + loop.n_body]
+        carry = inputs[loop.n_test + loop.n_body :]
+        for _ in range(MAX_STEPS):
+            (going,) = self.inline(loop.test, [*tests, *carry], layer, where)
+            flag = going.concrete if isinstance(going, Known) else None
+            if flag is None:
+                raise DataDependentError(
+                    f"the number of steps of a while loop depends on the input{f' (at {where})' if where else ''}; no trace can "
+                    "say where such a loop looks. Give it a static number of steps (lax.fori_loop, lax.scan), or measure: "
+                    "ej.empirical works where the function has a forward derivative."
+                )
+            if not flag:
+                return carry
+            carry = self.inline(loop.body, [*consts, *carry], layer, where)
+        raise DataDependentError(f"a while loop did not end within {MAX_STEPS} steps (at {where})")
+
+    def apply(self, f: Callable[..., Any], operands: Sequence[Atom], layer: str, where: str) -> Atom:
+        """One array computed from atoms by a small JAX function, flattened like everything else."""
+        body, _ = jx.make(f, *(jax.ShapeDtypeStruct(atom.shape, atom.dtype) for atom in operands))
+        (result,) = self.inline(body, operands, layer, where)
+        return result
+
+
+def _block(body: jx.Body, operands: Sequence[Atom], layer: str, where: str) -> Block:
+    """A body on fresh variables, kept apart from the equations around it."""
+    fresh = [Var(atom.shape, atom.dtype) if isinstance(atom, Var) else atom for atom in operands]
+    flattener = _Flattener()
+    outputs = flattener.inline(body, fresh, layer, where)
+    return Block(tuple(fresh), _needed(flattener.equations, outputs), tuple(outputs))
+
+
+def _solver_block(equation: Any, operands: Sequence[Atom], layer: str, where: str) -> Block:
+    """The solver of a linear solve, on all the operands of the solve."""
+    fresh = [Var(atom.shape, atom.dtype) if isinstance(atom, Var) else atom for atom in operands]
+    flattener = _Flattener()
+    outputs = flattener.inline(*jx.solver(equation, fresh), layer, where)
+    return Block(tuple(fresh), _needed(flattener.equations, outputs), tuple(outputs))
+
+
+def _constant(value: Any, aval: Any) -> Known:
+    shaped = value if aval is None else aval
+    return Known(shaped.shape, shaped.dtype, lambda: value)
+
+
+def _evaluated(equation: Any, inputs: Sequence[Atom]) -> list[Known]:
+    """The results of an equation on known operands: evaluated together, when the first of them is asked for."""
+    cell: list[list[Any]] = []
+
+    def result(i: int) -> Any:
+        if not cell:
+            cell.append(jx.evaluate(equation, [atom.value for atom in inputs]))  # type: ignore[union-attr]
+        return cell[0][i]
+
+    return [
+        Known(var.aval.shape, var.aval.dtype, lambda i=i: result(i))  # type: ignore[misc]
+        for i, var in enumerate(equation.outvars)
+    ]
+
+
+def retrace(f: Callable[..., Any], operands: Sequence[Atom]) -> Block:
+    """A JAX function of several arrays as a block: its inputs are fresh variables for Vars, the atoms themselves for Knowns."""
+    body, _ = jx.make(f, *(jax.ShapeDtypeStruct(atom.shape, atom.dtype) for atom in operands))
+    return _block(body, operands, "", "")

@@ -1,0 +1,1 @@
+"""The closed form: how squared gradients pass each equation, and where that is exact."""

@@ -1,0 +1,357 @@
+"""What the theory covers: a survey of a cone that says why its moments pass is exact, or where it is not.
+
+The pass composes squared Jacobians: (J₂∘J₂)(J₁∘J₁) in place of (J₂J₁)∘(J₂J₁). Both agree where no two paths from one entry to
+another lie on the same weights. Independent zero-mean weights keep paths apart: what a random contraction merges, it merges
+with different weights. Between two such contractions lies a *segment* of fixed operations; in it the survey follows, for every
+array, along which axes one entry of the segment's root is *spread*. If a fixed operation sums along an axis of the spread, or a
+sum joins two paths from one root, they interfere. A random contraction begins a new segment, but paths that are spread along an
+axis of positions meet the same kernel there, and may still interfere behind it: a blur, a convolution and a blur are two blurs.
+
+The theory takes gates as independent of the weights. Turn the signs of all weights of a channel: a (leaky) ReLU's two slopes
+change places, so on average over signs they tell nothing about products of weights. A slope that depends on the size of the sum,
+a shift before it, or the choice of an extremum does, by about 1 / fan-in: at width 8 a SiLU network is predicted 8 % too low,
+with max-pooling 4 %. That is noted; it is the theory's own assumption, and no reason to call its result an approximation.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from erfjax.tracing import registry
+from erfjax.tracing.positions.access import Along, AxisView, Fixed, Identity, Lookup, View
+from erfjax.tracing.program.equations import Atom, Equation, Known, Var
+from erfjax.tracing.registry import lengths
+from erfjax.tracing.second_moments.chains import affine, outermost, shifts
+from erfjax.tracing.second_moments.kinds import PRODUCTS, Choice, bilinear, exclusive, gate, silent
+from erfjax.tracing.second_moments.push import dependent, elementwise, family
+from erfjax.tracing.second_moments.random_weights import (
+    Operand,
+    centred,
+    channel_axes,
+    independence,
+    indices,
+    listed,
+    unlikely,
+)
+from erfjax.tracing.second_moments.summed_channels import bends
+from erfjax.tracing.windows.cone import Cone, Step
+
+Spread = dict[Atom, frozenset[int]]
+"""root of a segment -> the axes along which one of its entries reaches several entries."""
+
+INTERFERENCE = "fixed operations interfere: paths from one entry, or over the same kernel at two positions, are summed"
+JOIN = "paths from one entry are summed without weights of their own between them"
+PRODUCT = (
+    "a product of two terms that depend on the input (attention, gating, normalisation by the data's own statistics)"
+)
+SHARED = "the same weights are used more than once"
+CHANNELS = "the unit's channels share paths to the input that no weights part"
+GATES = "gates that one fixed window averages are taken as independent, though neighbours share their weights"
+NORMAL = "mean field: normal pre-activations, as at infinite width, for inputs of this second moment"
+WIDE = (
+    "gates that know more of the weights before them than the sign of their sum (smooth or shifted nonlinearities, "
+    "max-pooling, sums of activations) are taken as independent of these weights, as at infinite width"
+)
+BENT = (
+    'channels are summed after a nonlinearity: the coherent part of their gradient needs data (gates="data"), or is left out on '
+    'both sides by channels="random-signs"'
+)
+COHERENT = (
+    "channels are summed after a nonlinearity: the coherent part of their gradient is included, by normal weights conditioned on "
+    "the activations that they cause, as at infinite width"
+)
+ASSUMED = (WIDE, COHERENT)
+"""What the theory itself assumes, independent gates: notes, not reasons to call its result an approximation."""
+EVENLY = "every entry of a pooling window is taken to be the extremum equally often"
+
+
+@dataclasses.dataclass(frozen=True)
+class Survey:
+    """What was found.
+
+    Attributes:
+        reasons: one line each, why the pass is an approximation; none at all if it is exact.
+        notes: what else a reader should know: what finite widths add to the theory's assumptions, silent branches.
+    """
+
+    reasons: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def survey(
+    cone: Cone, weights: frozenset[Operand], *, power: int, data: bool, summed: bool, channel: int | None
+) -> Survey:
+    """Why the moments pass over a cone is exact, or is not.
+
+    Args:
+        cone: the cone with concrete weights.
+        weights: which known operands are random draws (see `weights`).
+        power: first moments (1) never interfere.
+        data: whether gates come from data.
+        summed: whether the unit's channels are summed as they are, not with random signs.
+        channel: the axis of the output's channels.
+    """
+    found = _Surveyor(cone, weights, power, data)
+    for step in cone.steps:
+        found.step(step)
+    (output,) = cone.wanted
+    spread = found.spread.get(output, {})
+    if power == 2 and summed:
+        bent = any(found.coherent())
+        if bent:
+            found.add(COHERENT if data else BENT, "")
+        elif not data and channel is not None and any(channel in axes for axes in spread.values()):
+            found.add(CHANNELS, "")
+    return found.survey(output)
+
+
+class _Surveyor:
+    """Walks the steps forwards, noting on the way."""
+
+    def __init__(self, cone: Cone, weights: frozenset[Operand], power: int, data: bool):
+        self.cone, self.weights, self.power, self.data, self.index = cone, weights, power, data, indices(cone)
+        (source,) = cone.block.inputs
+        self.spread: dict[Atom, Spread] = {source: {source: frozenset()}}
+        self.island: dict[Atom, Atom] = {}
+        self.silenced: dict[Atom, str] = {}
+        self.places: dict[str, list[str]] = {}
+        self.silent: dict[str, None] = {}
+        self.tests: list[tuple[str, str, float]] = []
+        self.used: dict[Any, str] = {}
+        self.bent: set[Atom] = set()
+        self.islands = outermost(cone)
+
+    def add(self, reason: str, place: str) -> None:
+        places = self.places.setdefault(reason, [])
+        if place not in places:
+            places.append(place)
+
+    def step(self, step: Step) -> None:
+        kind = family(step.equation)
+        operands = [i for i in dependent(step) if step.equation.inputs[i] in self.spread]
+        if kind is silent or not operands or not jnp.issubdtype(step.output.dtype, jnp.inexact):
+            return
+        self._silence(step, operands, kind)
+        if elementwise(step):
+            self._elementwise(step, operands, kind)
+        elif kind is bilinear and self._reset(step, operands):
+            self.spread[step.output] = {step.output: self._displaced(step, operands)}
+            return
+        else:
+            self._fixed(step, operands, sums=not isinstance(kind, Choice))
+            if isinstance(kind, Choice) and not (self.data and self.power == 1):
+                self.add(WIDE if self.data else EVENLY, place(step.equation))
+        if (
+            kind in (gate, exclusive)
+            or isinstance(kind, Choice)
+            or any(step.equation.inputs[i] in self.bent for i in operands)
+        ):
+            self.bent.add(step.output)
+
+    def _elementwise(self, step: Step, operands: list[int], kind: Any) -> None:
+        """Operands of one island add up before they are squared; others meet as strangers, or interfere."""
+        if not (self.data and self.power == 1) and self._bending(step, kind):
+            self.add(WIDE if self.data else NORMAL, place(step.equation))
+        islands: dict[Atom, Spread] = {}
+        for i in operands:
+            atom = step.equation.inputs[i]
+            whole = atom.shape == step.output.shape
+            island = self.island.get(atom, atom) if whole else atom
+            axes = frozenset() if whole else frozenset(a for a, n in enumerate(lengths(step.box)) if n > 1)
+            islands[island] = {root: held | axes for root, held in self.spread[atom].items()}
+        if len(islands) == 1:
+            (only,) = islands
+            if only.shape == step.output.shape:
+                self.island[step.output] = only
+        elif kind in PRODUCTS and self._passing(step, operands) > 1 and (self.power == 2 or not self.data):
+            self.add(PRODUCT, place(step.equation))
+        elif (
+            kind is not exclusive
+            and _shared(islands.values())
+            and self.power == 2
+            and self._passing(step, operands) > 1
+        ):
+            self.add(JOIN, place(step.equation))
+        self.spread[step.output] = _union(islands.values())
+
+    def _bending(self, step: Step, kind: Any) -> bool:
+        """Whether the slopes of an elementwise operation know more than the sign of a sum of random terms."""
+        if step.output not in self.islands:
+            several = len({a for a in step.equation.inputs if isinstance(a, Var)}) > 1
+            return several and (kind is gate or (kind is exclusive and not self.data))
+        island = self.islands[step.output]
+        if island is None or affine(island):
+            return False
+        added = shifts(island)
+        return added is None or island.base in self.bent or not all(map(centred, added))
+
+    def _passing(self, step: Step, operands: list[int]) -> int:
+        """How many operands are not silent."""
+        return sum(step.equation.inputs[i] not in self.silenced for i in operands)
+
+    def _reset(self, step: Step, operands: list[int]) -> bool:
+        """Whether a contraction is with random weights, so that a new segment begins."""
+        equation = step.equation
+        if len(operands) > 1:
+            if self.power == 2 or not self.data:
+                self.add(PRODUCT, place(equation))
+            return True
+        random = False
+        for i, atom in enumerate(equation.inputs):
+            if (self.index[id(equation)], i) not in self.weights:
+                continue
+            random = True
+            weight = np.asarray(atom.value, np.float64)  # type: ignore[union-attr]
+            self.tests += [(place(equation), name, p) for name, p in independence(weight, channel_axes(equation, i))]
+            mark = (weight.size, f"{np.square(weight).sum():.10e}", f"{np.abs(weight).max():.10e}")
+            if mark in self.used and self.power == 2 and weight.any():
+                self.add(SHARED, place(equation))
+            self.used[mark] = place(equation)
+        return random
+
+    def _displaced(self, step: Step, operands: list[int]) -> frozenset[int]:
+        """Along which axes paths stay apart that meet the same weights, because a kernel is the same at all positions."""
+        if len(operands) > 1:
+            return frozenset()
+        (i,) = operands
+        axes = frozenset().union(*self.spread[step.equation.inputs[i]].values())
+        view, box = registry.lookup(step.equation).hull(step.equation, step.result)[i], lengths(step.box)
+        if not isinstance(view, View):
+            return frozenset(a for a, n in enumerate(box) if n > 1 and axes)
+        along = {axis.out for a, axis in enumerate(view.axes) if a in axes and isinstance(axis, Along)}
+        return frozenset(a for a in along if box[a] > 1)
+
+    def _fixed(self, step: Step, operands: list[int], sums: bool) -> None:
+        """A fixed operation: it spreads along some axes and sums along others."""
+        views = registry.lookup(step.equation).hull(step.equation, step.result)
+        after: list[Spread] = []
+        guards: set[int] = set()
+        for i in operands:
+            view, before = views[i], self.spread[step.equation.inputs[i]]
+            held, box = lengths(step.operands[i] or ()), lengths(step.box)
+            guards |= {axis for axis, _, _ in view.guards} if isinstance(view, View) else set(range(len(box)))
+            moved, summed = passage(view, held, box)
+            if sums and self.power == 2 and any(axes & summed for axes in before.values()):
+                self.add(INTERFERENCE, place(step.equation))
+            elif sums and self.power == 2 and summed and step.equation.inputs[i] in self.bent:
+                self.add(GATES, place(step.equation))
+            after.append({root: moved(axes) for root, axes in before.items()})
+        merged = _union(after)
+        if len(operands) > 1:
+            merged = {
+                root: axes | (guards if sum(root in a for a in after) > 1 else set()) for root, axes in merged.items()
+            }
+        self.spread[step.output] = merged
+
+    def _silence(self, step: Step, operands: list[int], kind: Any) -> None:
+        """Notes where zeros end a branch, and where a silent branch is left out of a sum."""
+        equation = step.equation
+        quiet = [self.silenced.get(equation.inputs[i]) for i in operands]
+        if kind in (bilinear, *PRODUCTS):
+            for atom in equation.inputs:
+                if isinstance(atom, Known) and jnp.issubdtype(atom.dtype, jnp.inexact) and _zero(atom):
+                    self.silenced[step.output] = place(equation)
+                    return
+        if all(quiet):
+            self.silenced[step.output] = quiet[0] or ""
+        else:
+            self.silent.update({q: None for q in quiet if q})
+
+    def coherent(self) -> Iterable[bool]:
+        """For every random contraction that the mean gradient reaches, whether it passes on."""
+
+        def drawn(equation: Equation, operand: int) -> bool:
+            return (self.index[id(equation)], operand) in self.weights
+
+        lit = bends(self.cone, drawn)
+        for step in self.cone.steps:
+            if step.output in lit and family(step.equation) is bilinear:
+                yield lit[step.output] and self._reset_by(step)
+
+    def _reset_by(self, step: Step) -> bool:
+        return any((self.index[id(step.equation)], i) in self.weights for i in range(len(step.operands)))
+
+    def survey(self, output: Atom) -> Survey:
+        """Everything that was noted."""
+        lines = {reason: f"{reason}{listed(places)}." for reason, places in self.places.items()}
+        reasons = [line for reason, line in lines.items() if reason not in ASSUMED]
+        if self.power == 2:
+            reasons += unlikely(self.tests)
+        notes = [line for reason, line in lines.items() if reason in ASSUMED]
+        if output in self.silenced:
+            notes.append(f"the unit is silent: a scale or weights are all zero{listed([self.silenced[output]])}.")
+        if self.silent:
+            count = "a silent branch" if len(self.silent) == 1 else f"{len(self.silent)} silent branches"
+            notes.append(
+                f"{count}, whose last scale or weights are all zero: the field is that of the identity path around"
+                f"{listed(list(self.silent))}."
+            )
+        return Survey(tuple(reasons), tuple(notes))
+
+
+def passage(view: Any, held: Sequence[int], box: Sequence[int]) -> tuple[Any, frozenset[int]]:
+    """How spread axes of an operand become those of the result, and along which axes of the operand the result sums."""
+    if isinstance(view, Identity):
+        return lambda axes: axes, frozenset()
+    if not isinstance(view, View):
+        everywhere = frozenset(a for a, n in enumerate(box) if n > 1)
+        one_to_one = math.prod(held) == math.prod(box)
+        summed = frozenset() if one_to_one else frozenset(range(len(held)))
+        return lambda axes: everywhere if axes or not one_to_one else frozenset(), summed
+    driven = {axis.out: a for a, axis in enumerate(view.axes) if not isinstance(axis, Fixed)}
+    copied = {o for o, n in enumerate(box) if n > 1 and (o not in driven or _spreads(view.axes[driven[o]]))}
+    summed = frozenset(a for a, axis in enumerate(view.axes) if held[a] > 1 and _sums(axis))
+
+    def moved(axes: frozenset[int]) -> frozenset[int]:
+        return frozenset(copied | {o for o, a in driven.items() if a in axes and box[o] > 1})
+
+    return moved, summed
+
+
+def _spreads(axis: AxisView) -> bool:
+    """Whether one position of an operand axis is seen from several positions of the result."""
+    if isinstance(axis, Along):
+        return axis.size > 1 and (axis.size - 1) * axis.dilation + 1 > abs(axis.stride)
+    if isinstance(axis, Lookup):
+        return bool((axis.pattern.sum(axis=0) > 1).any())
+    return True
+
+
+def _sums(axis: AxisView) -> bool:
+    """Whether one position of the result sees several positions of an operand axis."""
+    if isinstance(axis, Along):
+        return axis.size > 1 and (axis.size - 1) * axis.dilation + 1 > axis.base
+    if isinstance(axis, Lookup):
+        return bool((axis.pattern.sum(axis=1) > 1).any())
+    return True
+
+
+def _zero(atom: Known) -> bool:
+    value = atom.concrete
+    return value is not None and value.size > 0 and not np.any(value)
+
+
+def _shared(spreads: Iterable[Spread]) -> bool:
+    """Whether two of them have a root in common."""
+    roots = [root for spread in spreads for root in spread]
+    return len(roots) != len(set(roots))
+
+
+def _union(spreads: Iterable[Spread]) -> Spread:
+    result: Spread = {}
+    for spread in spreads:
+        for root, axes in spread.items():
+            result[root] = result.get(root, frozenset()) | axes
+    return result
+
+
+def place(equation: Equation) -> str:
+    """Where an equation stands, in few words: its layer, or the user's line."""
+    if equation.layer:
+        return equation.layer
+    line = equation.where.split(" ")[0].rsplit("/", 1)[-1]
+    return f"`{equation.primitive}` at {line}" if line else f"`{equation.primitive}`"

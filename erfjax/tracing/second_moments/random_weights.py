@@ -1,0 +1,138 @@
+"""Weights told from filters, and the test of what the theory assumes of them: independent draws of zero mean."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from scipy import special
+
+from erfjax.tracing.program.equations import Equation, Known
+from erfjax.tracing.second_moments.kinds import bilinear
+from erfjax.tracing.second_moments.push import family
+from erfjax.tracing.windows.cone import Cone
+
+CHANCE = 1e-3  # how often independent weights may be called dependent, over all tests of a network
+LISTED = 5  # places that a line names
+
+Operand = tuple[int, int]
+"""A place in a program: (index of the equation, index of the operand)."""
+
+
+def indices(cone: Cone) -> dict[int, int]:
+    """id of an equation -> its index in the program, which does not change when the program is traced again."""
+    return {id(equation): i for i, equation in enumerate(cone.block.equations)}
+
+
+def captured(cone: Cone) -> frozenset[Operand]:
+    """The known operands of contractions that depend on traced arrays: those that a function closed over."""
+    return frozenset(place for place, atom in _known_operands(cone) if atom.concrete is None)
+
+
+def weights(cone: Cone, captured: frozenset[Operand]) -> frozenset[Operand]:
+    """The known operands of contractions that stand for random draws.
+
+    Those that the function closed over, unless they are filters (the same for all channels); and what it computed by itself
+    if that looks like random draws of zero mean, which the matrices of a resize do not.
+    """
+    found = set()
+    for at, atom in _known_operands(cone):
+        value, channels = atom.concrete, channel_axes(cone.block.equations[at[0]], at[1])
+        if at in captured:
+            drawn = value is None or not is_filter(np.asarray(value, np.float64), channels)
+        elif value is None or not (np.less(value, 0).any() and np.greater(value, 0).any()):
+            drawn = False
+        else:
+            drawn = all(p > CHANCE for _, p in independence(np.asarray(value, np.float64), channels))
+        if drawn:
+            found.add(at)
+    return frozenset(found)
+
+
+def _known_operands(cone: Cone) -> Iterable[tuple[Operand, Known]]:
+    index = indices(cone)
+    for step in cone.steps:
+        if family(step.equation) is bilinear:
+            for i, atom in enumerate(step.equation.inputs):
+                if isinstance(atom, Known) and jnp.issubdtype(atom.dtype, jnp.inexact):
+                    yield (index[id(step.equation)], i), atom
+
+
+def channel_axes(equation: Equation, operand: int) -> tuple[int, ...]:
+    """The axes of a weight that are no taps: the channels of a convolution's kernel, all axes of a matrix."""
+    spec = getattr(equation.params["dimension_numbers"], "rhs_spec", None)
+    if spec is None or operand != 1:
+        return tuple(range(len(equation.inputs[operand].shape)))
+    return tuple(sorted(spec[:2]))
+
+
+def is_filter(weight: np.ndarray, channels: Sequence[int]) -> bool:
+    """Whether a kernel is the same for all channels (an average, a blur): nobody draws weights like that."""
+    taps = np.moveaxis(weight, channels, range(len(channels))).reshape(math.prod(weight.shape[a] for a in channels), -1)
+    if not taps.any():
+        return False
+    if len(taps) == 1:
+        return bool((taps >= 0).all() or (taps <= 0).all())
+    return bool((taps == taps[:1]).all())
+
+
+def centred(known: Known) -> bool:
+    """Whether shifts are zero, or look like draws of zero mean."""
+    value = known.concrete
+    if value is None or not np.any(value):
+        return value is not None
+    shifts = np.unique(np.asarray(value, np.float64))  # one for each channel, wherever it is added
+    return bool(shifts[0] < 0 < shifts[-1]) and dict(independence(shifts, (0,)))["mean"] > CHANCE
+
+
+def independence(weight: np.ndarray, channels: Sequence[int]) -> list[tuple[str, float]]:
+    """Named p-values of a weight tensor under independent draws of zero mean.
+
+    Formula: Σw / √Σw² for the mean and Σ w_i w_{i+1} / √Σ (w_i w_{i+1})² for neighbouring taps along each axis are standard
+    normal for independent zero-mean weights whatever the variance of each.
+
+    Example:
+        >>> import numpy as np
+        >>> from erfjax.tracing.second_moments.coverage import independence
+        >>> smooth = np.random.default_rng(0).normal(size=(1, 50, 50)) + np.zeros((3, 1, 1))
+        >>> [(name, p < 1e-6) for name, p in independence(smooth, (1, 2))]
+        [('mean', False), ('neighbours', True)]
+    """
+    tests = [("mean", weight)]
+    for axis in range(weight.ndim):
+        if axis not in channels and weight.shape[axis] > 1:
+            ahead, behind = np.moveaxis(weight, axis, 0)[1:], np.moveaxis(weight, axis, 0)[:-1]
+            tests.append(("neighbours", ahead * behind))
+    found = []
+    for name, terms in tests:
+        scale = float(np.sqrt(np.square(terms).sum()))
+        if scale:
+            found.append((name, float(special.erfc(abs(float(terms.sum())) / scale / math.sqrt(2)))))
+    return found
+
+
+def unlikely(tests: Sequence[tuple[str, str, float]]) -> list[str]:
+    """One line about the tensors that fail; all tests together fail by chance once in a thousand networks."""
+    worst: dict[str, tuple[float, str]] = {}
+    for layer, name, p in tests:
+        if p < CHANCE / len(tests):
+            worst[layer] = min(worst.get(layer, (1.0, "")), (p, f"{layer} ({name}, p {_probability(p)})"))
+    if not worst:
+        return []
+    return [
+        f"weights are no independent draws of zero mean in {len(worst)} of {len({layer for layer, _, _ in tests})} layers, so "
+        f"their paths interfere: measure with ej.empirical{listed([text for _, text in worst.values()])}."
+    ]
+
+
+def _probability(p: float) -> str:
+    return "< 1e-300" if p < 1e-300 else f"= {p:.1g}"
+
+
+def listed(places: Sequence[str]) -> str:
+    """The first places of a line, and how many more there are."""
+    named = [p for p in places if p]
+    if not named:
+        return ""
+    more = f" and {len(named) - LISTED} more" if len(named) > LISTED else ""
+    return f": {', '.join(named[:LISTED])}{more}"

@@ -1,0 +1,238 @@
+"""The restrict walk: the function of an input window that computes only what a unit needs.
+
+`restrict(program, {output: box})` finds, backwards, the interval box that every array is needed on, and evaluates, forwards,
+each equation on its box. What comes out is an ordinary JAX function `window -> values` with the value and the Jacobian that the
+whole program has there, so `vjp`, `jit`, `vmap` and sharding apply. Where an operation cannot be cut, its operands are whole.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from jax import lax
+
+from erfjax.tracing import jaxpr as jx
+from erfjax.tracing import registry
+from erfjax.tracing.positions.hull import refuse
+from erfjax.tracing.positions.index_sets import EMPTY, Box, Points, Region, clip, full, join, shadow
+from erfjax.tracing.program.equations import Atom, Block, Equation, Known, Var
+from erfjax.tracing.program.flatten import retrace
+from erfjax.tracing.registry import Local
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Step:
+    """One result of one equation on its box, from operands on theirs (None: this result does not need the operand)."""
+
+    equation: Equation
+    result: int
+    operands: tuple[Box | None, ...]
+    box: Box
+    local: Local
+
+    @property
+    def output(self) -> Var:
+        return self.equation.outputs[self.result]
+
+    def apply(self, operands: Sequence[Any]) -> Any:
+        """The result on its box."""
+        boxes = [box or () for box in self.operands]
+        return self.local.evaluate(self.equation, self.result, operands, boxes, self.box)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Cone:
+    """A block cut down to what some of its arrays need.
+
+    Attributes:
+        windows: the box of each input of the block; an input that is not needed has its first position.
+        boxes: the box on which each variable is computed.
+        wanted: the boxes asked for.
+    """
+
+    block: Block
+    steps: tuple[Step, ...]
+    boxes: dict[Atom, Box]
+    wanted: dict[Atom, Box]
+
+    @property
+    def windows(self) -> tuple[Box, ...]:
+        return tuple(self.boxes.get(a, stand_in((EMPTY,) * len(a.shape), a.shape)) for a in self.block.inputs)
+
+    def __call__(self, *windows: Any) -> list[Any]:
+        """The wanted boxes, in the order in which they were asked for."""
+        held = self.values(*windows)
+        return [self.read(held, atom, box) for atom, box in self.wanted.items()]
+
+    def values(self, *windows: Any) -> dict[Atom, Any]:
+        """Every variable on its box."""
+        held: dict[Atom, Any] = dict(zip(self.block.inputs, windows, strict=True))
+        for step in self.steps:
+            held[step.output] = step.apply(self.operands(step, held))
+        return held
+
+    def operands(self, step: Step, held: Mapping[Atom, Any]) -> list[Any]:
+        """The operands of a step on their boxes; None for one that is not needed."""
+        return [
+            None if box is None else self.read(held, atom, box)
+            for atom, box in zip(step.equation.inputs, step.operands, strict=True)
+        ]
+
+    def read(self, held: Mapping[Atom, Any], atom: Atom, box: Box) -> Any:
+        if isinstance(atom, Known):
+            return cut(atom.value, full(atom.shape), box)
+        return cut(held[atom], self.boxes[atom], box)
+
+
+def restrict(block: Block, wanted: Mapping[Atom, Box]) -> Cone:
+    """The cone of a block under the boxes wanted of some of its arrays.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from erfjax.tracing import trace
+        >>> from erfjax.tracing.positions.index_sets import Points
+        >>> from erfjax.tracing.windows.cone import restrict
+        >>> program = trace(lambda x: x[1:] - x[:-1], jax.ShapeDtypeStruct((9,), jnp.float32))
+        >>> cone = restrict(program, {program.output: (Points(4, 5),)})
+        >>> cone.windows[0], cone(jnp.array([1.0, 3.0]))
+        (([4, 6),), [Array([2.], dtype=float32)])
+    """
+    wanted = {atom: clip((box,), atom.shape)[0] for atom, box in wanted.items()}
+    boxes: dict[Atom, Box] = {}
+    for atom, box in wanted.items():
+        boxes[atom] = around(boxes.get(atom), box)
+    steps: list[Step] = []
+    for equation in reversed(block.equations):
+        for result, output in enumerate(equation.outputs):
+            if output in boxes:
+                step = cut_equation(equation, result, boxes[output])
+                boxes[output] = step.box
+                steps.append(step)
+                for atom, operand in zip(equation.inputs, step.operands, strict=True):
+                    if isinstance(atom, Var) and operand is not None:
+                        boxes[atom] = around(boxes.get(atom), operand)
+    return Cone(block, tuple(reversed(steps)), boxes, dict(wanted))
+
+
+def cut_equation(equation: Equation, result: int, box: Box) -> Step:
+    """The equation on a box of one of its results, or on the whole array if it cannot be cut."""
+    local = _local(equation)
+    if local is not None:
+        if local.enlarge is not None:
+            box = local.enlarge(equation, box)
+        operands = [
+            None if view is None else _interval(tuple(view.pull(box)), atom.shape)
+            for atom, view in zip(equation.inputs, refuse(equation, result), strict=True)
+        ]
+        if local.outside != "whole" or all(held is None or all(held) for held in operands):
+            missing = stand_in if local.outside == "stand in" else lambda held, shape: None
+            filled = [
+                held if held is None or all(held) else missing(held, atom.shape)
+                for atom, held in zip(equation.inputs, operands, strict=True)
+            ]
+            if local.narrow is not None:
+                filled = list(local.narrow(equation, [held or () for held in filled]))
+            return Step(equation, result, tuple(filled), box, local)
+    whole = tuple(full(atom.shape) for atom in equation.inputs)
+    return Step(equation, result, whole, full(equation.outputs[result].shape), WHOLE)
+
+
+def _local(equation: Equation) -> Local | None:
+    if equation.blocks:
+        return DERIVED if registry.known(equation.primitive) and not registry.bodies(equation) else None
+    return registry.lookup(equation).restrict if registry.known(equation.primitive) else None
+
+
+def _interval(region: Region, shape: Sequence[int]) -> Box:
+    """The smallest interval box around a region inside an array; where nothing of the array is needed, some axes are empty."""
+    inside = clip(join((), region), shape)
+    if not inside:
+        cut = (
+            [points.clip(0, n) for points, n in zip(region[0], shape, strict=True)] if region else [EMPTY] * len(shape)
+        )
+        return tuple(Points(int(points.start), int(points.stop)) if points else EMPTY for points in cut)
+    return tuple(Points(int(points.start), int(points.stop)) for points in shadow(inside))
+
+
+def around(a: Box | None, b: Box) -> Box:
+    """The smallest interval box around two."""
+    if a is None:
+        return b
+    return tuple(Points(min(p.start, q.start), max(p.stop, q.stop)) for p, q in zip(a, b, strict=True))
+
+
+def stand_in(box: Box, shape: Sequence[int]) -> Box:
+    """The box with one position in place of none, for an operand that lies outside the window altogether."""
+    return tuple(points or Points(0, min(n, 1)) for points, n in zip(box, shape, strict=True))
+
+
+def cut(array: Any, held: Box, wanted: Box) -> Any:
+    """A window of an array that is itself known on a window only."""
+    if all(p.start == q.start and p.stop == q.stop for p, q in zip(held, wanted, strict=True)):
+        return array
+    start = [int(q.start - p.start) for p, q in zip(held, wanted, strict=True)]
+    stop = [int(q.stop - p.start) for p, q in zip(held, wanted, strict=True)]
+    return lax.slice(jax.numpy.asarray(array), start, stop)
+
+
+def _evaluate_whole(equation: Equation, result: int, operands: Sequence[Any], boxes: Sequence[Box], box: Box) -> Any:
+    return jx.evaluate(equation.raw, operands)[result]
+
+
+WHOLE = Local(_evaluate_whole)
+
+
+def _evaluate_derived(equation: Equation, result: int, operands: Sequence[Any], boxes: Sequence[Box], box: Box) -> Any:
+    """An elementwise function with a derivative of its own: both the function and its derivative act on the window."""
+    (block,) = equation.blocks
+    moving = [i for i, atom in enumerate(equation.inputs) if isinstance(atom, Var)]
+    primal = restrict(block, {block.outputs[result]: box})
+    backward = equation.primitive is jx.CUSTOM_VJP
+    derivative = restrict_derivative(equation, result, box, tuple(moving), backward)
+
+    def value(*moved: Any) -> Any:
+        held = list(operands)
+        for i, x in zip(moving, moved, strict=True):
+            held[i] = x
+        return primal(*held)[0]
+
+    moved = [operands[i] for i in moving]
+    if backward:
+        reverse = jax.custom_vjp(value)
+        reverse.defvjp(lambda *moved: (value(*moved), moved), lambda moved, ct: tuple(derivative(*moved, ct)))
+        return reverse(*moved)
+    forward = jax.custom_jvp(value)
+    forward.defjvp(lambda moved, tangents: (value(*moved), derivative(*moved, *tangents)[0]))
+    return forward(*moved)
+
+
+DERIVED = Local(_evaluate_derived)
+
+
+@functools.lru_cache(maxsize=4096)
+def restrict_derivative(equation: Equation, result: int, box: Box, moving: tuple[int, ...], backward: bool) -> Cone:
+    """The derivative that the function came with, traced at its full shape and cut to the window."""
+
+    def evaluate(known: Sequence[Any], *moved: Any) -> Any:
+        held = list(known)
+        for i, x in zip(moving, moved, strict=True):
+            held[i] = x
+        return jx.evaluate(equation.raw, held)[result]
+
+    dependent = [equation.inputs[i] for i in moving]
+    extra: list[Atom] = [equation.outputs[result]] if backward else list(dependent)
+
+    def derivative(*arrays: Any) -> Any:
+        known, rest = arrays[: len(equation.inputs)], arrays[len(equation.inputs) :]
+        moved = [known[i] for i in moving]
+        if backward:
+            return jax.vjp(functools.partial(evaluate, known), *moved)[1](rest[0])
+        return [jax.jvp(functools.partial(evaluate, known), moved, list(rest))[1]]
+
+    fresh = [Var(atom.shape, atom.dtype) for atom in extra]
+    block = retrace(derivative, [*equation.inputs, *fresh])
+    order = [block.inputs[i] for i in moving] + list(block.inputs[len(equation.inputs) :])
+    cone = restrict(block, dict.fromkeys(block.outputs, box))
+    return dataclasses.replace(cone, block=dataclasses.replace(block, inputs=tuple(order)))
