@@ -14,6 +14,8 @@ E[g]; "mean" is the first-moment twin of the analytic reading."""
 Gates = Literal["data", "mean-field"]
 Weights = Literal["given", "exchangeable"]
 Coverage = Literal["exact", "approximate", "measured"]
+Averages = Literal["inputs", "weights", "inputs and weights"]
+"""What the mean of an effective field is taken over; None stands for no mean (one network, one input) or for unknown."""
 
 Map = Float[np.ndarray, "*space"]
 """A receptive-field map: float64, the spatial shape of the input."""

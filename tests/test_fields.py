@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from erfjax import measures
+from erfjax import files, measures
 from erfjax.errors import FileFormatError, GeometryError, MapError
 from erfjax.fields import EffectiveField, LayerRow, Phase, PhaseTable, TheoreticalField
 from erfjax.geometry import Window, backward
@@ -302,16 +302,24 @@ def test_effective_round_trip(field, tmp_path):
         batches=rng.random((4, 30, 40)),
         theoretical=theoretical,
         metadata={"seed": np.int64(3), "device": "cpu", "list": [1, None]},
+        channels=3,
+        averages="inputs and weights",
     )
     again = EffectiveField.load(full.save(tmp_path / "erf.npz"))
     for name in ("map", "stderr", "batches"):
         np.testing.assert_array_equal(getattr(again, name), getattr(full, name))
-    for name in ("statistic", "samples", "unit", "coverage", "notes", "theoretical"):
+    for name in ("statistic", "samples", "unit", "coverage", "notes", "theoretical", "channels", "averages"):
         assert getattr(again, name) == getattr(full, name)
     assert again.metadata == {"seed": 3, "device": "cpu", "list": [1, None]}
     assert repr(again.theoretical.layers) == repr(theoretical.layers)
     bare = EffectiveField.load(effective(np.ones((2, 3, 1))).save(tmp_path / "bare.npz"))
-    assert bare.stderr is bare.batches is bare.theoretical is None
+    assert bare.stderr is bare.batches is bare.theoretical is bare.channels is bare.averages is None
+
+
+def test_files_from_before_channels_were_recorded_load(tmp_path):
+    plain = {"statistic": "square", "samples": 0, "unit": [1, 2], "coverage": "exact", "notes": [], "metadata": {}}
+    old = files.save(tmp_path / "old.npz", "EffectiveField", {"map": np.ones((3, 4))}, plain)
+    assert EffectiveField.load(old).channels is EffectiveField.load(old).averages is None
 
 
 def test_files_that_are_no_fields(field, tmp_path):

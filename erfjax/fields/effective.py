@@ -13,7 +13,7 @@ from jaxtyping import Float
 from erfjax import files, measures, summary
 from erfjax.errors import MapError
 from erfjax.fields.theoretical import TheoreticalField, pack, unpack
-from erfjax.typing import JSON, Coverage, Statistic
+from erfjax.typing import JSON, Averages, Coverage, Statistic
 
 _STATISTICS = {
     "square": "E[g²]",
@@ -54,6 +54,9 @@ class EffectiveField:
         notes: one line each: why a form is approximate, which branches are silent ...
         batches: means of the statistic over disjoint batches of samples, before any root; for `size_stderr`.
         metadata: settings, as JSON holds them.
+        channels: which output channels the gradient is of ("sum", "frobenius", "random-signs", or the index of one); None
+            if unknown.
+        averages: what the mean is taken over ("inputs", "weights" or both); None if there is none, or it is unknown.
 
     Example:
         >>> import numpy as np
@@ -73,6 +76,8 @@ class EffectiveField:
     notes: tuple[str, ...] = ()
     batches: Float[np.ndarray, "batches *space"] | None = None
     metadata: JSON = dataclasses.field(default_factory=dict)
+    channels: str | int | None = None
+    averages: Averages | None = None
 
     def normalised(self) -> Float[np.ndarray, "*space"]:
         """The map divided by its sum, so that it sums to one.
@@ -144,6 +149,10 @@ class EffectiveField:
             "statistic": _STATISTICS[self.statistic],
             "coverage": self.coverage,
         }
+        if self.channels is not None:
+            pairs["output channels"] = str(self.channels)
+        if self.averages is not None:
+            pairs["mean over"] = self.averages
         if self.samples:
             pairs["samples"] = self.samples
         pairs["map"] = self.map.shape
@@ -177,7 +186,7 @@ class EffectiveField:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """The path of an `.npz` file that holds all of the field, the theoretical one included."""
         arrays = {name: value for name in _ARRAYS if (value := getattr(self, name)) is not None}
-        metadata = {name: getattr(self, name) for name in _PLAIN}
+        metadata = {name: getattr(self, name) for name in (*_PLAIN, *_LATER)}
         if self.theoretical is not None:
             more, metadata["theoretical"] = pack(self.theoretical)
             arrays.update(more)
@@ -196,12 +205,14 @@ class EffectiveField:
             theoretical = None if inner is None else unpack(arrays, inner)
             parts: dict[str, Any] = {name: metadata[name] for name in _PLAIN}
             parts |= {name: tuple(parts[name]) for name in ("unit", "notes")}
+            parts |= {name: metadata.get(name) for name in _LATER}
             parts |= {name: arrays.get(name) for name in _ARRAYS} | {"map": arrays["map"]}
             return cls(theoretical=theoretical, **parts)
 
 
 _ARRAYS = ("map", "stderr", "batches")
 _PLAIN = ("statistic", "samples", "unit", "coverage", "notes", "metadata")
+_LATER = ("channels", "averages")  # older files do not have them
 
 
 def _nearest_pixel(centre: tuple[float, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
