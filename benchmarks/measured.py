@@ -23,7 +23,7 @@ import numpy as np
 import erfjax as ej
 from benchmarks import harness, models
 from erfjax.layouts import parse
-from erfjax.readings.cone import cone_of
+from erfjax.measurement.cone import cone_of
 from erfjax.tracing import trace
 from erfjax.tracing.windows.cone import Step
 

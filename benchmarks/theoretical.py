@@ -15,7 +15,7 @@ from jax import lax
 import erfjax as ej
 from benchmarks import harness
 from erfjax.layouts import parse
-from erfjax.readings.cone import unit_box
+from erfjax.measurement.cone import unit_box
 from erfjax.tracing import trace
 from erfjax.tracing.positions.hull import walk
 

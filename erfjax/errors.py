@@ -49,6 +49,10 @@ class MissingDependencyError(ErfjaxError, ImportError):
     """An optional package is needed. Remedy: install the extra that the message names."""
 
 
+class FunctionError(ErfjaxError, TypeError, ValueError):
+    """The function is none that JAX can trace or differentiate. Remedy: the message says which change makes it one."""
+
+
 class UnsupportedPrimitiveError(ErfjaxError, NotImplementedError):
     """A primitive has no rule. Remedy: measure with `empirical`, or teach it with `erfjax.tracing.register`."""
 

@@ -10,9 +10,13 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+
 from erfjax.errors import LayoutError, UnitError
 
 BATCH, CHANNEL, SPACE = "N", "C", "DHWL"
+INFERRED = {3: "NWC", 4: "NHWC", 5: "NDHWC"}
+"""The layout of an array with so many axes, where none is given."""
 HELP = 'one letter per axis: N batch, C channels, and D, H, W or L for space, for example "NHWC"'
 
 
@@ -104,6 +108,94 @@ def parse_output(layout: str | None, shape: Sequence[int], input_layout: str) ->
     if layout is None:
         layout = default_out_layout(input_layout, len(input_layout), len(shape))
     return parse(layout, len(shape))
+
+
+@dataclasses.dataclass(frozen=True)
+class Layouts:
+    """The layouts of the arrays that a function takes: of one, or of every leaf of a tuple or dict.
+
+    Attributes:
+        letters: one layout per leaf; None for one that no field is asked of.
+        treedef: the tree, as JAX describes it; None for a single array.
+        notes: what was inferred.
+    """
+
+    letters: tuple[str | None, ...]
+    treedef: Any
+    notes: tuple[str, ...] = ()
+
+    def leaves(self, x: Any) -> list[Any]:
+        """The arrays of a tree."""
+        return [x] if self.treedef is None else self.treedef.flatten_up_to(x)
+
+    def tree(self, leaves: Sequence[Any]) -> Any:
+        """The tree of these arrays."""
+        return leaves[0] if self.treedef is None else jax.tree.unflatten(self.treedef, leaves)
+
+
+def of_tree(x: Any, layout: Any = None) -> Layouts:
+    """The layouts of one array, or of a tuple or dict of arrays.
+
+    Args:
+        x: the array or tree.
+        layout: letters, for every array with as many axes (or one less, a sample without its batch axis); or a tree of letters
+            like `x`, None for an array of which no field is wanted. None infers "NWC", "NHWC" or "NDHWC" from 3, 4, 5 axes.
+
+    Raises:
+        LayoutError: nothing can be inferred, or the trees differ.
+
+    Example:
+        >>> import numpy as np
+        >>> from erfjax.layouts import of_tree
+        >>> of_tree({"image": np.ones((1, 8, 9, 3)), "time": np.ones(1)}).letters
+        ('NHWC', None)
+    """
+    if hasattr(x, "shape"):
+        if layout is None:
+            one = _inferred(x)
+            said = f'the layout was inferred from {len(x.shape)} axes: "{one}" (name it with layout=)'
+            return Layouts((one,), None, () if one == "NHWC" else (said,))
+        if not isinstance(layout, str):
+            raise LayoutError(f"`layout` must be letters such as 'NHWC' for a single array, but got {layout!r}.")
+        return Layouts((layout,), None)
+    leaves, treedef = _flattened(x)
+    if layout is None or isinstance(layout, str):
+        letters: tuple[str | None, ...] = tuple(_letters(leaf, layout) for leaf in leaves)
+    else:
+        try:
+            letters = tuple(treedef.flatten_up_to(layout))
+        except ValueError as error:
+            raise LayoutError(
+                f"`layout` must be letters, or a tree like the inputs, but got {layout!r}: {error}"
+            ) from None
+    if not any(letters):
+        raise LayoutError(f"No input has an axis of space, so there is no field: name the axes with layout, {HELP}.")
+    inferred = [one for one in letters if one and layout is None]
+    return Layouts(letters, treedef, (f"layouts were inferred: {', '.join(inferred)}",) if inferred else ())
+
+
+def _flattened(x: Any) -> tuple[list[Any], Any]:
+    leaves, treedef = jax.tree.flatten(x)
+    return leaves, treedef
+
+
+def _letters(leaf: Any, layout: str | None) -> str | None:
+    """The layout of a leaf of a tree; None where no field is asked of it."""
+    floating = jax.numpy.issubdtype(getattr(leaf, "dtype", int), jax.numpy.floating)
+    ndim = len(getattr(leaf, "shape", ()))
+    if not floating:
+        return None
+    if layout is not None and ndim in (len(layout), len(layout) - ("N" in layout)):
+        return layout
+    return INFERRED.get(ndim) if layout is None else None
+
+
+def _inferred(x: Any) -> str:
+    if len(x.shape) not in INFERRED:
+        raise LayoutError(
+            f"The layout of an input with {len(x.shape)} axes, {tuple(x.shape)}, cannot be inferred: name it with layout, {HELP}."
+        )
+    return INFERRED[len(x.shape)]
 
 
 def require_batch_of_one(layout: Layout, shape: Sequence[int]) -> None:

@@ -145,7 +145,9 @@ def report(
     """
     f = load_target(target)
     x = jax.ShapeDtypeStruct(tuple(shape), jnp.float32)
-    field = theoretical(f, x, unit=unit, layout=layout, out_layout=out_layout, unknown=unknown)
+    field = theoretical(
+        f, x, unit=None if unit is None else tuple(unit), layout=layout, out_layout=out_layout, unknown=unknown
+    )
     if not isinstance(field, TheoreticalField):
         raise FileFormatError(f"{target} should return one array, but returns {summary.cell(type(field).__name__)}.")
     picture = None if image is None else _fitted(plot.read_image(image), field.image_shape)

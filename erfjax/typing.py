@@ -1,15 +1,19 @@
 """The names of types that signatures share: options as Literals, arrays as jaxtyping aliases, callables as Protocols."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
-Statistic = Literal["square", "rms", "abs", "relu", "signed", "mean"]
-"""What is averaged over samples, per input channel and then summed over channels: E[g²], its root, E|g|, E[max(g, 0)],
-E[g]; "mean" is the first-moment twin of the analytic reading."""
+Statistic = Literal["square", "rms", "abs", "relu", "mean"]
+"""What is averaged over samples, per input channel and then summed over channels: E[g²], its root, E|g|, E[max(g, 0)], E[g]."""
+
+Channels = int | np.integer | Literal["sum", "frobenius", "random-signs"]
+"""Which output channels of the unit are differentiated: "sum" all with one cotangent of ones, an integer one of them,
+"frobenius" every one by itself (their statistics are summed), "random-signs" all with a random sign each: for squares an
+unbiased and much cheaper estimate of "frobenius"."""
 
 Gates = Literal["data", "mean-field"]
 Weights = Literal["given", "exchangeable"]
@@ -23,8 +27,14 @@ Map = Float[np.ndarray, "*space"]
 ArrayLike = np.ndarray | jax.Array
 Shaped = np.ndarray | jax.Array | jax.ShapeDtypeStruct
 Function = Callable[..., Array]
-Unit = int | Sequence[int] | None
-"""A zero-based spatial index of the output, one integer per spatial axis; None is the centre n // 2."""
+Unit = int | np.integer | tuple[int | np.integer, ...] | np.ndarray | None
+"""A zero-based spatial index of the output, one integer per spatial axis; None is the centre n // 2. A list is several units."""
+
+Given = Any
+"""An argument that a function checks by itself, because its error says more than a type does; its overloads have the types."""
+
+Tree = PyTree
+"""A tuple or dict of arrays (fields), nested or not."""
 
 Number = float | int | np.number
 """A real number, spelled out: where annotations are checked as a program runs, an integer is no float."""

@@ -1,6 +1,7 @@
 """The arrows of the design: imports go down only, files stay short, internals of JAX stay in quarantine."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ ROWS = (  # from the ground up; boxes on one row do not know each other
     {"files"},
     {"geometry", "layouts", "measures", "summary", "plot"},
     {"fields"},
-    {"tracing", "measurement", "closed_form", "initializers"},
+    {"tracing", "closed_form", "initializers"},
+    {"measurement"},
     {"readings", "layers"},
     {"agreement", "protocols"},
     {"studies"},
@@ -76,6 +78,20 @@ def test_what_only_one_module_may_know(path):
         assert not imported.startswith(("jax._src", "jax.interpreters", "jax.core.")), f"{imported} is internal to JAX"
         assert not imported.startswith("jax.extend") or str(inside) == "tracing/jaxpr.py", imported
         assert imported != "__future__.annotations", "jaxtyping reads annotations at run time"
+
+
+OPENS_A_JAXPR = re.compile(r"\.eqns\b|primitive\.bind\(")
+READS_PARAMETERS = re.compile(r"\.params(\[|\.get)")
+RULES = ("tracing/rules", "tracing/windows/cpu_taps.py")  # a rule reads the parameters of its own primitive
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_one_module_opens_jaxprs(path):
+    inside = str(path.relative_to(PACKAGE))
+    if inside == "tracing/jaxpr.py":
+        return
+    assert not OPENS_A_JAXPR.findall(path.read_text())
+    assert inside.startswith(RULES) or not READS_PARAMETERS.findall(path.read_text())
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name)

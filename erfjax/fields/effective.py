@@ -20,7 +20,6 @@ _STATISTICS = {
     "rms": "√E[g²]",
     "abs": "E|g|",
     "relu": "E[max(g, 0)]",
-    "signed": "E[g]",
     "mean": "E[g]",
 }
 _SIZES: dict[str, tuple[Callable[..., Any], str | None]] = {

@@ -1,15 +1,13 @@
 """The compiled side of a measurement: one function per model and shapes, on one device or a mesh of them.
 
 An `Engine` takes a batch of sample indices and rows and gives back their scaled maps. It is kept as long as the model's
-function lives, so measuring the same function again neither traces nor compiles; nor does measuring a pytree model whose
-weights alone are others. When the device runs out of memory the batch is halved, for good.
+function lives (`model.cached`), so measuring the same function again neither traces nor compiles; nor does measuring a pytree
+model whose weights alone are others. When the device runs out of memory the batch is halved, for good.
 """
 
-import collections
 import dataclasses
 import math
-import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,9 +16,10 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from erfjax.measurement import jacobian
-from erfjax.measurement.model import take_apart
-from erfjax.measurement.probe import Channels, Probe, hoist
-from erfjax.typing import Statistic
+from erfjax.measurement.inputs import Rows
+from erfjax.measurement.probe import Probe
+from erfjax.tracing.program.flatten import record
+from erfjax.typing import Channels, Statistic
 
 DRAW = 0xD4A31  # folded into a sample's key to draw its input, apart from what the model draws from that key
 HOST_BUDGET = 1 << 30  # bytes of intermediate results that a batch may take on a CPU
@@ -40,17 +39,17 @@ class Engine:
         lowered: gives the text of the program of one sample, by which a checkpoint recognises the model.
         cost: bytes that one sample may take.
         drawn: whether the inputs are drawn on the device; rows are empty then.
-        facts: what else is known about the function and worth keeping as long as it.
+        main: which leaf of a sample is asked about.
     """
 
     probe: Probe
     compiled: Callable[..., Any]
     consts: Any
     mesh: jax.sharding.Mesh | None
-    lowered: Callable[[Any, jax.ShapeDtypeStruct], str]
+    lowered: Callable[[Any, Sequence[jax.ShapeDtypeStruct]], str]
     cost: int
     drawn: bool
-    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    main: int
 
     @property
     def devices(self) -> int:
@@ -67,13 +66,17 @@ class Engine:
             weights = tuple(replicate(weight, replicated) for weight in weights)
         return dataclasses.replace(self, consts=((*model[: len(model) - len(weights)], *weights), drawn))
 
-    def submit(self, key: Any, first: int, rows: np.ndarray, size: int) -> Any:
+    def submit(self, key: Any, first: int, rows: Rows, size: int) -> Any:
         """Starts the samples first, first + 1, ...: one per row, padded to the batch size by repeating the last."""
         pad = size - len(rows)
-        rows = rows if self.drawn else self.probe.crop(rows, 1)
         indices = np.arange(first, first + size, dtype=np.uint32)
-        padded = np.concatenate([rows, np.repeat(rows[-1:], pad, axis=0)]) if pad else rows
-        return self.compiled(self.consts, key, self._spread(indices), self._spread(padded))
+        leaves = rows.leaves if self.drawn else self.cropped(rows.leaves, 1)
+        padded = [np.concatenate([leaf, np.repeat(leaf[-1:], pad, axis=0)]) if pad else leaf for leaf in leaves]
+        return self.compiled(self.consts, key, self._spread(indices), tuple(map(self._spread, padded)))
+
+    def cropped(self, leaves: Sequence[Any], axes: int = 0) -> tuple[Any, ...]:
+        """The leaves of a sample, the one asked about cut to the window; so many axes stand in front."""
+        return tuple(self.probe.crop(leaf, axes) if i == self.main else leaf for i, leaf in enumerate(leaves))
 
     def _spread(self, host: np.ndarray) -> Any:
         """An array split over the devices of the mesh; every process holds all of it."""
@@ -83,31 +86,6 @@ class Engine:
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
 
-_engines: weakref.WeakKeyDictionary[Any, dict[Hashable, Any]] = weakref.WeakKeyDictionary()
-_recent: collections.OrderedDict[Hashable, Any] = collections.OrderedDict()
-MOST_RECENT = 32  # compiled pytree models that are kept
-
-
-def cached(f: Callable[..., Any], settings: Hashable, make: Callable[[], Any]) -> Any:
-    """What `make` compiles for f with these settings, made if there is none yet: it lives as long as f does.
-
-    What is compiled for a pytree model serves all models of its structure; the least recently used is dropped.
-    """
-    structure = take_apart(f).structure
-    if structure is not None:
-        engine = _recent.pop((structure, settings), None) or make()
-        _recent[structure, settings] = engine
-        if len(_recent) > MOST_RECENT:
-            _recent.popitem(last=False)
-        return engine
-    try:
-        engines = _engines.setdefault(f, {})
-        engine = engines.get(settings)
-    except TypeError:  # a callable that cannot be hashed or weakly referenced
-        return make()
-    return engine if engine is not None else engines.setdefault(settings, make())
-
-
 def assemble(
     probe: Probe,
     statistic: Statistic,
@@ -115,18 +93,21 @@ def assemble(
     draw: Callable[[Any], Any] | None,
     key: Any,
     mesh: jax.sharding.Mesh | None,
+    main: int = 0,
 ) -> Engine:
     """The engine of a probe: samples under `vmap`, sharded over the mesh if there is one."""
     one = jacobian.sample_maps(probe, statistic, channels)
-    call, drawn = (None, ()) if draw is None else hoist(draw, (jax.eval_shape(lambda: key),))[:2]
+    drawing = None if draw is None else record(draw, jax.eval_shape(lambda: key))
+    drawn = () if drawing is None else drawing.consts
 
-    def sample(consts: Any, key: Any, index: Any, row: Any) -> Any:
+    def sample(consts: Any, key: Any, index: Any, leaves: Any) -> Any:
         key = jax.random.fold_in(key, index)
-        window = row if call is None else probe.crop(call(consts[1], jax.random.fold_in(key, DRAW)))
-        return one(consts[0], key, window)
+        if drawing is not None:
+            leaves = engine.cropped(drawing.evaluate([jax.random.fold_in(key, DRAW)], consts[1]))
+        return one(consts[0], key, leaves[main], (*leaves[:main], *leaves[main + 1 :]))
 
     def batch(consts: Any, key: Any, indices: Any, rows: Any) -> Any:
-        return jax.vmap(lambda index, row: sample(consts, key, index, row))(indices, rows)
+        return jax.vmap(lambda index, leaves: sample(consts, key, index, leaves))(indices, rows)
 
     consts, compiled = (probe.consts, drawn), jax.jit(batch)
     if mesh is not None:
@@ -138,12 +119,14 @@ def assemble(
         compiled = jax.jit(sharded, out_shardings=replicated)  # every process sees every map
         consts = jax.tree.map(lambda c: replicate(c, replicated), consts)
 
-    def lowered(key: Any, row: jax.ShapeDtypeStruct) -> str:
-        window = row if draw is not None else jax.eval_shape(probe.crop, row)
-        return jax.jit(sample).lower((probe.consts, drawn), key, jax.ShapeDtypeStruct((), jnp.uint32), window).as_text()
+    def lowered(key: Any, row: Sequence[jax.ShapeDtypeStruct]) -> str:
+        leaves = row if draw is not None else jax.eval_shape(engine.cropped, row)
+        index = jax.ShapeDtypeStruct((), jnp.uint32)
+        return jax.jit(sample).lower((probe.consts, drawn), key, index, tuple(leaves)).as_text()
 
     cost = probe.cost + jacobian.gradient_bytes(probe, channels)
-    return Engine(probe, compiled, consts, mesh, lowered, cost, draw is not None)
+    engine = Engine(probe, compiled, consts, mesh, lowered, cost, draw is not None, main)
+    return engine
 
 
 def replicate(value: Any, sharding: NamedSharding) -> Any:

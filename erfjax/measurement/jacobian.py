@@ -13,16 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from erfjax.measurement import reduction
-from erfjax.measurement.probe import Channels, Piece, Probe
-from erfjax.typing import Statistic
+from erfjax.measurement.probe import Piece, Probe
+from erfjax.typing import Channels, Statistic
 
 CHUNK = 16  # cotangents pulled back at once
 
 OUTPUT_FAULT, GRADIENT_FAULT = 1, 2
 
 
-def sample_maps(probe: Probe, statistic: Statistic, channels: Channels) -> Callable[[Any, Any, Any], Any]:
-    """The function (consts, key, window) -> (maps, exponents, fault) of one sample.
+def sample_maps(probe: Probe, statistic: Statistic, channels: Channels) -> Callable[..., Any]:
+    """The function (consts, key, window, others) -> (maps, exponents, fault) of one sample.
 
     It gives one scaled map of the probe's window per unit (see `reduction`), and fault 0, or 1 if the output, 2 if a gradient
     is not finite.
@@ -42,8 +42,8 @@ def sample_maps(probe: Probe, statistic: Statistic, channels: Channels) -> Calla
 
     order = np.argsort([unit for piece in probe.pieces for unit in piece.units])
 
-    def sample(consts: Any, key: Any, window: Any) -> Any:
-        functions = probe.functions(consts, key)
+    def sample(consts: Any, key: Any, window: Any, others: Any = ()) -> Any:
+        functions = probe.functions(consts, key, others)
         found = [piece_maps(*pair, key, window) for pair in zip(probe.pieces, functions, strict=True)]
         if len(found) == 1:
             return found[0]

@@ -5,7 +5,10 @@ params)`, an Equinox module) says itself which arrays are its weights: another m
 computation on other numbers, so a field can be followed through training without compiling anything twice.
 """
 
+import collections
 import dataclasses
+import inspect
+import weakref
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -58,6 +61,33 @@ def take_apart(f: Callable[..., Any]) -> Model:
     except TypeError:
         structure = None
     return Model(tuple(jnp.asarray(leaves[i]) for i in moving), structure, rebuild)
+
+
+_kept: weakref.WeakKeyDictionary[Any, dict[Hashable, Any]] = weakref.WeakKeyDictionary()
+_recent: collections.OrderedDict[Hashable, Any] = collections.OrderedDict()
+MOST_RECENT = 64  # things that are kept for pytree models
+
+
+def cached(f: Callable[..., Any], settings: Hashable, make: Callable[[], Any]) -> Any:
+    """What `make` gives for f with these settings, made if there is none yet: it lives as long as f does.
+
+    What is made for a pytree model serves all models of its structure; the least recently used is dropped.
+    """
+    structure = take_apart(f).structure
+    if structure is not None:
+        found = _recent.pop((structure, settings), None)
+        _recent[structure, settings] = make() if found is None else found
+        if len(_recent) > MOST_RECENT:
+            _recent.popitem(last=False)
+        return _recent[structure, settings]
+    owner = f.__self__ if inspect.ismethod(f) else f  # a bound method is a new object each time
+    settings = (f.__func__ if inspect.ismethod(f) else None, settings)
+    try:
+        kept = _kept.setdefault(owner, {})
+        found = kept.get(settings)
+    except TypeError:  # a callable that cannot be hashed or weakly referenced
+        return make()
+    return found if found is not None else kept.setdefault(settings, make())
 
 
 def _is_weight(leaf: Any) -> bool:

@@ -21,7 +21,7 @@ STATISTICS = {
     "rms": lambda g: g * g,  # the root is taken of the mean over samples, in `finish`
     "abs": jnp.abs,
     "relu": lambda g: jnp.maximum(g, jnp.zeros((), g.dtype)),
-    "signed": lambda g: g,
+    "mean": lambda g: g,
 }
 
 
@@ -31,6 +31,8 @@ def check_statistic(statistic: str) -> Statistic:
     Raises:
         SampleError: there is none.
     """
+    if statistic == "signed":
+        raise SampleError('`statistic` "signed" is called "mean": E[g].')
     if statistic not in STATISTICS:
         raise SampleError(f"`statistic` must be one of {', '.join(STATISTICS)}, but got {statistic!r}.")
     return cast(Statistic, statistic)

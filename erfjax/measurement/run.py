@@ -18,7 +18,7 @@ from erfjax.measurement import reduction
 from erfjax.measurement.accumulate import Accumulator
 from erfjax.measurement.checkpoint import State
 from erfjax.measurement.engine import Engine, out_of_memory
-from erfjax.measurement.inputs import Source
+from erfjax.measurement.inputs import Rows, Source
 from erfjax.measurement.jacobian import OUTPUT_FAULT
 
 SAVE_EVERY = 5.0  # seconds between two checkpoints at least
@@ -38,7 +38,7 @@ class Batch:
     """Consecutive samples: index of the first, rows, the source's digest behind them, what the device promised."""
 
     first: int
-    rows: np.ndarray
+    rows: Rows
     digest: int
     results: Any
 
@@ -119,7 +119,7 @@ class Run:
                 return
             position, pending = position + len(batch.rows), batch
 
-    def _submit(self, first: int, rows: np.ndarray, size: int) -> Any:
+    def _submit(self, first: int, rows: Rows, size: int) -> Any:
         """The promise of the batch's results, or None if there is no memory for it now."""
         try:
             return self.engine.submit(self.key, first, rows, size)

@@ -3,8 +3,8 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, cast, overload
 
 import jax
 import jax.numpy as jnp
@@ -12,57 +12,93 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from erfjax.errors import ErfjaxError, MapError, SampleError
-from erfjax.fields import EffectiveField
-from erfjax.layouts import parse_input
-from erfjax.measurement.engine import HOST_BUDGET, cached
-from erfjax.measurement.model import take_apart
-from erfjax.readings.prepared import Prepared, Reading, prepare
-from erfjax.readings.theoretical import theoretical
-from erfjax.tracing.positions.index_sets import Box, full
+from erfjax.errors import ErfjaxError, LayoutError, MapError, SampleError
+from erfjax.fields import EffectiveField, TheoreticalField
+from erfjax.layouts import Layouts
+from erfjax.measurement.engine import HOST_BUDGET
+from erfjax.measurement.inputs import split
+from erfjax.measurement.model import cached
+from erfjax.readings.moment_pass import MomentPass, Options, finish, sides
+from erfjax.readings.question import Question, ask, one_sample, require_floating
+from erfjax.readings.theoretical import fields_of
 from erfjax.tracing.registry import lengths
-from erfjax.tracing.second_moments import coverage
 from erfjax.tracing.second_moments.coverage import Survey
+from erfjax.typing import Channels, Function, Gates, Given, Shaped, Statistic, Tree, Unit, Weights
 
 MOST_ROWS = 16  # rows that share one call; more make nothing faster
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Compiled:
-    """A prepared function with its compiled pass, and what is known about it."""
+    """A moments pass, compiled, and what is known about it."""
 
-    prepared: Prepared
+    moment_pass: MomentPass
     survey: Survey
-    window: Box
     rows_at_once: int
     run: Callable[..., Any]
-    theory: list[Any]
+    theory: tuple[TheoreticalField | str, ...]
 
-    def with_weights(self, weights: tuple[Any, ...]) -> "_Compiled":
+    def asked(self, question: Question) -> "_Compiled":
         """The same for a model that differs in the weights it holds as a pytree: surveyed anew, not compiled anew."""
-        probe = self.prepared.probe
-        before = probe.consts[len(probe.consts) - len(weights) :]
-        if all(a is b for a, b in zip(before, weights, strict=True)):
+        before = self.moment_pass.question.weights
+        if all(a is b for a, b in zip(before, question.weights, strict=True)):
             return self
-        probe = dataclasses.replace(probe, consts=(*probe.consts[: len(probe.consts) - len(weights)], *weights))
-        prepared = dataclasses.replace(self.prepared, probe=probe).with_weights()
-        run = self.run if prepared.drawn == self.prepared.drawn else _pass(prepared)
-        return dataclasses.replace(self, prepared=prepared, survey=_surveyed(prepared), run=run)
+        moment_pass = MomentPass.of(question, self.moment_pass.options)
+        run = self.run if moment_pass.random == self.moment_pass.random else _compiled(moment_pass)
+        return dataclasses.replace(self, moment_pass=moment_pass, survey=moment_pass.survey(), run=run)
 
 
+@overload
 def analytic(
-    f: Callable[..., Any],
-    x: Any,
+    f: Function,
+    x: Shaped | list,
     *,
-    unit: Any = None,
-    layout: str = "NHWC",
+    unit: list[Unit],
+    layout: str | None = None,
+    out_layout: str | None = None,
+    statistic: Literal["square", "rms", "mean"] = "square",
+    gates: Gates = "data",
+    weights: Weights = "given",
+    channels: Channels = "sum",
+) -> tuple[EffectiveField, ...]: ...
+@overload
+def analytic(
+    f: Function,
+    x: Shaped | list,
+    *,
+    unit: Unit = None,
+    layout: str | None = None,
+    out_layout: str | None = None,
+    statistic: Literal["square", "rms", "mean"] = "square",
+    gates: Gates = "data",
+    weights: Weights = "given",
+    channels: Channels = "sum",
+) -> EffectiveField: ...
+@overload
+def analytic(
+    f: Function,
+    x: Tree,
+    *,
+    unit: Unit | list[Unit] = None,
+    layout: Tree = None,
+    out_layout: str | None = None,
+    statistic: Literal["square", "rms", "mean"] = "square",
+    gates: Gates = "data",
+    weights: Weights = "given",
+    channels: Channels = "sum",
+) -> Tree: ...
+def analytic(
+    f: Function,
+    x: Given,
+    *,
+    unit: Given = None,
+    layout: Given = None,
     out_layout: str | None = None,
     statistic: str = "square",
     gates: str = "data",
     weights: str = "given",
-    channels: Any = "sum",
-    restrict: bool = True,
-) -> EffectiveField | tuple[EffectiveField, ...]:
+    channels: Given = "sum",
+) -> EffectiveField | tuple[EffectiveField, ...] | Tree:
     """The effective receptive field of a unit in closed form: E[g²], g the gradient of the unit's channels, without sampling.
 
     One pass pushes a second moment through the traced function, each primitive acting by its squared Jacobian; the
@@ -70,12 +106,13 @@ def analytic(
     `coverage` says whether that is so here, and `notes` why not.
 
     Args:
-        f: a function from an array to an array. It is traced and compiled once for each shape, as by `jax.jit`; a pytree
-            (`jax.tree_util.Partial(apply, params)`, an Equinox module) once for all weights.
+        f: a function from an array to an array (or from a tuple or dict of arrays to any tree of arrays). It is traced and
+            compiled once for each shape, as by `jax.jit`; a pytree (`jax.tree_util.Partial(apply, params)`, an Equinox module)
+            once for all weights.
         x: inputs, averaged over the rows of N. With mean-field gates only their mean square counts, and a
-            `jax.ShapeDtypeStruct` stands for one.
+            `jax.ShapeDtypeStruct` stands for one. Of several inputs each in turn is asked about, the others held as they are.
         unit: index of the output unit, one integer per spatial axis; None is the centre n // 2; a list is a batch of units.
-        layout, out_layout: the axes of `x` and of the output.
+        layout, out_layout: the axes of `x` and of the output; see `theoretical`.
         statistic: "square" E[g²] per input channel, summed over them; "rms" the root per channel, summed; "mean" E[g], weights as
             they are and gates E[φ'].
         gates: "data" takes φ' at the activations that `x` causes; "mean-field" computes E[φ'²] from the variance of every
@@ -85,13 +122,14 @@ def analytic(
         channels: "sum" differentiates the sum of the unit's channels, whose gradient has a coherent part after a nonlinearity:
             weights are then conditioned on the activations that they cause (with gates from data). "random-signs" gives every
             channel a random sign, which leaves no such part, and is the same as "frobenius"; an integer takes one channel.
-        restrict: compute the cone of the units only.
 
     Returns:
-        The field, in squared gradient (or gradient) per unit of output; a tuple of fields if `unit` is a list.
+        The field, in squared gradient (or gradient) per unit of output; a tuple of fields if `unit` is a list; trees of fields
+        for several inputs or outputs, as `theoretical` gives them.
 
     Raises:
         LayoutError, UnitError, SampleError: an argument does not fit.
+        FunctionError: f cannot be traced.
         UnsupportedPrimitiveError: a primitive without a closed form.
         DataDependentError: branches that the data choose.
 
@@ -104,43 +142,26 @@ def analytic(
         >>> field.map, field.coverage
         (array([0.  , 0.  , 0.25, 0.5 , 0.25, 0.  , 0.  ]), 'exact')
     """
-    reading = Reading(statistic, gates, weights, channels, restrict)
-    reading.check()
-    rows, spec = _rows(x, layout, reading)
-    if not jnp.isfinite(rows).all():
-        raise SampleError("The input holds values that are not finite (NaN or infinity): leave these rows out.")
-    key = ("analytic", str(spec), _frozen(unit), layout, out_layout, reading, str(jax.dtypes.canonicalize_dtype(float)))
-    compiled: _Compiled = cached(f, key, lambda: _compile(f, spec, unit, layout, out_layout, reading))
-    compiled = compiled.with_weights(take_apart(f).weights)
-    prepared = compiled.prepared
-    step, count = compiled.rows_at_once, len(rows)
-    total: Any = 0.0
-    for first in range(0, count, step):
-        chunk = np.asarray(rows[first : first + step])
-        padded = (
-            np.concatenate([chunk, np.repeat(chunk[-1:], step - len(chunk), axis=0)])[:step] if count > step else chunk
-        )
-        found = np.asarray(compiled.run(prepared.weights, padded), np.float64)
-        total = total + found[: len(chunk)].sum(axis=0)
-    maps = _finish(total / count, prepared, np)
-    window = [compiled.window[a] for a in prepared.probe.layout.spatial]
-    sides = [(int(p.start), n - int(p.stop)) for p, n in zip(window, prepared.probe.shape, strict=True)]
-    fields = tuple(_field(np.pad(m, sides), compiled, i, {"rows": count, "layout": layout}) for i, m in enumerate(maps))
-    return fields if prepared.probe.batched else fields[0]
+    options = Options(statistic, gates, weights, channels)
+    options.check()
+    sample, inputs = one_sample(x, layout)
+    require_floating(sample, inputs)
+    rows = _rows(x, sample, inputs, options)
+    asked = ask(f, sample, inputs, unit=unit, out_layout=out_layout)
+    return asked.answer(lambda question: _fields(question, f, rows, options))
 
 
 def analytic_map(
-    f: Callable[..., Any],
-    x: Any,
+    f: Function,
+    x: Shaped,
     *,
-    unit: Any = None,
-    layout: str = "NHWC",
+    unit: Unit | list[Unit] = None,
+    layout: str | None = None,
     out_layout: str | None = None,
-    statistic: str = "square",
-    gates: str = "data",
-    weights: str = "given",
-    channels: Any = "sum",
-    restrict: bool = True,
+    statistic: Literal["square", "rms", "mean"] = "square",
+    gates: Gates = "data",
+    weights: Weights = "given",
+    channels: Channels = "sum",
 ) -> Float[Array, "*space"]:
     """The map of `analytic` as a JAX array that can be jitted, mapped and differentiated, also by what f closes over.
 
@@ -162,23 +183,21 @@ def analytic_map(
         >>> bool(width(step) > width(w))
         True
     """
-    reading = Reading(statistic, gates, weights, channels, restrict)
-    reading.check()
-    rows, spec = _rows(x, layout, reading)
-    prepared = prepare(f, spec, unit, layout, out_layout, reading)
-    windows: list[Box] = []
-
-    @jax.jit
-    def every(consts: Any, rows: Any) -> Any:
-        cone = prepared.cone(consts)
-        windows.append(full(spec.shape) if cone is None else cone.windows[0])
-        return lax.map(functools.partial(prepared.moments, consts), rows)
-
-    maps = _finish(jnp.mean(every(prepared.weights, rows), axis=0), prepared, jnp)
-    window = [windows[0][a] for a in prepared.probe.layout.spatial]
-    sides = [(int(p.start), n - int(p.stop)) for p, n in zip(window, prepared.probe.shape, strict=True)]
-    maps = jnp.pad(maps, [(0, 0), *sides])
-    return maps if prepared.probe.batched else maps[0]
+    options = Options(statistic, gates, weights, channels)
+    options.check()
+    sample, inputs = one_sample(x, layout)
+    require_floating(sample, inputs)
+    rows = _rows(x, sample, inputs, options)
+    each = ask(f, sample, inputs, unit=unit, out_layout=out_layout).each
+    if len(each) > 1:
+        raise LayoutError(f"`analytic_map` gives one map, but there are {len(each)}: pick one input and one output.")
+    (question,) = each
+    _check(question, options)
+    moment_pass = MomentPass.of(question, options)
+    run = jax.jit(lambda consts, rows: lax.map(functools.partial(moment_pass.moments, consts), rows))
+    maps = finish(jnp.mean(run(question.consts, rows), axis=0), moment_pass, jnp)
+    maps = jnp.pad(maps, [(0, 0), *sides(moment_pass)])
+    return maps if question.several else maps[0]
 
 
 def widths(field: Float[Array, "*space"]) -> Float[Array, " axes"]:
@@ -203,76 +222,89 @@ def widths(field: Float[Array, "*space"]) -> Float[Array, " axes"]:
     return jnp.stack(found)
 
 
-def _rows(x: Any, layout: str, reading: Reading) -> tuple[Any, jax.ShapeDtypeStruct]:
-    """The inputs one by one along a leading axis, each with a batch of one; for mean field their mean square, once."""
-    source = parse_input(layout, x.shape)
-    shape = tuple(1 if axis == source.batch else n for axis, n in enumerate(x.shape))
-    spec = jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(x.dtype))
-    if isinstance(x, jax.ShapeDtypeStruct):
-        if reading.gates == "data":
-            raise SampleError('Gates from data need an input with values: pass an array, or gates="mean-field".')
-        return np.ones(1, spec.dtype), spec
-    library: Any = np if isinstance(x, np.ndarray) else jnp
-    if reading.gates == "mean-field":
-        return library.mean(library.square(x))[None].astype(spec.dtype), spec
-    if source.batch is None:
-        return x[None].astype(spec.dtype), spec
-    return library.expand_dims(library.moveaxis(x, source.batch, 0), source.batch + 1).astype(spec.dtype), spec
+def _check(question: Question, options: Options) -> None:
+    question.check_differentiable()
+    question.check_channels(options.channels, "square")
 
 
-def _compile(
-    f: Callable[..., Any], spec: Any, unit: Any, layout: str, out_layout: str | None, reading: Reading
-) -> _Compiled:
-    """Traces f, surveys what the theory covers, and compiles the pass."""
-    prepared = prepare(f, spec, unit, layout, out_layout, reading)
-    cone = prepared.cone(prepared.weights)
+def _rows(x: Any, sample: Any, inputs: Layouts, options: Options) -> tuple[Any, ...]:
+    """The leaves of the samples along a leading axis, each with a batch of one; for mean field their mean squares, once."""
+    leaves, specs = inputs.leaves(x), inputs.leaves(sample)
+    abstract = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
+    if abstract and options.gates == "data":
+        raise SampleError('Gates from data need an input with values: pass an array, or gates="mean-field".')
+    if options.gates == "mean-field":
+        return tuple(
+            np.ones(1, s.dtype) if abstract else _mean_square(a, s) for a, s in zip(leaves, specs, strict=True)
+        )
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        rows: Sequence[Any] = [_traced_rows(*pair) for pair in zip(leaves, inputs.letters, strict=True)]
+    else:
+        rows = split(np.asarray(x) if isinstance(x, list) else x, inputs, 0)
+    for row in rows:
+        if not isinstance(row, jax.core.Tracer) and not np.isfinite(np.asarray(row, np.float64)).all():
+            raise SampleError("The input holds values that are not finite (NaN or infinity): leave these rows out.")
+    return tuple(row.astype(spec.dtype) for row, spec in zip(rows, specs, strict=True))
+
+
+def _mean_square(leaf: Any, spec: Any) -> Any:
+    library: Any = jnp if isinstance(leaf, jax.Array) else np
+    return library.mean(library.square(leaf))[None].astype(spec.dtype)
+
+
+def _traced_rows(leaf: Any, letters: str | None) -> Any:
+    """The rows of an array that is itself traced."""
+    axis = 0 if letters is None else letters.find("N")
+    if axis < 0:
+        return leaf[None] if leaf.ndim == len(letters or "") else leaf
+    return jnp.expand_dims(jnp.moveaxis(leaf, axis, 0), axis + 1)
+
+
+def _compile(question: Question, f: Function, options: Options) -> _Compiled:
+    """Tells weights from filters, surveys what the theory covers, and compiles the pass."""
+    _check(question, options)
+    moment_pass = MomentPass.of(question, options)
+    cone = moment_pass.cone
     held = 1 if cone is None else sum(math.prod(lengths(step.box)) * step.output.dtype.itemsize for step in cone.steps)
+    at_once = max(1, min(MOST_ROWS, HOST_BUDGET // max(1, 2 * held)))
+    return _Compiled(moment_pass, moment_pass.survey(), at_once, _compiled(moment_pass), theory_of(question, f))
+
+
+def _compiled(moment_pass: MomentPass) -> Callable[..., Any]:
+    """The compiled pass: (consts, rows) -> moments of every row."""
+    return jax.jit(lambda consts, rows: jax.vmap(lambda row: moment_pass.moments(consts, row))(rows))
+
+
+def theory_of(question: Question, f: Function) -> tuple[TheoreticalField | str, ...]:
+    """The theoretical field of every unit, or in words why there is none."""
     try:
-        theory = list(theoretical(f, spec, unit=list(prepared.probe.units), layout=layout, out_layout=out_layout))
+        return fields_of(question, f)
     except ErfjaxError as error:
-        theory = [f"no theoretical field: {error}"] * len(prepared.probe.units)
-    return _Compiled(
-        prepared,
-        _surveyed(prepared),
-        full(spec.shape) if cone is None else cone.windows[0],
-        max(1, min(MOST_ROWS, HOST_BUDGET // max(1, 2 * held))),
-        _pass(prepared),
-        theory,
-    )
+        return (f"no theoretical field: {error}",) * len(question.units)
 
 
-def _pass(prepared: Prepared) -> Callable[..., Any]:
-    """The compiled pass: (weights, rows) -> moments of every row."""
-    return jax.jit(lambda weights, rows: jax.vmap(lambda row: prepared.moments(weights, row))(rows))
-
-
-def _surveyed(prepared: Prepared) -> Survey:
-    """What the theory covers of a prepared function."""
-    cone, reading = prepared.cone(prepared.weights), prepared.reading
-    if cone is None:
-        return Survey((), ("the output does not depend on the input",))
-    return coverage.survey(
-        cone,
-        prepared.drawn,
-        power=reading.power,
-        data=reading.gates == "data",
-        summed=reading.coherent,
-        channel=prepared.probe.target.channel,
-    )
-
-
-def _finish(moments: Any, prepared: Prepared, library: Any) -> Any:
-    """One map per unit from the moments (units, *window): the root if one is asked for, then the sum over channels."""
-    source = prepared.probe.layout
-    if prepared.reading.statistic == "rms":
-        positive = moments > 0
-        moments = library.where(positive, library.sqrt(library.where(positive, moments, 1)), 0)  # a finite slope at 0
-    return library.sum(moments, axis=tuple(a + 1 for a in source.summed()))
+def _fields(question: Question, f: Function, rows: tuple[Any, ...], options: Options) -> tuple[EffectiveField, ...]:
+    """The fields of all units."""
+    identity = ("analytic", question.identity, options)
+    compiled = cast(_Compiled, cached(f, identity, lambda: _compile(question, f, options))).asked(question)
+    moment_pass, count, step = compiled.moment_pass, len(rows[0]), compiled.rows_at_once
+    total: Any = 0.0
+    for first in range(0, count, step):
+        chunk = [np.asarray(leaf[first : first + step]) for leaf in rows]
+        size = len(chunk[0])
+        if count > step:  # the last chunk is filled up, so that all have one shape
+            chunk = [np.concatenate([leaf, np.repeat(leaf[-1:], step - size, axis=0)]) for leaf in chunk]
+        found = np.asarray(compiled.run(question.consts, tuple(chunk)), np.float64)
+        total = total + found[:size].sum(axis=0)
+    maps = finish(total / count, moment_pass, np)
+    metadata = {"rows": count, "layout": question.source.letters}
+    return tuple(_field(np.pad(m, sides(moment_pass)), compiled, i, metadata) for i, m in enumerate(maps))
 
 
 def _field(values: np.ndarray, compiled: _Compiled, i: int, metadata: dict[str, Any]) -> EffectiveField:
     """The field of one unit."""
-    survey, reading, theory = compiled.survey, compiled.prepared.reading, compiled.theory[i]
+    survey, theory = compiled.survey, compiled.theory[i]
+    question, options = compiled.moment_pass.question, compiled.moment_pass.options
     if not np.isfinite(values).all():
         raise MapError(
             "The second moment over- or underflows, or an activation is not finite: scale the input, or compute in float64 "
@@ -281,21 +313,17 @@ def _field(values: np.ndarray, compiled: _Compiled, i: int, metadata: dict[str, 
     explained = values.any() or any(word in note for note in survey.notes for word in ("silent", "does not depend"))
     dead = () if explained else ("every gradient is zero: the unit is dead",)
     unknown = (theory,) if isinstance(theory, str) else ()
+    data = options.gates == "mean-field" or metadata["rows"] > 1
     return EffectiveField(
         map=values,
         stderr=None,
-        statistic=reading.statistic,  # type: ignore[arg-type]
+        statistic=cast(Statistic, options.statistic),
         samples=0,
-        unit=compiled.prepared.probe.units[i],
-        theoretical=None if unknown else theory,
+        unit=question.units[i],
+        theoretical=None if isinstance(theory, str) else theory,
         coverage="approximate" if survey.reasons else "exact",
-        notes=(*survey.reasons, *survey.notes, *dead, *unknown),
-        metadata={**dataclasses.asdict(reading), **metadata},
+        notes=(*question.notes, *survey.reasons, *survey.notes, *dead, *unknown),
+        metadata={**dataclasses.asdict(options), **metadata},
+        channels=options.channels if isinstance(options.channels, str) else int(options.channels),
+        averages=("inputs and weights" if data else "weights") if options.power == 2 else ("inputs" if data else None),
     )
-
-
-def _frozen(unit: Any) -> Any:
-    """A unit, or a list of them, as something that can be hashed: a list stays apart from a tuple."""
-    if isinstance(unit, list):
-        return ("list", *(_frozen(u) for u in unit))
-    return unit if unit is None or hasattr(unit, "__index__") else tuple(unit)

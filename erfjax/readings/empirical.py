@@ -2,48 +2,109 @@
 
 import dataclasses
 import functools
+import itertools
 import operator
 import os
-from collections.abc import Callable
-from typing import Any, SupportsIndex
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal, SupportsIndex, cast, overload
 
 import jax
 import numpy as np
 
-from erfjax.errors import ErfjaxError, MapError, SampleError
-from erfjax.fields import EffectiveField
-from erfjax.layouts import is_index
-from erfjax.measurement import probe, reduction
+from erfjax.errors import MapError, SampleError
+from erfjax.fields import EffectiveField, TheoreticalField
+from erfjax.measurement import reduction
 from erfjax.measurement.accumulate import Accumulator
 from erfjax.measurement.checkpoint import State, fingerprint
-from erfjax.measurement.engine import Engine, assemble, cached, choose_batch_size
+from erfjax.measurement.cone import probe_of
+from erfjax.measurement.engine import Engine, assemble, choose_batch_size
 from erfjax.measurement.inputs import Source, open_source
-from erfjax.measurement.model import take_apart
+from erfjax.measurement.model import cached
 from erfjax.measurement.run import Run
-from erfjax.readings.cone import narrowed
-from erfjax.readings.theoretical import theoretical
-from erfjax.typing import Statistic
+from erfjax.readings.analytic import theory_of
+from erfjax.readings.question import Question, ask, require_floating
+from erfjax.typing import ArrayLike, Averages, Channels, Function, Given, Statistic, Tree, Unit
+
+Inputs = ArrayLike | Iterable[Any] | Callable[..., Any]
+"""Rows of samples: an array, a tuple or dict of arrays, an iterable of these, or a function of a random key."""
 
 
+@overload
 def empirical(
-    f: Callable[..., Any],
-    inputs: Any,
+    f: Function,
+    inputs: Inputs,
     *,
-    key: Any = None,
+    key: jax.Array | None = None,
     samples: SupportsIndex | None = None,
-    unit: Any = None,
-    layout: str = "NHWC",
+    unit: list[Unit],
+    layout: str | None = None,
+    out_layout: str | None = None,
+    statistic: Statistic = "square",
+    channels: Channels = "sum",
+    batch_size: SupportsIndex | None = None,
+    target: float | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: bool | None = None,
+    nonfinite: Literal["raise", "skip"] = "raise",
+) -> tuple[EffectiveField, ...]: ...
+@overload
+def empirical(
+    f: Function,
+    inputs: Inputs,
+    *,
+    key: jax.Array | None = None,
+    samples: SupportsIndex | None = None,
+    unit: Unit = None,
+    layout: str | None = None,
+    out_layout: str | None = None,
+    statistic: Statistic = "square",
+    channels: Channels = "sum",
+    batch_size: SupportsIndex | None = None,
+    target: float | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: bool | None = None,
+    nonfinite: Literal["raise", "skip"] = "raise",
+) -> EffectiveField: ...
+@overload
+def empirical(
+    f: Function,
+    inputs: Inputs,
+    *,
+    key: jax.Array | None = None,
+    samples: SupportsIndex | None = None,
+    unit: Unit | list[Unit] = None,
+    layout: Tree = None,
+    out_layout: str | None = None,
+    statistic: Statistic = "square",
+    channels: Channels = "sum",
+    batch_size: SupportsIndex | None = None,
+    target: float | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: bool | None = None,
+    nonfinite: Literal["raise", "skip"] = "raise",
+) -> Tree: ...
+def empirical(
+    f: Function,
+    inputs: Given,
+    *,
+    key: Given = None,
+    samples: SupportsIndex | None = None,
+    unit: Given = None,
+    layout: Given = None,
     out_layout: str | None = None,
     statistic: str = "square",
-    channels: SupportsIndex | str = "sum",
+    channels: Given = "sum",
     batch_size: SupportsIndex | None = None,
     target: float | None = None,
     mesh: jax.sharding.Mesh | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
     nonfinite: str = "raise",
-    restrict: bool = True,
-) -> EffectiveField | tuple[EffectiveField, ...]:
+) -> EffectiveField | tuple[EffectiveField, ...] | Tree:
     """The effective receptive field of a unit, averaged over samples: E[s(∂ unit / ∂ pixel)] with its standard error.
 
     Without a key a sample is one row of `inputs`, and f(x) is called with a batch of one. With a key sample i calls
@@ -51,20 +112,23 @@ def empirical(
     float64 in their order: batch size, number of devices and interruptions change nothing beyond rounding.
 
     Args:
-        f: a differentiable function from an array to an array; of (key, x) if there is a key. It is traced and compiled
-            once for each shape, as by `jax.jit`: pass the same function object again and nothing is compiled anew. A
-            pytree (`jax.tree_util.Partial(apply, params)`, an Equinox module) is compiled once for all weights.
+        f: a differentiable function from an array to an array (or from a tuple or dict of arrays to any tree of arrays); of
+            (key, x) if there is a key. It is traced and compiled once for each shape, as by `jax.jit`: pass the same function
+            object again and nothing is compiled anew. A pytree (`jax.tree_util.Partial(apply, params)`, an Equinox module) is
+            compiled once for all weights. Only the cone of the units is computed, unless it would unroll a long loop.
         inputs: an array of rows (along N, or along a leading axis if the layout has no N), or an iterable of rows or
-            batches for data that does not fit into memory. With a key the rows of an array are reused in turn, and a
-            function key -> x (one sample, traceable by JAX) may be given instead.
+            batches for data that does not fit into memory. A tuple or dict of arrays is the input of a function of several
+            arrays: each with space in turn is asked about, the others held as they are in that sample. With a key the rows
+            of an array are reused in turn, and a function key -> x (one sample, traceable by JAX) may be given instead.
         key: the random key of all samples.
         samples: how many samples; by default every row once. It may be left out if there is a target.
         unit: index of the output unit, one integer per spatial axis; None is the centre n // 2; a list is a batch of
             units.
-        layout: the axes of one sample: N batch, C channels, D, H, W, L space.
+        layout: the axes of one sample: N batch, C channels, D, H, W, L space; None infers NWC, NHWC or NDHWC from 3, 4 or 5
+            axes (an iterable of single images may leave out N).
         out_layout: the axes of the output; by default those of the input, or "NC" where there is no space left.
         statistic: s, taken per input channel and summed over them: "square" g², "rms" the root of its mean, "abs" |g|,
-            "relu" max(g, 0), "signed" g.
+            "relu" max(g, 0), "mean" g.
         channels: "sum" differentiates the sum of the unit's channels, an integer one channel, "frobenius" every channel
             by itself and sums their statistics, "random-signs" estimates that for squares with one random sign per
             channel.
@@ -74,16 +138,17 @@ def empirical(
         checkpoint: a file that keeps the state every few seconds; the same call continues from it, to the same bits.
             Several processes must see the same file.
         progress: whether to show a bar; by default on a terminal.
-        restrict: compute only the cone of the units: the part of every layer that can reach them.
         nonfinite: "raise" stops at a sample whose output or gradient is not finite, "skip" leaves it out and says so.
 
     Returns:
         The field in the squared gradient (or gradient) per unit of output on the input's pixels; a tuple of fields, one
-        per unit, if `unit` is a list. Ctrl-C ends a run early with a valid field of the samples so far.
+        per unit, if `unit` is a list; trees of fields for several inputs or outputs, as `theoretical` gives them. Ctrl-C
+        ends a run early with a valid field of the samples so far.
 
     Raises:
         LayoutError, UnitError: layout, unit or channel do not fit the input or the output.
         SampleError: no samples, or one that is not finite.
+        FunctionError: f cannot be traced.
         CheckpointError: the checkpoint is damaged or of another run.
 
     Source: W. Luo et al., "Understanding the Effective Receptive Field in Deep CNNs", NeurIPS 2016, section 3.
@@ -98,47 +163,118 @@ def empirical(
     if nonfinite not in ("raise", "skip"):
         raise SampleError(f'`nonfinite` must be "raise" or "skip", but got {nonfinite!r}.')
     _check_key(key)
-    source = open_source(inputs, key, layout)
-    count = _count(samples, source, key, target)
-    base = jax.random.key(0) if key is None else key
+    once = isinstance(inputs, Iterator)
+    first, again = itertools.tee(inputs) if once else (inputs, inputs)
+    source = open_source(first, key, layout)
+    require_floating(source.spec, source.layouts)
+    asked = ask(f, source.spec, source.layouts, key=key, unit=unit, out_layout=out_layout)
+    if once:  # every output and every input reads all rows; one question alone keeps none of them
+        again = list(again) if len(asked.each) > 1 else ()
+    settings = _Settings(key, samples, chosen, channels, batch_size, target, mesh, progress, nonfinite)
+    sources = iter([source])  # the first question takes the source that is open, the others open their own
+
+    def answer(question: Question) -> tuple[EffectiveField, ...]:
+        rows = next(sources, None) or open_source(again, key, layout)
+        path = None if checkpoint is None else _numbered(checkpoint, asked.each.index(question))
+        return _measured(f, question, rows, settings, path)
+
+    return asked.answer(answer)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+    """How to measure; see `empirical`."""
+
+    key: Any
+    samples: SupportsIndex | None
+    statistic: Statistic
+    channels: Given
+    batch_size: SupportsIndex | None
+    target: float | None
+    mesh: jax.sharding.Mesh | None
+    progress: bool | None
+    nonfinite: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Compiled:
+    """A compiled measurement, and the theoretical field of every unit, or in words why there is none."""
+
+    engine: Engine
+    theory: tuple[TheoreticalField | str, ...]
+
+
+def _measured(
+    f: Function, question: Question, source: Source, settings: _Settings, checkpoint: str | os.PathLike[str] | None
+) -> tuple[EffectiveField, ...]:
+    """The fields of all units of a question."""
+    base = jax.random.key(0) if settings.key is None else settings.key
+    target, degree = settings.target, reduction.order(settings.statistic)
+    count = _count(settings.samples, source, settings.key, target)
+    compiled = _compiled(f, question, source, settings, base)
+    engine = compiled.engine
+    size = choose_batch_size(engine, count) if settings.batch_size is None else operator.index(settings.batch_size)
+    if size < 1 or size % engine.devices:
+        raise SampleError(f"`batch_size` must be a positive multiple of {engine.devices} devices, but got {size}.")
     model = {
-        "input": f"{source.spec.dtype}{list(source.spec.shape)}",
-        "layout": (layout, out_layout),
-        "unit": _frozen(unit),
-        "statistic": chosen,
-        "channels": channels,
-        "restrict": restrict,
+        "input": ", ".join(f"{spec.dtype}{list(spec.shape)}" for spec in question.sample),
+        "layout": (question.source.letters, question.target.letters),
+        "unit": [list(unit) for unit in question.units],
+        "statistic": settings.statistic,
+        "channels": settings.channels if isinstance(settings.channels, str) else int(settings.channels),
     }
-    compiled = _engine(f, source, key, base, model, mesh)
-    size = choose_batch_size(compiled, count) if batch_size is None else operator.index(batch_size)
-    if size < 1 or size % compiled.devices:
-        raise SampleError(f"`batch_size` must be a positive multiple of {compiled.devices} devices, but got {size}.")
 
     def fields(state: State) -> tuple[EffectiveField, ...]:
         metadata = {**model, "batch_size": state.batch_size, "device": jax.devices()[0].device_kind}
-        return _fields(compiled, state, chosen, metadata)
+        return _fields(question, compiled, state, settings, metadata)
 
     def reached(accumulator: Accumulator) -> bool:
         return target is not None and all(_precise(field, target) for field in fields(State(accumulator)))
 
-    shape = (len(compiled.probe.units), *compiled.probe.window)
+    shape = (len(question.units), *engine.probe.window)
     state, save = State(Accumulator.empty(shape), batch_size=size), None
     if checkpoint is not None:
-        settings = {**model, "samples": count, "target": target, "nonfinite": nonfinite}
-        mark = fingerprint(compiled.lowered(base, source.row), compiled.consts, base, settings)
+        marked = {**model, "samples": count, "target": target, "nonfinite": settings.nonfinite}
+        mark = fingerprint(engine.lowered(base, source.row), engine.consts, base, marked)
         state = State.load(checkpoint, mark) or state
         state.check_shared(checkpoint)
         save = functools.partial(_save, checkpoint, mark)
     if not state.done:
         source.resume(state.position, state.digest)
-        degree = reduction.order(chosen)
-        state = Run(compiled, source, base, degree, count, reached, nonfinite == "skip", save, progress, state).finish()
+        skip = settings.nonfinite == "skip"
+        state = Run(engine, source, base, degree, count, reached, skip, save, settings.progress, state).finish()
     if not state.accumulator.count:
         raise SampleError(f"None of the {state.position} samples is finite: look at the weights and the inputs.")
     if target is not None and not reached(state.accumulator):
         state = dataclasses.replace(state, notes=(*state.notes, f"the target of {target:g} was not reached"))
-    result = fields(state)
-    return result if compiled.probe.batched else result[0]
+    return fields(state)
+
+
+def _compiled(f: Function, question: Question, source: Source, settings: _Settings, base: Any) -> _Compiled:
+    """The compiled measurement of f, from the cache if it was measured like this before."""
+    question.check_differentiable()
+    question.check_channels(settings.channels, settings.statistic)
+
+    def make() -> _Compiled:
+        probe = probe_of(question)
+        options = (settings.statistic, settings.channels, source.draw, base, settings.mesh, question.main)
+        return _Compiled(assemble(probe, *options), theory_of(question, f))
+
+    identity = (
+        "empirical",
+        question.identity,
+        settings.statistic,
+        settings.channels,
+        source.draw,
+        settings.mesh,
+    )
+    found = cast(_Compiled, cached(f, identity, make))
+    return dataclasses.replace(found, engine=found.engine.with_weights(question.weights))
+
+
+def _numbered(path: str | os.PathLike[str], index: int) -> str | os.PathLike[str]:
+    """The file of one of several questions: the first has the path as given."""
+    return path if index == 0 else Path(path).with_name(f"{Path(path).name}.{index}")
 
 
 def _check_key(key: Any) -> None:
@@ -168,78 +304,51 @@ def _count(samples: SupportsIndex | None, source: Source, key: Any, target: floa
     return count
 
 
-def _frozen(unit: Any) -> Any:
-    """A unit, or a list of them, as something that can be hashed: a list stays apart from a tuple."""
-    if isinstance(unit, list):
-        return ("list", *(_frozen(u) for u in unit))
-    return unit if unit is None or is_index(unit) else tuple(map(operator.index, unit))
-
-
-def _thawed(unit: Any) -> Any:
-    """The unit that `_frozen` froze."""
-    return [_thawed(u) for u in unit[1:]] if isinstance(unit, tuple) and unit[:1] == ("list",) else unit
-
-
-def _engine(f: Callable[..., Any], source: Source, key: Any, base: Any, model: dict[str, Any], mesh: Any) -> Engine:
-    """The compiled measurement of f, from the cache if it was measured like this before."""
-    layout, out_layout = model["layout"]
-
-    def make() -> Engine:
-        built = probe.build(f, source.spec, key, layout, out_layout, _thawed(model["unit"]))
-        probe.check_channels(model["channels"], built.channels, model["statistic"])
-        narrow = narrowed(built, source.spec, base) if model["restrict"] else built
-        made = assemble(narrow, model["statistic"], model["channels"], source.draw, base, mesh)
-        made.facts["theoretical"] = _theoretical(f, source.spec, key, built.units, layout, out_layout)
-        return made
-
-    kind = None if key is None else (key.shape, str(key.dtype))
-    precision = (getattr(jax.config, "jax_default_matmul_precision", None), str(jax.dtypes.canonicalize_dtype(float)))
-    settings = (*model.values(), kind, source.draw, mesh, precision)
-    return cached(f, settings, make).with_weights(take_apart(f).weights)
-
-
-def _theoretical(f: Callable[..., Any], x: Any, key: Any, units: Any, layout: str, out_layout: str | None) -> list[Any]:
-    """The theoretical field of every unit, or in words why there is none."""
-    try:
-        g = f if key is None else functools.partial(f, key)
-        return theoretical(g, x, unit=list(units), layout=layout, out_layout=out_layout)
-    except ErfjaxError as error:
-        return [f"no theoretical field: {error}"] * len(units)
-
-
 def _save(path: str | os.PathLike[str], mark: dict[str, str], state: State) -> None:
     """Keeps the state; of several processes the first writes."""
     if jax.process_index() == 0:
         state.save(path, mark)
 
 
-def _fields(engine: Engine, state: State, statistic: Statistic, metadata: dict[str, Any]) -> tuple[EffectiveField, ...]:
+def _fields(
+    question: Question, compiled: _Compiled, state: State, settings: _Settings, metadata: dict[str, Any]
+) -> tuple[EffectiveField, ...]:
     """The fields of all units."""
-    probe, moments, notes = engine.probe, state.accumulator, list(state.notes)
+    probe, moments, notes = compiled.engine.probe, state.accumulator, [*question.notes, *state.notes]
     if state.skipped:
         shown = ", ".join(map(str, state.skipped[:10])) + (" ..." if len(state.skipped) > 10 else "")
         notes.append(f"{len(state.skipped)} samples left out because they are not finite: {shown}")
     mean, stderr, batches = moments.mean, moments.stderr(), moments.batches()
+    averages = _averages(question, settings, moments.count)
     result = []
-    for i, (unit, theory) in enumerate(zip(probe.units, engine.facts["theoretical"], strict=True)):
-        field, error = reduction.finish(mean[i], None if stderr is None else stderr[i], statistic)
+    for i, (unit, theory) in enumerate(zip(question.units, compiled.theory, strict=True)):
+        field, error = reduction.finish(mean[i], None if stderr is None else stderr[i], settings.statistic)
         silent = () if field.any() else ("every gradient is zero: the unit is dead, or does not depend on the input",)
         unknown = (theory,) if isinstance(theory, str) else ()
         result.append(
             EffectiveField(
                 map=probe.embed(field),
                 stderr=None if error is None else probe.embed(error),
-                statistic=statistic,
+                statistic=settings.statistic,
                 samples=moments.count,
                 unit=unit,
-                theoretical=None if unknown else theory,
+                theoretical=None if isinstance(theory, str) else theory,
                 coverage="measured",
                 notes=(*notes, *silent, *unknown),
                 batches=None if batches is None else probe.embed(batches[:, i]),
                 metadata=dict(metadata),
+                channels=metadata["channels"],
+                averages=averages,
             )
         )
     return tuple(result)
+
+
+def _averages(question: Question, settings: _Settings, count: int) -> Averages | None:
+    """What the mean is taken over: inputs without a key; weights with one, and inputs too."""
+    if settings.key is None:
+        return "inputs" if count > 1 else None
+    return "inputs and weights"
 
 
 def _precise(field: EffectiveField, target: float) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 
 from erfjax.fields import LayerRow, Phase, PhaseTable, TheoreticalField
 from erfjax.layouts import Layout
-from erfjax.readings.cone import unit_box
+from erfjax.measurement.cone import unit_box
 from erfjax.tracing import registry
 from erfjax.tracing.positions.access import IrregularError, Shift
 from erfjax.tracing.positions.axis_roles import Roles, roles
@@ -32,11 +32,13 @@ class Reader:
         program: the traced function.
         source: the layout of its input.
         views: how its equations are seen.
+        inferred: what its fields should note about the question.
     """
 
     program: Program
     source: Layout
     views: Views
+    inferred: tuple[str, ...] = ()
 
     @functools.cached_property
     def roles(self) -> dict[Atom, Roles]:
@@ -197,11 +199,14 @@ class Reader:
 
     def notes(self, atom: Atom) -> tuple[str, ...]:
         if isinstance(atom, Known):
-            return ("The output does not depend on the input: nothing is seen.",)
+            return (*self.inferred, "The output does not depend on the input: nothing is seen.")
         unknown = [e for e in _all(self.program) if not e.blocks and not registry.known(e.primitive)]
         if not unknown:
-            return ()
-        return (f"{len(unknown)} equation(s) without a rule, seen whole: {', '.join(map(str, unknown))}.",)
+            return self.inferred
+        return (
+            *self.inferred,
+            f"{len(unknown)} equation(s) without a rule, seen whole: {', '.join(map(str, unknown))}.",
+        )
 
     def layers(self, atom: Atom) -> tuple[LayerRow, ...]:
         """One row per layer on the way to a variable, each for the centre unit of the layer."""

@@ -1,49 +1,86 @@
 """`theoretical`: where a unit of any JAX function can look, exactly, from one trace and the hull walk."""
 
-from typing import Any, Literal
+from typing import Any, Literal, cast, overload
 
-import jax
-
-from erfjax.layouts import parse_input, parse_output, resolve_units
+from erfjax.errors import LayoutError, SampleError, UnitError
+from erfjax.fields import TheoreticalField
+from erfjax.measurement.model import cached
+from erfjax.readings.question import Question, Questions, ask, one_sample
 from erfjax.readings.reader import Reader
-from erfjax.tracing.positions.hull import everything, refuse, remembered
-from erfjax.tracing.program.flatten import trace
-from erfjax.typing import Function, Shaped
+from erfjax.tracing.positions.hull import Views, everything, refuse, remembered
+from erfjax.typing import Function, Given, Shaped, Tree, Unit
+
+UNKNOWN: dict[str, Views] = {"refuse": refuse, "everything": everything}
 
 
+@overload
 def theoretical(
     f: Function,
     x: Shaped,
     *,
-    unit: Any = None,
-    layout: str = "NHWC",
+    unit: list[Unit],
+    layout: str | None = None,
     out_layout: str | None = None,
     unknown: Literal["refuse", "everything"] = "refuse",
-) -> Any:
+) -> tuple[TheoreticalField, ...]: ...
+@overload
+def theoretical(
+    f: Function,
+    x: Shaped,
+    *,
+    unit: Unit = None,
+    layout: str | None = None,
+    out_layout: str | None = None,
+    unknown: Literal["refuse", "everything"] = "refuse",
+) -> TheoreticalField: ...
+@overload
+def theoretical(
+    f: Function,
+    x: Tree,
+    *,
+    unit: Unit | list[Unit] = None,
+    layout: Tree = None,
+    out_layout: str | None = None,
+    unknown: Literal["refuse", "everything"] = "refuse",
+) -> Tree: ...
+def theoretical(
+    f: Function,
+    x: Given,
+    *,
+    unit: Given = None,
+    layout: Given = None,
+    out_layout: str | None = None,
+    unknown: str = "refuse",
+) -> TheoreticalField | tuple[TheoreticalField, ...] | Tree:
     """The theoretical receptive field of a unit of `f`: where it can look, in exact integers.
 
-    The function is traced once and never run. Of what it knows beforehand only what moves positions is looked at: indices,
-    the index of a branch, and the zeros (but for rounding) of a fixed matrix in a contraction, as in resizing, which goes on
-    beyond the border as it is inside. Any other weight or mask counts, zero or not, and of
-    what the data decide (an extremum, an order, an index, a branch) all outcomes count. So the mask holds the support of the
-    Jacobian, and is it for weights in general position; only a set that falls apart into more than 512 boxes (pixels in random
-    order) is replaced by a larger one.
+    The function is traced once, for one sample, and never run; asked again, it is not even traced. Only constants that determine
+    positions are read: index arrays, branch indices, and the zero pattern of constant matrices in a contraction (as in
+    `jax.image.resize`). All other constants count as non-zero, and where data decide (an extremum, an order, an index, a branch)
+    every outcome is included. The mask therefore contains the support of the Jacobian, with equality for generic weights; only a
+    set that falls apart into more than 512 boxes (pixels in random order) is replaced by a larger one.
 
     Args:
-        f: maps an array to an array, or to a tree of arrays: then the result is the same tree of fields.
-        x: an array or a `jax.ShapeDtypeStruct`; only shape and dtype are used.
-        unit: spatial index of the output, one integer per spatial axis; None is the centre n // 2; a list of units gives a list.
-        layout: the axes of `x`, such as "NHWC", "NCHW", "CHW", "NWC", "NDHWC".
+        f: maps an array to an array. It may take several, as one tuple or dict, and return any tree of arrays.
+        x: an array or a `jax.ShapeDtypeStruct`, of which only shape and dtype are used; a tuple or dict of them where f takes
+            several.
+        unit: spatial index of the output, one integer per spatial axis; None is the centre n // 2; a list of units gives a tuple.
+        layout: the axes of `x`, such as "NHWC", "NCHW", "CHW", "NWC", "NDHWC"; for several inputs a tree of these. None infers
+            NWC, NHWC or NDHWC from the number of axes, and says so in a note where it is not NHWC.
         out_layout: the axes of the output; by default those of the input where the output has as many.
         unknown: "refuse" a primitive without a rule, or let it see "everything" (the notes count them).
 
     Returns:
-        A `TheoreticalField`; positions in pixels of the input.
+        A `TheoreticalField`, positions in pixels of the input; a tuple of fields if `unit` is a list. For a tree of outputs the
+        same tree of fields; for several inputs, in its place, the tree of the inputs with a field for each floating-point array
+        that has space, and None for the others.
 
     Raises:
         UnsupportedPrimitiveError: a primitive without a rule.
         DataDependentError: a loop whose length depends on the input.
+        FunctionError: f cannot be traced.
         LayoutError, UnitError: the layout or the unit does not fit.
+        SampleError: there is no option of that name.
 
     Source:
         A. Araujo, W. Norris, J. Sim, Computing Receptive Fields of Convolutional Neural Networks, Distill 2019; exact sets of
@@ -58,15 +95,36 @@ def theoretical(
         >>> field.size, field.stride, field.start
         ((3, 3), (2, 2), (4, 4))
     """
-    source = parse_input(layout, x.shape)
-    program = trace(f, x)
-    views = remembered({"refuse": refuse, "everything": everything}[unknown])
-    reader = Reader(program, source, views)
-    leaves, tree = jax.tree.flatten(program.tree)
-    fields = []
-    for atom, leaf in zip(program.outputs, leaves, strict=True):
-        target = parse_output(out_layout, leaf.shape, layout)
-        units, several = resolve_units(unit, target.space(leaf.shape))
-        found = [reader.field(atom, target, u) for u in units]
-        fields.append(found if several else found[0])
-    return jax.tree.unflatten(tree, fields)
+    if unknown not in UNKNOWN:
+        raise SampleError(f"`unknown` must be one of {', '.join(map(repr, UNKNOWN))}, but got {unknown!r}.")
+    asked = _asked(f, x, unit, layout, out_layout)
+    return asked.answer(lambda question: fields_of(question, f, unknown))
+
+
+def fields_of(question: Question, f: Function, unknown: str = "refuse") -> tuple[TheoreticalField, ...]:
+    """The theoretical field of every unit of a question."""
+
+    def make() -> Reader:
+        return Reader(question.program(), question.source, remembered(UNKNOWN[unknown]), question.notes)
+
+    # the positions of a model that holds its weights as a pytree may depend on these (zeros, indices): read anew each time
+    identity = ("reader", question.identity[:-2], unknown)
+    reader = make() if question.weights or question.key is not None else cast(Reader, cached(f, identity, make))
+    return tuple(reader.field(reader.program.output, question.target, unit) for unit in question.units)
+
+
+def _asked(f: Function, x: Any, unit: Any, layout: Any, out_layout: str | None) -> Questions:
+    """The questions about one sample; about the whole batch where f takes no other number of rows."""
+    spec, inputs = one_sample(x, layout)
+    try:
+        return ask(f, spec, inputs, unit=unit, out_layout=out_layout)
+    except (LayoutError, UnitError):
+        raise
+    except Exception as error:
+        whole, _ = one_sample(x, layout, whole=True)
+        if whole == spec:
+            raise
+        try:
+            return ask(f, whole, inputs, unit=unit, out_layout=out_layout)
+        except Exception:
+            raise error from None

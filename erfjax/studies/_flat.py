@@ -165,7 +165,7 @@ def _measured(stack: Stack, depth: int, ndim: int, precision: str = "float32") -
     """The gradient of the centre unit; there is nothing random in it, so one sample is all."""
     network: Any = stack.network(jax.random.key(0), in_channels=1)
     image = np.zeros((1, *(2 * depth + 1,) * ndim, 1), precision)
-    options: Any = {"statistic": "signed", "progress": False, "nonfinite": "raise"}
+    options: Any = {"statistic": "mean", "progress": False, "nonfinite": "raise"}
     return cast(EffectiveField, empirical(network, image, layout=("NWC", "NHWC")[ndim - 1], **options))
 
 

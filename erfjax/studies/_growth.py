@@ -15,7 +15,7 @@ import dataclasses
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
@@ -256,14 +256,12 @@ def growth(
             draws[n],
             key=next(keys),
             samples=samples * depths[-1] // n,
-            statistic="signed" if uniform else statistic,
+            statistic="mean" if uniform else statistic,
             progress=False,
         )
-        measured[kind].append(_alive(cast(EffectiveField, field), kind, n))
+        measured[kind].append(_alive(field, kind, n))
     curves = tuple(
-        Curve(
-            *kind, "signed" if kind[0] == "uniform" else statistic, depths, tuple(closed[kind]), tuple(measured[kind])
-        )
+        Curve(*kind, "mean" if kind[0] == "uniform" else statistic, depths, tuple(closed[kind]), tuple(measured[kind]))
         for kind in kinds
     )
     settings = {

@@ -126,7 +126,7 @@ def shapes(
     found: list[Pair] = []
     for i, (kind, n, net) in enumerate(shown := bar(jobs, progress)):
         shown.set_postfix_str(f"{kind}, {n} layers")
-        settings: Any = {"width": width, "statistic": "signed" if kind == "uniform" else statistic} | net
+        settings: Any = {"width": width, "statistic": "mean" if kind == "uniform" else statistic} | net
         settings |= {"samples": 1 if kind == "uniform" else samples}
         key = jax.random.fold_in(jax.random.key(seed), i)
         found.append(pair(f"{kind}, {n} layers", Conv(3) ** n, key=key, **settings))

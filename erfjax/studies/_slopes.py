@@ -202,7 +202,7 @@ def slopes(
 
 def _gradients(f: Any, side: int, key: Any, runs: int) -> Float[np.ndarray, "runs height width"]:
     """The gradient of the centre unit in every run: the batches of a signed measurement are single runs."""
-    options: Any = {"statistic": "signed", "progress": False}
+    options: Any = {"statistic": "mean", "progress": False}
     field = cast(EffectiveField, empirical(f, noise((side, side), 1), key=key, samples=runs, **options))
     assert field.batches is not None
     return field.batches

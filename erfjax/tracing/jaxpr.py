@@ -13,6 +13,7 @@ Primitives are compared as objects. Their names appear in messages only.
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,6 +35,7 @@ CALLS: dict[Primitive, str] = {
     primitives.call_p: "call_jaxpr",
 }
 LINEAR_SOLVE = primitives.linear_solve_p
+REMAT = primitives.remat_p
 SCAN, WHILE, COND = primitives.scan_p, primitives.while_p, primitives.cond_p
 CUSTOM_JVP, CUSTOM_VJP = primitives.custom_jvp_call_p, primitives.custom_vjp_call_p
 
@@ -49,6 +51,11 @@ class Body:
 
     jaxpr: Any
     consts: tuple[Any, ...]
+
+    @property
+    def equations(self) -> Sequence[Equation]:
+        """Its equations, in order."""
+        return self.jaxpr.eqns
 
     @classmethod
     def of(cls, value: Any) -> "Body":
@@ -138,6 +145,16 @@ def evaluate(equation: Equation, operands: Sequence[Any]) -> list[Any]:
         return jax.core.eval_jaxpr(jaxpr, (), *inputs)
 
 
+def bind(equation: Equation, operands: Sequence[Any], **changed: Any) -> Any:
+    """The results of the primitive of a flat equation on other operands, with some of its parameters changed."""
+    return equation.primitive.bind(*operands, **{**equation.params, **changed})
+
+
+def is_extended(dtype: Any) -> bool:
+    """Whether a dtype is one of JAX's own, such as that of random keys, which NumPy does not have."""
+    return jax.dtypes.issubdtype(dtype, jax.dtypes.extended)
+
+
 @functools.cache
 def _origin() -> Any:
     """What JAX asks of every program that is put together: where it comes from; here from nowhere."""
@@ -157,10 +174,53 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, np.integer) else value
 
 
+def bodies(equation: Equation) -> list[Body]:
+    """Every body inside an equation."""
+    inner = [v for p in equation.params.values() for v in (p if isinstance(p, tuple) else (p,))]
+    return [Body.of(v) for v in inner if hasattr(getattr(v, "jaxpr", v), "eqns")]
+
+
+def constants(body: Body) -> list[Any]:
+    """The constants of a body and of all bodies inside it."""
+    inner = [const for equation in body.equations for part in bodies(equation) for const in constants(part)]
+    return [*body.consts, *inner]
+
+
+def run(body: Body, operands: Sequence[Any], replaced: Callable[[Any], Any]) -> list[Any]:
+    """The results of a body with other constants; calls are entered, so that the constants inside them are replaced too."""
+    env = dict(zip(body.jaxpr.invars, operands, strict=True))
+    env.update((var, replaced(const)) for var, const in zip(body.jaxpr.constvars, body.consts, strict=True))
+
+    def read(atom: Any) -> Any:
+        return atom.val if isinstance(atom, Literal) else env[atom]
+
+    for equation in body.equations:
+        inputs = [read(atom) for atom in equation.invars]
+        called = None if equation.primitive is REMAT else call(equation, inputs)
+        results = evaluate(equation, inputs) if called is None else run(*called, replaced)
+        env.update(zip(equation.outvars, results, strict=True))
+    return [read(atom) for atom in body.jaxpr.outvars]
+
+
+def footprint(body: Body) -> int:
+    """The bytes of all intermediate results of a body: what reverse mode may have to keep."""
+    total = 0
+    for equation in body.equations:
+        inner = [footprint(part) for part in bodies(equation)]
+        own = sum(math.prod(v.aval.shape) * getattr(v.aval.dtype, "itemsize", 8) for v in equation.outvars)
+        total += max(own, equation.params.get("length", 1) * max(inner, default=0))
+    return total
+
+
+def has_loops(body: Body) -> bool:
+    """Whether a scan or a while loop stands in a body, at any depth."""
+    return any(e.primitive in (SCAN, WHILE) or any(map(has_loops, bodies(e))) for e in body.equations)
+
+
 def label(equation: Equation) -> str:
     """What people call the operation: the primitive, or the function under a derivative of its own (`relu`)."""
     if equation.primitive in (CUSTOM_JVP, CUSTOM_VJP):
-        inner = derived(equation).jaxpr.eqns
+        inner = derived(equation).equations
         if len(inner) == 1 and inner[0].primitive in CALLS:
             return inner[0].params.get("name", str(equation.primitive))
     return str(equation.primitive)

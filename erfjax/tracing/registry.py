@@ -40,7 +40,7 @@ def bind(
     equation: Equation, result: int, operands: Sequence[Any], boxes: Sequence[Box], box: Box, **changed: Any
 ) -> Any:
     """The primitive on the operands as they are, with some parameters changed."""
-    results = equation.primitive.bind(*operands, **{**equation.params, **changed})
+    results = jx.bind(equation, operands, **changed)
     return results[result] if equation.primitive.multiple_results else results
 
 

@@ -55,9 +55,7 @@ def test_what_is_no_weight_tells_models_apart():
         return apply(weights, x[:, :, places])
 
     own = weights(0)
-    plain, reversed_ = (
-        ej.empirical(Partial(rolled, jnp.arange(13)[::step], own), X, unit=(5, 3), restrict=False) for step in (1, -1)
-    )
+    plain, reversed_ = (ej.empirical(Partial(rolled, jnp.arange(13)[::step], own), X, unit=(5, 3)) for step in (1, -1))
     assert plain.map.any()
     assert reversed_.map.any()
     assert not plain.map[:, 7:].any()  # three layers reach three pixels around column 3, or around its mirror image

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 
 from erfjax.layouts import parse_input, parse_output
-from erfjax.readings.cone import cone_of
+from erfjax.measurement.cone import cone_of
 from erfjax.tracing import trace
 from tests.catalogue import LAYOUTS, build
 from tests.tracing import layers

@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 
 from erfjax.layouts import parse_input
-from erfjax.readings.cone import cone_of
+from erfjax.measurement.cone import cone_of
 from erfjax.tracing import trace
 from erfjax.tracing.windows import cpu_taps
 from tests.tracing.layers import weights

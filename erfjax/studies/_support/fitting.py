@@ -27,6 +27,7 @@ from erfjax.readings.analytic import analytic
 from erfjax.readings.empirical import empirical
 from erfjax.studies._support import residual
 from erfjax.studies.datasets import Task
+from erfjax.typing import Weights
 
 KIND = "TrainingRun"
 EVERY = 20.0  # seconds between two states on disk
@@ -240,7 +241,8 @@ class _Trainer:
             if out_layout is None or not self.task.dense:
                 options: Any = {"statistic": statistic, "channels": channels, "out_layout": out_layout}
                 found[name] = empirical(Partial(function, network), self.shown, progress=False, **options)
-        for name, weights in ((GIVEN, "given"), (EXCHANGEABLE, "exchangeable")):
+        kinds: tuple[tuple[str, Weights], ...] = ((GIVEN, "given"), (EXCHANGEABLE, "exchangeable"))
+        for name, weights in kinds:
             unit = Partial(residual.features, network)
             found[name] = analytic(unit, self.shown, weights=weights, channels="random-signs")
         return {name: Seen.of(field) for name, field in found.items()}

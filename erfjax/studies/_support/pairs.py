@@ -19,7 +19,7 @@ from erfjax.fields import EffectiveField
 from erfjax.readings.empirical import empirical
 from erfjax.typing import Statistic
 
-CLOSED: dict[str, Statistic] = {"square": "square", "rms": "rms", "abs": "rms", "relu": "rms", "signed": "mean"}
+CLOSED: dict[str, Statistic] = {"square": "square", "rms": "rms", "abs": "rms", "relu": "rms", "mean": "mean"}
 """The closed form beside each measured statistic: E|g| of a Gaussian g has the shape of √E[g²]."""
 CLAIM = ("what", "reported", "here")
 
@@ -99,7 +99,7 @@ def pair(
         >>> import jax
         >>> from erfjax.layers import Conv
         >>> from erfjax.studies._support.pairs import pair
-        >>> found = pair("uniform", Conv((3,)) ** 4, key=jax.random.key(0), samples=1, statistic="signed", init="uniform")
+        >>> found = pair("uniform", Conv((3,)) ** 4, key=jax.random.key(0), samples=1, statistic="mean", init="uniform")
         >>> found.trf, round(found.ratio().value, 5)
         (9, 1.0)
     """
@@ -111,10 +111,10 @@ def pair(
         samples=samples,
         channels="random-signs" if statistic in ("square", "rms") else "sum",
         layout={1: "NWC", 2: "NHWC", 3: "NDHWC"}[closed.map.ndim],
-        statistic=statistic,
+        statistic=cast(Statistic, statistic),
         progress=False,
     )
-    return Pair(name, closed, cast(EffectiveField, measured))
+    return Pair(name, closed, measured)
 
 
 class Claim(NamedTuple):

@@ -23,18 +23,20 @@ class Var:
         self.shape, self.dtype = tuple(map(int, shape)), dtype
 
     def __repr__(self) -> str:
-        return (
-            f"Var({np.dtype(self.dtype).name if not hasattr(self.dtype, '_rules') else self.dtype}{list(self.shape)})"
-        )
+        return f"Var({self.dtype}{list(self.shape)})"
 
 
 class Known:
-    """An array that does not depend on the input; its value is computed when first asked for, and once."""
+    """An array that does not depend on the input; its value is computed when first asked for, and once.
 
-    __slots__ = ("_compute", "_value", "dtype", "shape")
+    `captured` says whether it derives from floating-point arrays that the function closed over or holds as a pytree: weights,
+    filters, masks; what the function computed from nothing (the matrix of a resize) is not captured.
+    """
 
-    def __init__(self, shape: Sequence[int], dtype: Any, compute: Callable[[], Any]):
-        self.shape, self.dtype = tuple(map(int, shape)), dtype
+    __slots__ = ("_compute", "_value", "captured", "dtype", "shape")
+
+    def __init__(self, shape: Sequence[int], dtype: Any, compute: Callable[[], Any], captured: bool = False):
+        self.shape, self.dtype, self.captured = tuple(map(int, shape)), dtype, captured
         self._compute: Callable[[], Any] | None = compute
         self._value: Any = None
 
@@ -102,13 +104,16 @@ class Block:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Program(Block):
-    """A traced function: a block with one input, and the tree in which it returns its outputs."""
+    """A traced function: a block whose first input is the array asked about, and the tree in which it returns its outputs.
+
+    Further inputs are other data: they are not known, and no field of them is asked for.
+    """
 
     tree: Any = None
 
     @property
     def input(self) -> Var:
-        (var,) = self.inputs
+        var = self.inputs[0]
         if not isinstance(var, Var):
             raise InternalError("the input of a program must be a Var")
         return var

@@ -1,11 +1,16 @@
 """`trace`: makes the jaxpr of a function once and inlines everything that has a body, so that the walks meet arithmetic only.
 
+A `Trace` is that jaxpr with the arrays that it closed over apart, so that it can be flattened or evaluated for other arrays
+(weights that are arguments of a compiled function) without calling the user's function again.
+
 Calls are inlined, loops unrolled, branches with a known index picked. What stays a block: branches that the data choose (the
 hull joins them), and functions with a derivative of their own that is not that of their body: an elementwise custom_jvp such as
 `jax.nn.relu` (whose slope at 0 is 0, where `max` has 1/2), and any custom_vjp.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -36,12 +41,78 @@ def trace(f: Callable[..., Any], x: Any) -> Program:
         >>> [str(equation.primitive) for equation in program.equations]
         ['sin', 'mul']
     """
-    body, tree = jx.make(f, x)
-    (var,) = body.jaxpr.invars
-    source = Var(var.aval.shape, var.aval.dtype)
-    flattener = _Flattener()
-    outputs = flattener.inline(body, [source], "", "")
-    return Program((source,), _needed(flattener.equations, outputs), tuple(outputs), tree)
+    recorded = record(f, x)
+    return recorded.program([Var(*spec) for spec in recorded.operands])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trace:
+    """A function traced once.
+
+    Attributes:
+        body: its jaxpr; the operands are the leaves of its arguments.
+        consts: the floating-point arrays with more than one entry that it closed over, wherever in its calls they stand.
+        tree: shapes and dtypes of its outputs, in the tree in which it returns them.
+    """
+
+    body: jx.Body
+    consts: tuple[Any, ...]
+    tree: Any
+
+    @property
+    def operands(self) -> list[tuple[tuple[int, ...], Any]]:
+        """Shape and dtype of every operand."""
+        return [(var.aval.shape, var.aval.dtype) for var in self.body.jaxpr.invars]
+
+    def program(self, operands: Sequence[Atom], consts: Sequence[Any] | None = None) -> Program:
+        """The flat program on these operands: Vars are inputs, in their order.
+
+        Args:
+            operands: an atom for every operand.
+            consts: arrays (traced ones too) in place of those that the function closed over.
+        """
+        values = self.consts if consts is None else consts
+        captured = {
+            id(const): Known(const.shape, const.dtype, lambda value=value: value, captured=True)  # type: ignore[misc]
+            for const, value in zip(self.consts, values, strict=True)
+        }
+        flattener = _Flattener(captured)
+        outputs = flattener.inline(self.body, operands, "", "")
+        inputs = tuple(atom for atom in operands if isinstance(atom, Var))
+        return Program(inputs, _needed(flattener.equations, outputs), tuple(outputs), self.tree)
+
+    def evaluate(self, operands: Sequence[Any], consts: Sequence[Any]) -> list[Any]:
+        """The outputs of the function, loops as loops, for these operands and closed-over arrays."""
+        held = {id(const): value for const, value in zip(self.consts, consts, strict=True)}
+        return jx.run(self.body, operands, lambda const: held.get(id(const), const))
+
+    @functools.cached_property
+    def footprint(self) -> int:
+        """The bytes of all intermediate results: what reverse mode may have to keep."""
+        return jx.footprint(self.body)
+
+    @functools.cached_property
+    def loops(self) -> bool:
+        """Whether a scan or a while loop stands in it, which a flat program unrolls."""
+        return jx.has_loops(self.body)
+
+
+def record(f: Callable[..., Any], *args: Any) -> Trace:
+    """Calls `f` once with abstract arrays of the shapes of `args` (trees of arrays or `jax.ShapeDtypeStruct`s)."""
+    body, tree = jx.make(f, *args)
+    distinct = {id(const): const for const in jx.constants(body)}
+    return Trace(body, tuple(const for const in distinct.values() if _may_be_weight(const)), tree)
+
+
+def _may_be_weight(const: Any) -> bool:
+    return getattr(const, "size", 0) > 1 and jax.numpy.issubdtype(const.dtype, jax.numpy.floating)
+
+
+def only(program: Program, output: int, source: int = 0) -> Program:
+    """The program of one of its outputs, with one of its inputs first: the one asked about."""
+    atom, first = program.outputs[output], program.inputs[source]
+    others = (var for i, var in enumerate(program.inputs) if i != source)
+    return Program((first, *others), _needed(program.equations, [atom]), (atom,), program.tree)
 
 
 def _needed(equations: Sequence[Equation], outputs: Iterable[Atom]) -> tuple[Equation, ...]:
@@ -57,18 +128,19 @@ def _needed(equations: Sequence[Equation], outputs: Iterable[Atom]) -> tuple[Equ
 class _Flattener:
     """Inlines bodies into one list of equations. Each call gets an environment of its own: JAX shares bodies between calls."""
 
-    def __init__(self) -> None:
+    def __init__(self, captured: Mapping[int, Known]) -> None:
         self.equations: list[Equation] = []
+        self.captured = captured
 
     def inline(self, body: jx.Body, operands: Sequence[Atom], layer: str, where: str) -> list[Atom]:
         env: dict[Any, Atom] = dict(zip(body.jaxpr.invars, operands, strict=True))
         for var, const in zip(body.jaxpr.constvars, body.consts, strict=True):
-            env[var] = _constant(const, var.aval)
+            env[var] = self.captured.get(id(const)) or _constant(const, var.aval)
 
         def read(atom: Any) -> Atom:
             return _constant(atom.val, atom.aval) if isinstance(atom, jx.Literal) else env[atom]
 
-        for equation in body.jaxpr.eqns:
+        for equation in body.equations:
             scope = "/".join(part for part in (layer, jx.scope(equation)) if part)
             inputs = [read(atom) for atom in equation.invars]
             results = self.equation(equation, inputs, scope, where or jx.source_line(equation))
@@ -80,7 +152,7 @@ class _Flattener:
         if called is not None:
             return self.inline(*called, layer, where)
         if equation.primitive is jx.CUSTOM_JVP and not registry.pointwise(
-            _block(jx.derived(equation), inputs, layer, where)
+            self.block(jx.derived(equation), inputs, layer, where)
         ):
             return self.inline(jx.derived(equation), inputs, layer, where)
         if all(isinstance(atom, Known) for atom in inputs):
@@ -93,11 +165,11 @@ class _Flattener:
             index = inputs[0].concrete if isinstance(inputs[0], Known) else None
             if index is not None:
                 return self.inline(jx.branches(equation)[int(index)], inputs[1:], layer, where)
-            blocks = tuple(_block(branch, inputs[1:], layer, where) for branch in jx.branches(equation))
+            blocks = tuple(self.block(branch, inputs[1:], layer, where) for branch in jx.branches(equation))
         elif equation.primitive in (jx.CUSTOM_JVP, jx.CUSTOM_VJP):
-            blocks = (_block(jx.derived(equation), inputs, layer, where),)
+            blocks = (self.block(jx.derived(equation), inputs, layer, where),)
         elif equation.primitive is jx.LINEAR_SOLVE:
-            blocks = (_solver_block(equation, inputs, layer, where),)
+            blocks = (self.solver(equation, inputs, layer, where),)
         else:
             blocks = ()
         outputs = tuple(Var(var.aval.shape, var.aval.dtype) for var in equation.outvars)
@@ -142,6 +214,20 @@ class _Flattener:
             carry = self.inline(loop.body, [*consts, *carry], layer, where)
         raise DataDependentError(f"a while loop did not end within {MAX_STEPS} steps (at {where})")
 
+    def block(self, body: jx.Body, operands: Sequence[Atom], layer: str, where: str) -> Block:
+        """A body on fresh variables, kept apart from the equations around it."""
+        fresh = _fresh(operands)
+        inside = _Flattener(self.captured)
+        outputs = inside.inline(body, fresh, layer, where)
+        return Block(tuple(fresh), _needed(inside.equations, outputs), tuple(outputs))
+
+    def solver(self, equation: Any, operands: Sequence[Atom], layer: str, where: str) -> Block:
+        """The solver of a linear solve, on all the operands of the solve."""
+        fresh = _fresh(operands)
+        inside = _Flattener(self.captured)
+        outputs = inside.inline(*jx.solver(equation, fresh), layer, where)
+        return Block(tuple(fresh), _needed(inside.equations, outputs), tuple(outputs))
+
     def apply(self, f: Callable[..., Any], operands: Sequence[Atom], layer: str, where: str) -> Atom:
         """One array computed from atoms by a small JAX function, flattened like everything else."""
         body, _ = jx.make(f, *(jax.ShapeDtypeStruct(atom.shape, atom.dtype) for atom in operands))
@@ -149,20 +235,8 @@ class _Flattener:
         return result
 
 
-def _block(body: jx.Body, operands: Sequence[Atom], layer: str, where: str) -> Block:
-    """A body on fresh variables, kept apart from the equations around it."""
-    fresh = [Var(atom.shape, atom.dtype) if isinstance(atom, Var) else atom for atom in operands]
-    flattener = _Flattener()
-    outputs = flattener.inline(body, fresh, layer, where)
-    return Block(tuple(fresh), _needed(flattener.equations, outputs), tuple(outputs))
-
-
-def _solver_block(equation: Any, operands: Sequence[Atom], layer: str, where: str) -> Block:
-    """The solver of a linear solve, on all the operands of the solve."""
-    fresh = [Var(atom.shape, atom.dtype) if isinstance(atom, Var) else atom for atom in operands]
-    flattener = _Flattener()
-    outputs = flattener.inline(*jx.solver(equation, fresh), layer, where)
-    return Block(tuple(fresh), _needed(flattener.equations, outputs), tuple(outputs))
+def _fresh(operands: Sequence[Atom]) -> list[Atom]:
+    return [Var(atom.shape, atom.dtype) if isinstance(atom, Var) else atom for atom in operands]
 
 
 def _constant(value: Any, aval: Any) -> Known:
@@ -179,8 +253,9 @@ def _evaluated(equation: Any, inputs: Sequence[Atom]) -> list[Known]:
             cell.append(jx.evaluate(equation, [atom.value for atom in inputs]))  # type: ignore[union-attr]
         return cell[0][i]
 
+    captured = any(atom.captured for atom in inputs)  # type: ignore[union-attr]
     return [
-        Known(var.aval.shape, var.aval.dtype, lambda i=i: result(i))  # type: ignore[misc]
+        Known(var.aval.shape, var.aval.dtype, lambda i=i: result(i), captured)  # type: ignore[misc]
         for i, var in enumerate(equation.outvars)
     ]
 
@@ -188,4 +263,4 @@ def _evaluated(equation: Any, inputs: Sequence[Atom]) -> list[Known]:
 def retrace(f: Callable[..., Any], operands: Sequence[Atom]) -> Block:
     """A JAX function of several arrays as a block: its inputs are fresh variables for Vars, the atoms themselves for Knowns."""
     body, _ = jx.make(f, *(jax.ShapeDtypeStruct(atom.shape, atom.dtype) for atom in operands))
-    return _block(body, operands, "", "")
+    return _Flattener({}).block(body, operands, "", "")

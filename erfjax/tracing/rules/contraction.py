@@ -101,6 +101,14 @@ def same_contraction(equation: Equation, boxes: Sequence[Box]) -> Sequence[Box]:
     return [tuple(box) for box in cut]
 
 
+def channel_axes(equation: Equation, operand: int) -> tuple[int, ...]:
+    """The axes of a weight that are no taps: the channels of a convolution's kernel, all axes of a matrix."""
+    spec = getattr(equation.params["dimension_numbers"], "rhs_spec", None)
+    if spec is None or operand != 1:
+        return tuple(range(len(equation.inputs[operand].shape)))
+    return tuple(sorted(spec[:2]))
+
+
 row("dot_general", Rule(hull=dot_general, restrict=Local(bind, narrow=same_contraction), moment=bilinear, layer=True))
 row(
     "cholesky cholesky_update eig eigh hessenberg householder_product lu ormqr qr schur svd symmetric_product tridiagonal",

@@ -16,6 +16,7 @@ import numpy as np
 from jax import lax
 from scipy import special
 
+from erfjax.tracing import jaxpr as jx
 from erfjax.tracing import registry
 from erfjax.tracing.program.equations import Atom, Block, Equation, Known, Var
 from erfjax.tracing.second_moments.kinds import ELEMENTWISE, linear, quotient, scaled, silent
@@ -291,5 +292,5 @@ def _evaluate(equations: Sequence[Equation], held: dict[Atom, Any], shape: tuple
             _evaluate(block.equations, inner, shape)
             held.update({o: inner[b] for o, b in zip(equation.outputs, block.outputs, strict=True)})
         else:
-            found = equation.primitive.bind(*operands, **equation.params)
+            found = jx.bind(equation, operands)
             held.update(zip(equation.outputs, found if equation.primitive.multiple_results else [found], strict=True))

@@ -114,7 +114,7 @@ class _Surveyor:
 
     def __init__(self, cone: Cone, weights: frozenset[Operand], power: int, data: bool):
         self.cone, self.weights, self.power, self.data, self.index = cone, weights, power, data, indices(cone)
-        (source,) = cone.block.inputs
+        source = cone.block.inputs[0]
         self.spread: dict[Atom, Spread] = {source: {source: frozenset()}}
         self.island: dict[Atom, Atom] = {}
         self.silenced: dict[Atom, str] = {}

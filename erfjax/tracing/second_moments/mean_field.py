@@ -9,7 +9,7 @@ entries concentrates, as the statistics of a normalisation do. A maximum takes e
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from scipy import special
 
 from erfjax.errors import DataDependentError
 from erfjax.tracing.program.equations import Atom, Equation, Known, Var
+from erfjax.tracing.registry import lengths
 from erfjax.tracing.second_moments import chains
 from erfjax.tracing.second_moments.kinds import (
     PRODUCTS,
@@ -68,16 +69,16 @@ class State:
         )
 
 
-def expected(cone: Cone, square: Any, power: int, drawn: Drawn, weigh: Weigh) -> Activity:
-    """The activity that inputs of zero mean and this second moment cause, over all draws of the weights.
+def expected(cone: Cone, squares: Sequence[Any], power: int, drawn: Drawn, weigh: Weigh) -> Activity:
+    """The activity that inputs of zero mean and these second moments cause, over all draws of the weights.
 
     Raises:
         DataDependentError: the data decide what is computed.
     """
     walk = _Walk(cone, power, drawn, weigh)
-    (source,), (window,) = cone.block.inputs, cone.windows
-    shape = tuple(int(p.stop - p.start) for p in window)
-    walk.states[source] = State(None, jnp.broadcast_to(jnp.asarray(square, source.dtype), shape))
+    for source, window, square in zip(cone.block.inputs, cone.windows, squares, strict=True):
+        if jnp.issubdtype(source.dtype, jnp.inexact):
+            walk.states[source] = State(None, jnp.broadcast_to(jnp.asarray(square, source.dtype), lengths(window)))
     for step in cone.steps:
         walk.step(step)
     for output in cone.wanted:

@@ -9,7 +9,7 @@ What the pass needs to know about the units of the network is an `Activity`: the
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -45,9 +45,9 @@ class Activity:
     evenly: bool
 
 
-def observed(cone: Cone, window: Any) -> Callable[[int], Activity]:
-    """The activity that an input causes, for the power asked for."""
-    held: dict[Atom, Any] = dict(zip(cone.block.inputs, [window], strict=True))
+def observed(cone: Cone, windows: Sequence[Any]) -> Callable[[int], Activity]:
+    """The activity that inputs cause, given on their windows, for the power asked for."""
+    held: dict[Atom, Any] = dict(zip(cone.block.inputs, windows, strict=True))
     paths: dict[Atom, tuple[Atom, Any]] = {}
     found: dict[Atom, Gates] = {}
     for step in cone.steps:
@@ -160,7 +160,7 @@ def transposed(cone: Cone, activity: Activity, power: int, weigh: Weigh, cotange
 
 def window_of(cone: Cone) -> jax.ShapeDtypeStruct:
     """Shape and dtype of the window of the input."""
-    (source,), (window,) = cone.block.inputs, cone.windows
+    source, window = cone.block.inputs[0], cone.windows[0]
     return jax.ShapeDtypeStruct(registry.lengths(window), source.dtype)
 
 

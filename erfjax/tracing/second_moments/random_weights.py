@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import special
 
-from erfjax.tracing.program.equations import Equation, Known
+from erfjax.tracing.program.equations import Known
+from erfjax.tracing.rules.contraction import channel_axes
 from erfjax.tracing.second_moments.kinds import bilinear
 from erfjax.tracing.second_moments.push import family
 from erfjax.tracing.windows.cone import Cone
@@ -24,12 +25,7 @@ def indices(cone: Cone) -> dict[int, int]:
     return {id(equation): i for i, equation in enumerate(cone.block.equations)}
 
 
-def captured(cone: Cone) -> frozenset[Operand]:
-    """The known operands of contractions that depend on traced arrays: those that a function closed over."""
-    return frozenset(place for place, atom in _known_operands(cone) if atom.concrete is None)
-
-
-def weights(cone: Cone, captured: frozenset[Operand]) -> frozenset[Operand]:
+def weights(cone: Cone) -> frozenset[Operand]:
     """The known operands of contractions that stand for random draws.
 
     Those that the function closed over, unless they are filters (the same for all channels); and what it computed by itself
@@ -38,7 +34,7 @@ def weights(cone: Cone, captured: frozenset[Operand]) -> frozenset[Operand]:
     found = set()
     for at, atom in _known_operands(cone):
         value, channels = atom.concrete, channel_axes(cone.block.equations[at[0]], at[1])
-        if at in captured:
+        if atom.captured:
             drawn = value is None or not is_filter(np.asarray(value, np.float64), channels)
         elif value is None or not (np.less(value, 0).any() and np.greater(value, 0).any()):
             drawn = False
@@ -56,14 +52,6 @@ def _known_operands(cone: Cone) -> Iterable[tuple[Operand, Known]]:
             for i, atom in enumerate(step.equation.inputs):
                 if isinstance(atom, Known) and jnp.issubdtype(atom.dtype, jnp.inexact):
                     yield (index[id(step.equation)], i), atom
-
-
-def channel_axes(equation: Equation, operand: int) -> tuple[int, ...]:
-    """The axes of a weight that are no taps: the channels of a convolution's kernel, all axes of a matrix."""
-    spec = getattr(equation.params["dimension_numbers"], "rhs_spec", None)
-    if spec is None or operand != 1:
-        return tuple(range(len(equation.inputs[operand].shape)))
-    return tuple(sorted(spec[:2]))
 
 
 def is_filter(weight: np.ndarray, channels: Sequence[int]) -> bool:

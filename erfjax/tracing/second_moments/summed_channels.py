@@ -31,7 +31,7 @@ def transposed(
     cone: Cone, activities: Callable[[int], Activity], weigh: Weigh, drawn: Drawn, cotangents: list[Any]
 ) -> Any:
     """E g² of Σ cotangent·unit, entry by entry on the window of the input."""
-    (source,), activity, lit = cone.block.inputs, activities(1), bends(cone, drawn)
+    source, activity, lit = cone.block.inputs[0], activities(1), bends(cone, drawn)
     instead: dict[Atom, Callable[[Any], Any] | None] = {}
     own: dict[Atom, Callable[[Any], Any]] = {}
     for step in cone.steps:

@@ -1,0 +1,174 @@
+"""The moments pass of a question: its options, which known arrays are weights, and the moments of one sample."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from erfjax.errors import SampleError
+from erfjax.measurement.cone import cone_of, read
+from erfjax.readings.question import Question
+from erfjax.tracing.positions.index_sets import Box, full
+from erfjax.tracing.program.equations import Equation
+from erfjax.tracing.registry import lengths
+from erfjax.tracing.second_moments import coverage, mean_field, random_weights, summed_channels
+from erfjax.tracing.second_moments.coverage import Survey
+from erfjax.tracing.second_moments.push import Weigh, observed, transposed
+from erfjax.tracing.second_moments.random_weights import Operand
+from erfjax.tracing.windows.cone import Cone
+from erfjax.typing import Given
+
+POWERS = {"square": 2, "rms": 2, "mean": 1}
+CHOICES = {"statistic": tuple(POWERS), "gates": ("data", "mean-field"), "weights": ("given", "exchangeable")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is asked for; see `analytic`."""
+
+    statistic: str = "square"
+    gates: str = "data"
+    weights: str = "given"
+    channels: Given = "sum"
+
+    @property
+    def power(self) -> int:
+        """Which moment the pass pushes."""
+        return POWERS[self.statistic]
+
+    @property
+    def coherent(self) -> bool:
+        """Whether the gradients of the unit's channels are added before they are squared."""
+        return self.channels not in ("frobenius", "random-signs")
+
+    def check(self) -> None:
+        """Refuses an option that does not exist.
+
+        Raises:
+            SampleError: there is none of that name.
+        """
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                remedy = ": other statistics have no closed form, measure them with ej.empirical."
+                raise SampleError(
+                    f"`{name}` must be one of {', '.join(map(repr, allowed))}, but got {getattr(self, name)!r}"
+                    + (remedy if name == "statistic" else ".")
+                )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MomentPass:
+    """A question ready for the moments pass.
+
+    Attributes:
+        question: the function, its weights as arguments, its layouts and units.
+        options: what is asked for.
+        cone: the cone of the units with the weights as they are, the input's channels and batch whole; None where the input
+            does not matter.
+        random: known operands (equation, operand) that are random weights rather than filters.
+    """
+
+    question: Question
+    options: Options
+    cone: Cone | None
+    random: frozenset[Operand]
+
+    @classmethod
+    def of(cls, question: Question, options: Options) -> "MomentPass":
+        """The pass of a question, its weights told from its filters."""
+        cone = _cone(question, question.consts)
+        return cls(question, options, cone, frozenset() if cone is None else random_weights.weights(cone))
+
+    @property
+    def window(self) -> Box:
+        """The window of the input."""
+        return full(self.question.spec.shape) if self.cone is None else self.cone.windows[0]
+
+    def survey(self) -> Survey:
+        """What the theory covers."""
+        options = self.options
+        if self.cone is None:
+            return Survey((), ("the output does not depend on the input",))
+        return coverage.survey(
+            self.cone,
+            self.random,
+            power=options.power,
+            data=options.gates == "data",
+            summed=options.coherent,
+            channel=self.question.target.channel,
+        )
+
+    def moments(self, consts: Sequence[Any], leaves: Sequence[Any]) -> Any:
+        """The expected power of the gradient for one sample (or its second moments), by unit: (units, *window)."""
+        units, target = self.question.units, self.question.target
+        cone, power = _cone(self.question, consts), self.options.power
+        if cone is None:
+            return jnp.zeros((len(units), *self.question.spec.shape), self.question.spec.dtype)
+        weigh, index = self.weigh(cone), random_weights.indices(cone)
+
+        def is_random(equation: Equation, operand: int) -> bool:
+            return power == 2 and (index[id(equation)], operand) in self.random
+
+        others = [leaf for i, leaf in enumerate(leaves) if i != self.question.main]
+        ordered = [leaves[self.question.main], *others]
+        if self.options.gates == "data":
+            activities = observed(cone, [read(*pair) for pair in zip(ordered, cone.windows, strict=True)])
+            activity = activities(power)
+        else:
+            activity = mean_field.expected(cone, ordered, power, is_random, weigh)
+        (box,) = cone.wanted.values()
+        (output,) = cone.wanted
+
+        def one(at: Any) -> Any:
+            cotangent = self.cotangent(lengths(box), output.dtype, at)
+            if power == 2 and self.options.gates == "data" and self.options.coherent:
+                return summed_channels.transposed(cone, activities, weigh, is_random, [cotangent])
+            return transposed(cone, activity, power, weigh, [cotangent])
+
+        places = np.zeros((len(units), len(box)), np.int32)
+        for row, unit in zip(places, units, strict=True):
+            for axis, u in zip(target.spatial, unit, strict=True):
+                row[axis] = u - int(box[axis].start)
+        return one(places[0])[None] if len(places) == 1 else lax.map(one, jnp.asarray(places))
+
+    def cotangent(self, shape: tuple[int, ...], dtype: Any, at: Any) -> Any:
+        """One at the channels that are probed of the unit at a place of the output's box."""
+        target, one = self.question.target, self.options.channels
+        size = [1 if a in target.spatial else n for a, n in enumerate(shape)]
+        if not isinstance(one, str) and target.channel is not None:
+            size[target.channel], at = 1, jnp.asarray(at).at[target.channel].set(one)
+        return lax.dynamic_update_slice(jnp.zeros(shape, dtype), jnp.ones(size, dtype), list(at))
+
+    def weigh(self, cone: Cone) -> Weigh:
+        """How known weights are read."""
+        power, index = self.options.power, random_weights.indices(cone)
+
+        def weigh(equation: Equation, operand: int, weight: Any) -> Any:
+            if self.options.weights == "exchangeable" and (index[id(equation)], operand) in self.random:
+                axes = random_weights.channel_axes(equation, operand)
+                whole = equation.inputs[operand].value ** power  # type: ignore[union-attr]
+                return jnp.broadcast_to(jnp.mean(whole, axes, keepdims=True), weight.shape)
+            return weight**power
+
+        return weigh
+
+
+def _cone(question: Question, consts: Sequence[Any]) -> Cone | None:
+    return cone_of(question.program(consts), question.source, question.target, question.units)
+
+
+def finish(moments: Any, moment_pass: MomentPass, library: Any) -> Any:
+    """One map per unit from the moments (units, *window): the root if one is asked for, then the sum over channels."""
+    if moment_pass.options.statistic == "rms":
+        positive = moments > 0
+        moments = library.where(positive, library.sqrt(library.where(positive, moments, 1)), 0)  # a finite slope at 0
+    return library.sum(moments, axis=tuple(a + 1 for a in moment_pass.question.source.summed()))
+
+
+def sides(moment_pass: MomentPass) -> list[tuple[int, int]]:
+    """How far the input reaches beyond the window, per spatial axis."""
+    window = [moment_pass.window[a] for a in moment_pass.question.source.spatial]
+    return [(int(p.start), n - int(p.stop)) for p, n in zip(window, moment_pass.question.shape, strict=True)]

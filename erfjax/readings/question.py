@@ -1,0 +1,326 @@
+"""What the three verbs ask alike: a unit of a function of an input, in layouts, for some channels.
+
+A `Question` owns all of it: the function traced once (kept as long as the function lives), the layouts, the units, the check of
+the channels, and the key under which answers are cached. A function of several arrays, or with several outputs, makes several
+questions; `Questions.answer` puts their answers into the same trees.
+"""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from erfjax import layouts
+from erfjax.errors import ErfjaxError, FunctionError, LayoutError, SampleError, UnitError
+from erfjax.layouts import Layout, Layouts
+from erfjax.measurement.model import Model, cached, take_apart
+from erfjax.tracing.program.equations import Atom, Known, Program, Var
+from erfjax.tracing.program.flatten import Trace, only, record
+
+CHANNELS = ("sum", "frobenius", "random-signs")
+ONE_SIGN = ("square", "rms")  # the statistics that random signs estimate
+TOKENS = (
+    "tokens have no gradient. Ask about the model behind its embedding: with e = embed(tokens), call it on "
+    "lambda e: rest_of_model(e) and e (ej.theoretical takes the tokens themselves)."
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Question:
+    """A unit, or several, of one output of a traced function, as a function of one of its inputs.
+
+    Attributes:
+        trace: the function, traced for one sample.
+        weights: the arrays that it holds as a pytree.
+        sample: shapes and dtypes of the leaves of one sample, with a batch of one.
+        main: which leaf is asked about.
+        output: which output.
+        source: the roles of the input's axes.
+        target: the roles of the output's axes.
+        units: spatial indices into the output.
+        several: whether a list of units was asked for.
+        key: the random key that the function takes first, or None.
+        notes: what was inferred.
+    """
+
+    trace: Trace
+    weights: tuple[Any, ...]
+    sample: tuple[jax.ShapeDtypeStruct, ...]
+    main: int
+    output: int
+    source: Layout
+    target: Layout
+    units: tuple[tuple[int, ...], ...]
+    several: bool
+    key: Any
+    notes: tuple[str, ...]
+
+    @property
+    def spec(self) -> jax.ShapeDtypeStruct:
+        """Shape and dtype of the input asked about."""
+        return self.sample[self.main]
+
+    @property
+    def result(self) -> jax.ShapeDtypeStruct:
+        """Shape and dtype of the output asked about."""
+        return jax.tree.leaves(self.trace.tree)[self.output]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The spatial shape of the input."""
+        return self.source.space(self.spec.shape)
+
+    @property
+    def channels(self) -> int:
+        """How many channels the output has."""
+        return 1 if self.target.channel is None else self.result.shape[self.target.channel]
+
+    @property
+    def consts(self) -> tuple[Any, ...]:
+        """The arrays that the function closed over, then those that it holds as a pytree."""
+        return (*self.trace.consts, *self.weights)
+
+    @property
+    def footprint(self) -> int:
+        """The bytes of all intermediate results."""
+        return self.trace.footprint
+
+    @property
+    def loops(self) -> bool:
+        """Whether the function has loops, which a flat program unrolls."""
+        return self.trace.loops
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """What makes two questions about one function the same."""
+        layout = (self.source.letters, self.target.letters)
+        return (settings(self.sample, self.key), self.main, self.output, layout, self.units, self.several)
+
+    def program(self, consts: Sequence[Any] | None = None, key: Any = None) -> Program:
+        """The flat program of the output asked about, its first input the one asked about.
+
+        Args:
+            consts: arrays in place of `consts`, traced ones too.
+            key: a key in place of `key`.
+        """
+        own = len(self.trace.consts)
+        values = self.consts if consts is None else tuple(consts)
+        weights = [_known(value, captured=True) for value in values[own:]]
+        keys = [] if self.key is None else [_known(self.key if key is None else key)]
+        inputs: list[Atom] = [Var(spec.shape, spec.dtype) for spec in self.sample]
+        program = self.trace.program([*weights, *keys, *inputs], values[:own])
+        return only(program, self.output, self.main)
+
+    def evaluate(self, consts: Sequence[Any], key: Any, leaves: Sequence[Any]) -> Any:
+        """The output asked about, for these closed-over arrays, key and leaves of a sample."""
+        own = len(self.trace.consts)
+        keys = [] if self.key is None else [key]
+        return self.trace.evaluate([*consts[own:], *keys, *leaves], consts[:own])[self.output]
+
+    def check_channels(self, channels: Any, statistic: str) -> None:
+        """Refuses a choice of output channels that the output does not have.
+
+        Raises:
+            UnitError: no such channel, or no such choice.
+        """
+        if isinstance(channels, str):
+            if channels not in CHANNELS:
+                raise UnitError(
+                    f"`channels` must be {', '.join(map(repr, CHANNELS))} or an integer, but got {channels!r}."
+                )
+            if channels == "random-signs" and statistic not in ONE_SIGN:
+                raise UnitError(
+                    f'Random signs estimate squares only: statistic={statistic!r} needs channels="frobenius".'
+                )
+        elif isinstance(channels, bool) or not layouts.is_index(channels) or not 0 <= channels < self.channels:
+            raise UnitError(
+                f"`channels` must be one of the {self.channels} output channels, but got {channels!r}: they count from zero."
+            )
+
+    def check_differentiable(self) -> None:
+        """Refuses inputs and outputs that have no gradient.
+
+        Raises:
+            SampleError: one is not floating point.
+            LayoutError: the output has several rows.
+        """
+        layouts.require_batch_of_one(self.source, self.spec.shape)
+        layouts.require_batch_of_one(self.target, self.result.shape)
+        if not jnp.issubdtype(self.result.dtype, jnp.floating):
+            raise SampleError(
+                f"Expected a floating-point output, but f returns {self.result.dtype}: it has no gradient. Ask about what it "
+                "is computed from (the scores before an argmax)."
+            )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Questions:
+    """The questions about all outputs and inputs of one function.
+
+    Attributes:
+        each: the questions, output by output and, within these, input by input.
+        inputs: the layouts of the inputs.
+        outputs: the tree of the outputs.
+    """
+
+    each: tuple[Question, ...]
+    inputs: Layouts
+    outputs: Any
+
+    def answer(self, answers: Callable[[Question], Sequence[Any]]) -> Any:
+        """The answers in the tree of the outputs, each in the tree of the inputs (None for an input without a field).
+
+        Args:
+            answers: one answer for every unit of a question.
+        """
+        asked = [i for i, letters in enumerate(self.inputs.letters) if letters]
+        found = [tuple(answers(question)) for question in self.each]
+        plain = [one if question.several else one[0] for one, question in zip(found, self.each, strict=True)]
+        outputs = []
+        for first in range(0, len(plain), len(asked)):
+            here = dict(zip(asked, plain[first : first + len(asked)], strict=True))
+            outputs.append(self.inputs.tree([here.get(i) for i in range(len(self.inputs.letters))]))
+        return jax.tree.unflatten(self.outputs, outputs)
+
+
+def ask(
+    f: Callable[..., Any],
+    x: Any,
+    inputs: Layouts,
+    *,
+    key: Any = None,
+    unit: Any = None,
+    out_layout: str | None = None,
+) -> Questions:
+    """The questions about a function.
+
+    Args:
+        f: the function; of (key, x) if there is a key.
+        x: one sample: an array, a `jax.ShapeDtypeStruct` or a tree of these, with a batch of one where the layout has N.
+        inputs: the layouts of its leaves.
+        key: a random key, or None.
+        unit, out_layout: as in the verbs.
+
+    Raises:
+        FunctionError: f cannot be traced.
+        LayoutError, UnitError: input, output and unit do not fit together.
+    """
+    leaves = inputs.leaves(x)
+    sample = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
+    sources = [None if letters is None else layouts.parse_input(letters, leaf.shape)
+               for letters, leaf in zip(inputs.letters, sample, strict=True)]  # fmt: skip
+    model = take_apart(f)
+    trace: Trace = cached(f, ("trace", settings(sample, key)), lambda: _recorded(model, inputs, sample, key))
+    results, tree = jax.tree.flatten(trace.tree)
+    each = []
+    for output, result in enumerate(results):
+        if not hasattr(result, "shape"):
+            raise LayoutError(f"f must return arrays, but returned {tree}.")
+        for main, source in enumerate(sources):
+            if source is None:
+                continue
+            target = layouts.parse_output(out_layout, result.shape, source.letters)
+            units, several = layouts.resolve_units(unit, target.space(result.shape))
+            each.append(
+                Question(trace, model.weights, sample, main, output, source, target, units, several, key, inputs.notes)
+            )
+    return Questions(tuple(each), inputs, tree)
+
+
+def one_sample(x: Any, layout: Any, *, whole: bool = False) -> tuple[Any, Layouts]:
+    """Shapes and dtypes of one sample of an input, in its tree, and the layouts of its leaves.
+
+    Args:
+        x: an array, a `jax.ShapeDtypeStruct`, nested lists of numbers, or a tuple or dict of arrays.
+        layout: as in the verbs; an array may have one leading axis more than a layout without N, or lack its batch axis.
+        whole: keep all rows of the batch.
+
+    Raises:
+        LayoutError: the layout does not fit.
+    """
+    x = np.asarray(x) if isinstance(x, list) else x
+    found = layouts.of_tree(x, layout)
+    leaves = [leaf if hasattr(leaf, "shape") else np.asarray(leaf) for leaf in found.leaves(x)]
+    specs = [_sample(leaf, letters, whole) for leaf, letters in zip(leaves, found.letters, strict=True)]
+    return found.tree(specs), found
+
+
+def _sample(leaf: Any, letters: str | None, whole: bool) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of one sample of a leaf."""
+    shape, dtype = list(leaf.shape), jax.dtypes.canonicalize_dtype(leaf.dtype)
+    if letters is None:
+        return jax.ShapeDtypeStruct((1, *shape[1:]) if shape and not whole else shape, dtype)
+    batched = "N" in letters
+    if batched and len(shape) == len(letters) - 1:
+        shape.insert(letters.index("N"), 1)
+    elif not batched and len(shape) == len(letters) + 1 and not whole:
+        del shape[0]
+    axis = layouts.parse_input(letters, shape).batch
+    if axis is not None and not whole:
+        shape[axis] = 1
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def require_floating(x: Any, inputs: Layouts) -> None:
+    """Refuses inputs that have no gradient.
+
+    Raises:
+        SampleError: no input is floating point.
+    """
+    for leaf, letters in zip(inputs.leaves(x), inputs.letters, strict=True):
+        if letters and not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise SampleError(f"Expected floating-point inputs, but got {leaf.dtype}: {TOKENS}")
+
+
+def settings(sample: Sequence[jax.ShapeDtypeStruct], key: Any) -> tuple[Any, ...]:
+    """What a trace depends on besides the function: shapes, dtypes, the kind of key, JAX's precision settings."""
+    shapes = tuple((spec.shape, str(spec.dtype)) for spec in sample)
+    kind = None if key is None else (key.shape, str(key.dtype))
+    precision = (getattr(jax.config, "jax_default_matmul_precision", None), str(jax.dtypes.canonicalize_dtype(float)))
+    return shapes, kind, precision
+
+
+def _recorded(model: Model, inputs: Layouts, sample: Sequence[jax.ShapeDtypeStruct], key: Any) -> Trace:
+    """The trace of a model: operands are its weights, the key and the leaves of a sample."""
+    keys = () if key is None else (jax.eval_shape(lambda: key),)
+
+    def call(weights: Any, *rest: Any) -> Any:
+        *keys, leaves = rest
+        return model.rebuild(weights)(*keys, inputs.tree(leaves))
+
+    with _explained(sample, inputs):
+        return record(call, model.weights, *keys, list(sample))
+
+
+@contextlib.contextmanager
+def _explained(sample: Sequence[jax.ShapeDtypeStruct], inputs: Layouts) -> Iterator[None]:
+    """Errors of the user's own function with what erfjax called it on, and the remedy where it is known."""
+    called = ", ".join(f"{spec.dtype}{list(spec.shape)}" for spec in sample)
+    said = f"erfjax called the function on {called} (layout {', '.join(map(str, inputs.letters))}, a batch of one)"
+    try:
+        yield
+    except ErfjaxError:
+        raise
+    except jax.errors.TracerArrayConversionError as error:
+        raise FunctionError(
+            "The function hands its input to NumPy, which JAX can neither trace nor differentiate: use jax.numpy in its place "
+            f"({said})."
+        ) from error
+    except Exception as error:
+        if type(error).__name__ == "TraceContextError":
+            raise FunctionError(
+                "The model changes its own state while it is traced (batch statistics or dropout counts in training mode): call "
+                f"model.eval() first, or wrap it as a function that returns its output alone ({said})."
+            ) from error
+        error.add_note("; ".join([said, *inputs.notes]))
+        raise
+
+
+def _known(value: Any, captured: bool = False) -> Known:
+    value = value if hasattr(value, "shape") else jnp.asarray(value)
+    return Known(value.shape, value.dtype, functools.partial(lambda held: held, value), captured)
