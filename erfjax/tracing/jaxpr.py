@@ -150,6 +150,16 @@ def bind(equation: Equation, operands: Sequence[Any], **changed: Any) -> Any:
     return equation.primitive.bind(*operands, **{**equation.params, **changed})
 
 
+def call_on_host(function: Callable[..., Any], equation: Equation, operands: Sequence[Any]) -> Any:
+    """A NumPy function of the parameters and the operands of an equation."""
+    return function(equation.params, *map(np.asarray, operands))
+
+
+def is_traced(value: Any) -> bool:
+    """Whether a value is known to JAX alone (inside `jit` or `grad`), or is of a dtype that NumPy does not have."""
+    return isinstance(value, jax.core.Tracer) or is_extended(getattr(value, "dtype", np.dtype(int)))
+
+
 def is_extended(dtype: Any) -> bool:
     """Whether a dtype is one of JAX's own, such as that of random keys, which NumPy does not have."""
     return jax.dtypes.issubdtype(dtype, jax.dtypes.extended)

@@ -8,7 +8,9 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from erfjax.errors import UnsupportedPrimitiveError
+import numpy as np
+
+from erfjax.errors import InternalError, UnsupportedPrimitiveError
 from erfjax.tracing import jaxpr as jx
 from erfjax.tracing.positions.access import Seen
 from erfjax.tracing.positions.index_sets import Box
@@ -97,6 +99,31 @@ def row(names: str, rule: Rule) -> None:
         primitive = jx.lax_primitive(f"{name}_p")
         if primitive is not None:
             register(primitive, rule)
+
+
+_ON_HOST: dict[Any, Callable[..., Any]] = {}
+
+
+def on_host(names: str, function: Callable[..., Any]) -> None:
+    """Says how NumPy evaluates primitives of `jax.lax` on known operands: (parameters, *operands) -> the result."""
+    for name in names.split():
+        primitive = jx.lax_primitive(f"{name}_p")
+        if primitive is not None:
+            _ON_HOST[primitive] = function
+
+
+def evaluate(equation: Any, operands: Sequence[Any]) -> Sequence[Any]:
+    """The results of an equation, as JAX wrote it, on known operands: by NumPy where it can, else by JAX."""
+    function = _ON_HOST.get(equation.primitive)
+    avals = [var.aval for var in equation.outvars]
+    if function is None or any(map(jx.is_traced, operands)) or any(jx.is_extended(a.dtype) for a in avals):
+        return jx.evaluate(equation, operands)
+    with np.errstate(all="ignore"):
+        result = np.asarray(jx.call_on_host(function, equation, operands))
+    (aval,) = avals
+    if result.shape != aval.shape:
+        raise InternalError(f"{equation.primitive} gave shape {result.shape} in place of {aval.shape}")
+    return [result.astype(aval.dtype, copy=False)]
 
 
 def known(primitive: Any) -> bool:

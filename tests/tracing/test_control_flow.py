@@ -140,7 +140,7 @@ def test_a_while_loop_that_depends_on_the_data_is_refused():
 
 
 def test_an_endless_loop_is_refused():
-    from erfjax.tracing.program.equations import flatten
+    from erfjax.tracing.program import flatten
 
     limit, flatten.MAX_STEPS = flatten.MAX_STEPS, 20
     try:

@@ -246,11 +246,11 @@ def _constant(value: Any, aval: Any) -> Known:
 
 def _evaluated(equation: Any, inputs: Sequence[Atom]) -> list[Known]:
     """The results of an equation on known operands: evaluated together, when the first of them is asked for."""
-    cell: list[list[Any]] = []
+    cell: list[Sequence[Any]] = []
 
     def result(i: int) -> Any:
         if not cell:
-            cell.append(jx.evaluate(equation, [atom.value for atom in inputs]))  # type: ignore[union-attr]
+            cell.append(registry.evaluate(equation, [atom.value for atom in inputs]))  # type: ignore[union-attr]
         return cell[0][i]
 
     captured = any(atom.captured for atom in inputs)  # type: ignore[union-attr]

@@ -1,5 +1,15 @@
 """The rules, one module per family; importing this package fills the registry."""
 
-from erfjax.tracing.rules import contraction, convolution, elementwise, indexing, pooling, random, reduction, shape
+from erfjax.tracing.rules import (
+    contraction,
+    convolution,
+    elementwise,
+    indexing,
+    known,
+    pooling,
+    random,
+    reduction,
+    shape,
+)
 
-__all__ = ["contraction", "convolution", "elementwise", "indexing", "pooling", "random", "reduction", "shape"]
+__all__ = ["contraction", "convolution", "elementwise", "indexing", "known", "pooling", "random", "reduction", "shape"]
