@@ -13,8 +13,8 @@ import operator
 from typing import Any
 
 import numpy as np
+import scipy
 from jaxtyping import Float
-from scipy.optimize import least_squares
 
 from erfjax.errors import MapError
 from erfjax.typing import ArrayLike, Number
@@ -382,7 +382,9 @@ def gaussian_fit(map: ArrayLike, offset: bool = False) -> GaussianFit:
     n = np.array(g.shape, dtype=np.float64)
     lowest, highest = np.concatenate([-n, np.log(0.01 + 0 * n)]), np.concatenate([2 * n, np.log(100 * n)])
     first = np.clip(np.concatenate([centroid(g), np.log(np.maximum(start, NARROWEST))]), lowest, highest)
-    found = least_squares(lambda parameters: (linear(parameters)[0] - g).ravel(), first, bounds=(lowest, highest))
+    found = scipy.optimize.least_squares(
+        lambda parameters: (linear(parameters)[0] - g).ravel(), first, bounds=(lowest, highest)
+    )
     fitted, amplitude, background = linear(found.x)
     r2 = 1 - float(((g - fitted) ** 2).sum() / ((g - g.mean()) ** 2).sum())
     centre, spread = found.x[: g.ndim], np.exp(found.x[g.ndim :])

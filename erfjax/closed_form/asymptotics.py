@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import SupportsIndex
 
 import numpy as np
-import scipy.special
+import scipy
 from jaxtyping import Float, Int
 
 from erfjax.closed_form import kernels, tilting, windows

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import jax.scipy.signal
 import numpy as np
-import scipy.fft
+import scipy
 from jaxtyping import Float
 
 from erfjax.closed_form.kernels import Kernel, add_shifted, array, namespace

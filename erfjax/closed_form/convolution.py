@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import jax.scipy.signal
 import numpy as np
-import scipy.fft
+import scipy
 from jaxtyping import Float
 
 from erfjax.closed_form import kernels, windows

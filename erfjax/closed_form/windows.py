@@ -21,8 +21,7 @@ import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
-import scipy.fft
-import scipy.signal
+import scipy
 from jaxtyping import Bool, Float
 
 from erfjax.closed_form import kernels

@@ -15,8 +15,8 @@ from typing import Any
 
 import jax
 import numpy as np
+import scipy
 from jaxtyping import Float, Integer, UInt8
-from scipy import ndimage
 
 from erfjax import plot
 from erfjax.errors import FileFormatError, MissingDependencyError
@@ -155,7 +155,7 @@ def task(name: str, folder: str | os.PathLike[str] | None = None) -> Task:
     """
     if name == "digits":
         all_, order = digits(), np.random.default_rng(0).permutation(1797)
-        large = np.clip(np.rint(ndimage.zoom(all_.images.astype(float), (1, 2, 2, 1), order=1)), 0, 255).astype(
+        large = np.clip(np.rint(scipy.ndimage.zoom(all_.images.astype(float), (1, 2, 2, 1), order=1)), 0, 255).astype(
             np.uint8
         )
         train, test = (Examples(large[part], all_.labels[part]) for part in (order[:1300], order[1300:]))

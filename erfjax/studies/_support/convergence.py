@@ -12,8 +12,8 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jaxtyping import Array, Float
-from scipy import stats
 
 from erfjax.layers import Conv
 from erfjax.studies import datasets
@@ -54,7 +54,7 @@ def interval(values: Float[np.ndarray, " seeds"]) -> Interval:
     """
     count = len(values)
     error = values.std(ddof=1) / np.sqrt(count)
-    return Interval(float(values.mean()), float(stats.t.ppf(0.975, count - 1) * error))
+    return Interval(float(values.mean()), float(scipy.stats.t.ppf(0.975, count - 1) * error))
 
 
 def learn(
