@@ -95,7 +95,7 @@ def test_same_seed_same_numbers():
     [
         ({"depths": (5,)}, StackError),
         ({"depths": (0, 5)}, StackError),
-        ({"statistic": "signed"}, StackError),
+        ({"statistic": "mean"}, StackError),
         ({"weights": []}, StackError),
         ({"samples": 0}, SampleError),
         ({"image": "no such file.png"}, FileNotFoundError),

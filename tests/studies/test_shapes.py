@@ -47,7 +47,7 @@ def test_tables_and_figure(result, tmp_path):
     assert (result.save(tmp_path) / "shapes.png").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("bad", [{"depths": ()}, {"depths": (0,)}, {"statistic": "signed"}])
+@pytest.mark.parametrize("bad", [{"depths": ()}, {"depths": (0,)}, {"statistic": "mean"}])
 def test_bad_settings_are_refused(bad):
     with pytest.raises(StackError):
         shapes(**{"depths": (1,)} | bad)

@@ -93,7 +93,7 @@ def test_infinite_sets():
 
 def test_regions_that_fall_apart_become_a_bound(monkeypatch):
     """Beyond so many boxes, the product of the shadows: too large, never too small."""
-    monkeypatch.setattr(points, "MAX_BOXES", 30)
+    monkeypatch.setattr(index_sets, "MAX_BOXES", 30)
     diagonal = [(Points(2 * i, 2 * i + 1), Points(2 * i, 2 * i + 1)) for i in range(39)]
     region = join((), diagonal)
     assert len(region) == 1
