@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from erfjax.tracing.positions import index_sets
 from erfjax.tracing.positions.access import Along, IrregularError, Lookup, Prefix, Then, View
 from erfjax.tracing.positions.index_sets import EMPTY, EVERYWHERE, Points, clip, full, join, mask, shadow
 
