@@ -37,9 +37,7 @@ def test_effective_fields_of_every_dimension(shape, stderr):
 
 
 def test_signed_and_dead_fields_can_be_drawn():
-    png(
-        plot.effective(ej.EffectiveField(np.array([[-1.0, 2.0], [0.5, 0.0]]), None, "mean", 0, (0, 0), None, "exact"))
-    )
+    png(plot.effective(ej.EffectiveField(np.array([[-1.0, 2.0], [0.5, 0.0]]), None, "mean", 0, (0, 0), None, "exact")))
     png(plot.effective(ej.EffectiveField(np.zeros((3, 4)), None, "square", 0, (0, 0), None, "exact")))
 
 

@@ -161,6 +161,15 @@ def test_berry_esseen_bounds_the_true_distance(kernel, n):
         assert result.distance == pytest.approx(truth, rel=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("kernel", "ratio"), [([1, 1], 1.0), ([1, 1, 1], math.sqrt(1.5)), ([9, 1], (0.9 * 0.001 + 0.1 * 0.729) / 0.09**1.5)]
+)
+def test_berry_esseen_has_the_published_constants(kernel, ratio):
+    """Shevtsova 2011, theorems 1 and 2: 0.33554 (ρ + 0.415 σ³) and 0.4748 ρ, over σ³ √n; `ratio` is ρ / σ³."""
+    expected = min(0.33554 * (ratio + 0.415), 0.4748 * ratio)
+    assert berry_esseen(kernel, 7).bound == pytest.approx(expected / math.sqrt(7), rel=1e-12)
+
+
 def test_berry_esseen_of_a_marginal():
     kernel = np.outer([1, 2, 1], [1, 1])
     assert berry_esseen(kernel, 9, axis=0) == berry_esseen([1, 2, 1], 9)

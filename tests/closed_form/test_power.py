@@ -188,3 +188,19 @@ def test_jax_kernels_stay_in_jax_and_differentiate(precision):
 def test_bad_input_is_taught(call, says):
     with pytest.raises(KernelError, match=says):
         call()
+
+
+@pytest.mark.parametrize(
+    ("taps", "n"),
+    [
+        ((2.689766060114729e-166, 1292657.0923711201), 7),
+        ((128.8814761406085, 1.306543463993775e-108, 2.4717924943399474e-163), 12),
+        ((25215671410.242474, 3.1713639643152092e-152), 6),
+    ],
+)
+def test_normal_results_behind_small_taps_keep_their_digits(taps, n):
+    """Plain sums of scaled partial powers would lose a tenth of the smallest results that are still normal numbers."""
+    values, logs = power(np.array(taps), n), exact_log_power(taps, n)
+    normal = (logs > math.log(np.finfo(float).tiny)) & (logs < 700)
+    assert normal.sum() >= 2
+    np.testing.assert_allclose(np.log(values[normal]), logs[normal], rtol=0, atol=1e-9)

@@ -388,6 +388,19 @@ def paired_indexing(x):
 
 
 @case()
+def gathered_or_filled(x):
+    """Columns beyond the border are filled with a number: they read no pixel."""
+    return jnp.take(x, jnp.array([3, 12, 0, 9, 5, -1, 7]), axis=2, mode="fill", fill_value=0.5)
+
+
+@case()
+def gathered_rows_or_filled(x):
+    """The same where row and column move together, so that a place drops out as a whole."""
+    rows, columns = jnp.array([[0, 7], [6, 1]]), jnp.array([[8, 2], [9, 5]])
+    return x.at[:, rows, columns].get(mode="fill", fill_value=0.5)
+
+
+@case()
 def take_along_axis(x):
     order = jnp.asarray(np.random.default_rng(0).permutation(9))
     return jnp.take_along_axis(x, order[None, None, :, None], 2)
