@@ -26,7 +26,7 @@ Unit = Sequence[int]
 LOOP_SHARE = (
     0.5  # a cone unrolls loops: worth its compiling if it computes no more than this share of all positions ...
 )
-MOST_UNROLLED = 300  # ... in no more equations than this
+MOST_UNROLLED = 64  # ... in no more equations than this
 MOST_PIECES = 16  # units that would fall into more groups than that share one cone: compiling has a cost too
 
 

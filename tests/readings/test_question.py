@@ -8,6 +8,7 @@ from jax.tree_util import Partial
 
 import erfjax as ej
 from erfjax.errors import FunctionError, LayoutError, SampleError, UnitError
+from erfjax.measurement import model
 
 VERBS = (ej.theoretical, ej.analytic, ej.empirical)
 RNG = np.random.default_rng(0)
@@ -276,11 +277,11 @@ def test_a_model_in_training_mode_is_told_to_evaluate():
         def __call__(self, x):
             return self.norm(self.conv(x))
 
-    model = Net(nnx.Rngs(0))
+    net = Net(nnx.Rngs(0))
     with pytest.raises(FunctionError, match=r"model\.eval\(\)"):
-        ej.empirical(lambda x: model(x), X)
-    model.eval()
-    assert ej.empirical(lambda x: model(x), X).theoretical.size == (3, 3)
+        ej.empirical(lambda x: net(x), X)
+    net.eval()
+    assert ej.empirical(lambda x: net(x), X).theoretical.size == (3, 3)
 
 
 @pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
@@ -300,3 +301,24 @@ def test_keras_in_either_data_format(layout):
     assert ej.theoretical(f, x, layout=layout).size == (3, 3)
     assert ej.empirical(f, x, layout=layout).map.shape == (9, 11)
     assert ej.analytic(f, x, layout=layout).map.shape == (9, 11)
+
+
+@pytest.mark.parametrize(("steps", "unit", "cut"), [(5, 1, True), (60, 1, True), (60, 40, False)])
+def test_a_long_loop_is_not_unrolled(steps, unit, cut):
+    """The window of a unit is cut where that unrolls few steps; a long scan stays a scan, and gives the same field."""
+    w = jnp.asarray(RNG.normal(size=(3, 3)) / 3, jnp.float32)
+
+    def recurrent(x):
+        def step(h, row):
+            h = jnp.tanh(row + h @ w)
+            return h, h
+
+        return jnp.moveaxis(jax.lax.scan(step, jnp.zeros((x.shape[0], 3)), jnp.moveaxis(x, 1, 0))[1], 0, 1)
+
+    x = RNG.normal(size=(2, steps, 3)).astype(np.float32)
+    field = ej.empirical(recurrent, x, layout="NLC", unit=unit)
+    (engine,) = (found.engine for found in model._kept[recurrent].values() if hasattr(found, "engine"))
+    assert (engine.probe.window == (unit + 1,)) == cut
+    g = jax.vmap(jax.grad(lambda x: recurrent(x[None])[0, unit].sum()))(x)
+    np.testing.assert_allclose(field.map, np.square(g).sum(-1).mean(0), rtol=1e-5, atol=1e-9)
+    assert field.theoretical.size == (unit + 1,)
