@@ -116,12 +116,11 @@ def grouped(units: Sequence[Unit], cone: Callable[[Sequence[Unit]], Cone]) -> li
     return [group for group, _ in groups] if len(groups) <= MOST_PIECES else [tuple(range(len(units)))]
 
 
-def probe_of(traced: Traced) -> Probe:
-    """The probe of a function: on cones, where they save something."""
+def whole_probe(traced: Traced) -> Probe:
+    """The probe of a function on its whole input."""
     spec, source = traced.sample[traced.main], traced.source
     shape = source.space(spec.shape)
-    groups = _groups(traced)
-    whole = Probe(
+    return Probe(
         functools.partial(_whole, traced),
         (Piece(tuple(range(len(traced.units))), (0,) * len(shape), shape),),
         traced.consts,
@@ -132,12 +131,17 @@ def probe_of(traced: Traced) -> Probe:
         math.prod(spec.shape) * spec.dtype.itemsize // max(1, math.prod(shape)),
         traced.footprint,
     )
+
+
+def probe_of(traced: Traced) -> Probe:
+    """The probe of a function: on cones, where they save something."""
+    groups, whole = _groups(traced), whole_probe(traced)
     if not groups:
         return whole
     return dataclasses.replace(
         whole,
         functions=functools.partial(_cut, traced, [group for group, _ in groups]),
-        pieces=tuple(_piece(group, cone, source) for group, cone in groups),
+        pieces=tuple(_piece(group, cone, traced.source) for group, cone in groups),
         cost=sum(
             math.prod(lengths(step.box)) * step.output.dtype.itemsize for _, cone in groups for step in cone.steps
         ),
@@ -192,7 +196,7 @@ def _cut(
         return jnp.stack([traced.target.unit_channels(values, place) for place in places])
 
     parts = [[traced.units[i] for i in group] for group in groups]
-    return [functools.partial(channels, _cone(traced, program, units), units) for units in parts]
+    return [functools.partial(channels, _cone(traced, program, units).settled(), units) for units in parts]
 
 
 def read(array: Any, box: Box) -> Any:

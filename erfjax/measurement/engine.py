@@ -94,9 +94,13 @@ def assemble(
     key: Any,
     mesh: jax.sharding.Mesh | None,
     main: int = 0,
+    one: Callable[..., Any] | None = None,
 ) -> Engine:
-    """The engine of a probe: samples under `vmap`, sharded over the mesh if there is one."""
-    one = jacobian.sample_maps(probe, statistic, channels)
+    """The engine of a probe: samples under `vmap`, sharded over the mesh if there is one.
+
+    `one` gives the maps of one sample where they are not those of the probe's units (see `jacobian.sample_maps`).
+    """
+    one = one or jacobian.sample_maps(probe, statistic, channels)
     drawing = None if draw is None else record(draw, jax.eval_shape(lambda: key))
     drawn = () if drawing is None else drawing.consts
 

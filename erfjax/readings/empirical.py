@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import math
 import operator
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -17,13 +18,15 @@ from erfjax.fields import EffectiveField, TheoreticalField
 from erfjax.measurement import reduction
 from erfjax.measurement.accumulate import Accumulator
 from erfjax.measurement.checkpoint import State, fingerprint
-from erfjax.measurement.cone import probe_of
+from erfjax.measurement.cone import probe_of, whole_probe
 from erfjax.measurement.engine import Engine, assemble, choose_batch_size
+from erfjax.measurement.every_unit import lines, sample_map
 from erfjax.measurement.inputs import Source, open_source
 from erfjax.measurement.model import cached
 from erfjax.measurement.run import Run
 from erfjax.readings.analytic import theory_of
 from erfjax.readings.question import Question, ask, require_floating
+from erfjax.readings.theoretical import fields_of
 from erfjax.typing import ArrayLike, Averages, Channels, Function, Given, Statistic, Tree, Unit
 
 Inputs = ArrayLike | Iterable[Any] | Callable[..., Any]
@@ -56,7 +59,7 @@ def empirical(
     *,
     key: jax.Array | None = None,
     samples: SupportsIndex | None = None,
-    unit: Unit = None,
+    unit: Unit | Literal["all"] = None,
     layout: str | None = None,
     out_layout: str | None = None,
     statistic: Statistic = "square",
@@ -123,7 +126,7 @@ def empirical(
         key: the random key of all samples.
         samples: how many samples; by default every row once. It may be left out if there is a target.
         unit: index of the output unit, one integer per spatial axis; None is the centre n // 2; a list is a batch of
-            units.
+            units. "all" gives the mean over all units whose field lies inside the image, each aligned on the centre unit.
         layout: the axes of one sample: N batch, C channels, D, H, W, L space; None infers NWC, NHWC or NDHWC from 3, 4 or 5
             axes (an iterable of single images may leave out N).
         out_layout: the axes of the output; by default those of the input, or "NC" where there is no space left.
@@ -167,10 +170,11 @@ def empirical(
     first, again = itertools.tee(inputs) if once else (inputs, inputs)
     source = open_source(first, key, layout)
     require_floating(source.spec, source.layouts)
-    asked = ask(f, source.spec, source.layouts, key=key, unit=unit, out_layout=out_layout)
+    every = isinstance(unit, str) and unit == "all"
+    asked = ask(f, source.spec, source.layouts, key=key, unit=None if every else unit, out_layout=out_layout)
     if once:  # every output and every input reads all rows; one question alone keeps none of them
         again = list(again) if len(asked.each) > 1 else ()
-    settings = _Settings(key, samples, chosen, channels, batch_size, target, mesh, progress, nonfinite)
+    settings = _Settings(key, samples, chosen, channels, batch_size, target, mesh, progress, nonfinite, every)
     sources = iter([source])  # the first question takes the source that is open, the others open their own
 
     def answer(question: Question) -> tuple[EffectiveField, ...]:
@@ -194,14 +198,16 @@ class _Settings:
     mesh: jax.sharding.Mesh | None
     progress: bool | None
     nonfinite: str
+    every: bool
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Compiled:
-    """A compiled measurement, and the theoretical field of every unit, or in words why there is none."""
+    """A compiled measurement, the theoretical field of every unit, or in words why there is none, and notes."""
 
     engine: Engine
     theory: tuple[TheoreticalField | str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def _measured(
@@ -219,7 +225,7 @@ def _measured(
     model = {
         "input": ", ".join(f"{spec.dtype}{list(spec.shape)}" for spec in question.sample),
         "layout": (question.source.letters, question.target.letters),
-        "unit": [list(unit) for unit in question.units],
+        "unit": "all" if settings.every else [list(unit) for unit in question.units],
         "statistic": settings.statistic,
         "channels": settings.channels if isinstance(settings.channels, str) else int(settings.channels),
     }
@@ -256,9 +262,15 @@ def _compiled(f: Function, question: Question, source: Source, settings: _Settin
     question.check_channels(settings.channels, settings.statistic)
 
     def make() -> _Compiled:
-        probe = probe_of(question)
         options = (settings.statistic, settings.channels, source.draw, base, settings.mesh, question.main)
-        return _Compiled(assemble(probe, *options), theory_of(question, f))
+        if not settings.every:
+            return _Compiled(assemble(probe_of(question), *options), theory_of(question, f))
+        (field,) = theory = fields_of(question, f)
+        along = lines(field)
+        count = math.prod(line.count for line in along)
+        one = sample_map(question, along, field.unit, settings.statistic, settings.channels)
+        note = f"the mean over {count} units that see the image alone, each moved to unit {field.unit}"
+        return _Compiled(assemble(whole_probe(question), *options, one), theory, (note,))
 
     identity = (
         "empirical",
@@ -267,6 +279,7 @@ def _compiled(f: Function, question: Question, source: Source, settings: _Settin
         settings.channels,
         source.draw,
         settings.mesh,
+        settings.every,
     )
     found = cast(_Compiled, cached(f, identity, make))
     return dataclasses.replace(found, engine=found.engine.with_weights(question.weights))
@@ -314,7 +327,7 @@ def _fields(
     question: Question, compiled: _Compiled, state: State, settings: _Settings, metadata: dict[str, Any]
 ) -> tuple[EffectiveField, ...]:
     """The fields of all units."""
-    probe, moments, notes = compiled.engine.probe, state.accumulator, [*question.notes, *state.notes]
+    probe, moments, notes = compiled.engine.probe, state.accumulator, [*question.notes, *compiled.notes, *state.notes]
     if state.skipped:
         shown = ", ".join(map(str, state.skipped[:10])) + (" ..." if len(state.skipped) > 10 else "")
         notes.append(f"{len(state.skipped)} samples left out because they are not finite: {shown}")

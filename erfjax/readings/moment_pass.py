@@ -107,7 +107,7 @@ class MomentPass:
         cone, power = _cone(self.question, consts), self.options.power
         if cone is None:
             return jnp.zeros((len(units), *self.question.spec.shape), self.question.spec.dtype)
-        weigh, index = self.weigh(cone), random_weights.indices(cone)
+        weigh, index = self.weigh(cone.settled()), random_weights.indices(cone)
 
         def is_random(equation: Equation, operand: int) -> bool:
             return power == 2 and (index[id(equation)], operand) in self.random

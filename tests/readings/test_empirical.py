@@ -369,3 +369,20 @@ def test_weights_inside_a_jitted_function_are_arguments(cut, monkeypatch):
     empirical(f, np.ones((1, 3, 600), np.float32), layout="NLC")
     (engine,) = (found.engine for found in model_._kept[f].values() if hasattr(found, "engine"))
     assert any(const.shape == weights.shape for const in jax.tree.leaves(engine.consts))
+
+
+def test_weights_computed_from_weights_belong_to_the_whole_program():
+    """A slice of a weight is first needed inside the test for forward mode; it must not be lost with that inner trace."""
+    kernel = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2, 6)).astype(np.float32))
+    x = np.random.default_rng(1).normal(size=(2, 5, 2)).astype(np.float32)
+
+    def f(x):
+        return jax.lax.conv_general_dilated(
+            x, 2 * kernel[:, :, 1:], (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC")
+        )
+
+    units = [0, 1, 2, 3]
+    fields = empirical(f, x, layout="NWC", unit=units, channels="frobenius")
+    for unit, field in zip(units, fields, strict=True):
+        expected = np.square(jax.jacrev(lambda x, unit=unit: f(x)[0, unit])(x[:1])).sum((0, 1, 3))
+        np.testing.assert_allclose(field.map, expected, rtol=1e-5)

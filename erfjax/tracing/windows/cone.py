@@ -61,6 +61,12 @@ class Cone:
     def windows(self) -> tuple[Box, ...]:
         return tuple(self.boxes.get(a, stand_in((EMPTY,) * len(a.shape), a.shape)) for a in self.block.inputs)
 
+    def settled(self) -> "Cone":
+        """The same cone, its known operands computed now: first asked for inside a nested trace, they would belong to it."""
+        for step in self.steps:
+            _settle(step.equation)
+        return self
+
     def __call__(self, *windows: Any) -> list[Any]:
         """The wanted boxes, in the order in which they were asked for."""
         held = self.values(*windows)
@@ -84,6 +90,15 @@ class Cone:
         if isinstance(atom, Known):
             return cut(atom.value, full(atom.shape), box)
         return cut(held[atom], self.boxes[atom], box)
+
+
+def _settle(equation: Equation) -> None:
+    for atom in equation.inputs:
+        if isinstance(atom, Known) and atom.captured:
+            _ = atom.value
+    for block in equation.blocks:
+        for inner in block.equations:
+            _settle(inner)
 
 
 def restrict(block: Block, wanted: Mapping[Atom, Box]) -> Cone:
