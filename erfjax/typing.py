@@ -43,3 +43,12 @@ Extent = int | float
 """An integer number of pixels, or a float infinity on an axis that is seen globally."""
 
 JSON = dict[str, Any]
+
+Option = Number | str | Sequence[int | float] | None
+"""An option of a measure: a threshold, a fraction, a word, the indices of a pixel."""
+
+Figure = Any
+"""A `matplotlib.figure.Figure`; only `plot` imports matplotlib."""
+
+Axes = Any
+"""A `matplotlib.axes.Axes`."""

@@ -77,12 +77,6 @@ def test_what_is_used_is_drawn_in_what_is_seen():
     assert np.abs(np.abs(line - [8, 10]).max(0) - half).max() < 0.75
 
 
-def test_moments_are_those_of_the_measures():
-    values = field((6, 9)).map
-    assert plot.moments(values)[0] == pytest.approx(ej.measures.centroid(values))
-    assert plot.moments(values)[1] == pytest.approx(ej.measures.sigma(values))
-
-
 def test_gaussian_keeps_total_and_spread():
     values = ej.closed_form.power(np.ones((3, 3)) / 9, 20)
     bell = plot.gaussian_of(values)
