@@ -1,14 +1,19 @@
 """The two results: what they derive, print, advise, save and load."""
 
+import copy
+import csv
 import dataclasses
+import itertools
 import json
 import math
+import pickle
+import sys
 
 import numpy as np
 import pytest
 
-from erfjax import files, measures
-from erfjax.errors import FileFormatError, GeometryError, MapError
+from erfjax import files, jackknife, measures
+from erfjax.errors import FileFormatError, GeometryError, LayoutError, MapError, MissingDependencyError
 from erfjax.fields import EffectiveField, LayerRow, Phase, PhaseTable, TheoreticalField
 from erfjax.geometry import Window, backward
 
@@ -269,6 +274,28 @@ def test_sizes_that_count_pixels_have_errors_of_the_right_order():
     assert 0.5 < np.mean(errors) / np.std(sizes, ddof=1) < 2
 
 
+@pytest.mark.parametrize("count", [2, 3, 5, 16])
+def test_the_error_of_a_total_is_that_of_a_mean(count):
+    """A total is linear in the batches: halves of any number, odd ones too, must give the standard error of a mean."""
+    values = np.random.default_rng(count).exponential(size=count)
+    errors = [jackknife.delete_half(values[:, None], np.sum)]
+    assert jackknife.stderr(jackknife.without_each(values)) == pytest.approx(values.std(ddof=1) / math.sqrt(count))
+    exactly = values.std(ddof=1) / math.sqrt(count)
+    splits = [np.mean(pick) for pick in itertools.combinations(values, count // 2)]
+    spread = math.sqrt(count // 2 / (count - count // 2)) * np.std(splits)
+    assert spread == pytest.approx(exactly)  # over all halves, in place of 64 of them
+    assert errors[0] == pytest.approx(exactly, rel=5 / math.sqrt(2 * jackknife.HALVES))
+
+
+def test_the_bias_of_a_square_is_taken_away():
+    values = np.random.default_rng(0).normal(size=(3000, 7))
+    batches = values.T
+    found = jackknife.unbiased(batches.mean(0) ** 2, jackknife.without_each(batches) ** 2)
+    biased = batches.mean(0) ** 2  # its mean is 1/7, the variance of a mean of seven
+    assert abs(found.mean()) < 5 * found.std() / math.sqrt(found.size)
+    assert biased.mean() > 5 * biased.std() / math.sqrt(biased.size)
+
+
 def test_without_batches_there_is_no_error():
     assert effective(np.ones((2, 3))).size_stderr() is None
     assert effective(np.ones((2, 3)), batches=np.ones((1, 2, 3))).size_stderr() is None
@@ -320,6 +347,103 @@ def test_files_from_before_channels_were_recorded_load(tmp_path):
     plain = {"statistic": "square", "samples": 0, "unit": [1, 2], "coverage": "exact", "notes": [], "metadata": {}}
     old = files.save(tmp_path / "old.npz", "EffectiveField", {"map": np.ones((3, 4))}, plain)
     assert EffectiveField.load(old).channels is EffectiveField.load(old).averages is None
+
+
+def test_results_are_one_line_inside_of_others(field):
+    theoretical, calls = field
+    assert repr(theoretical) == "TheoreticalField(unit (3, 4) sees 11 × ∞ of 30 × 40 pixels, stride 2 × 1)"
+    assert not calls
+    measured = effective(np.ones((30, 40)), samples=12, coverage="measured", theoretical=theoretical)
+    assert repr(measured) == "EffectiveField(30 × 40 pixels, E[g²], measured, 12 samples)"
+    assert repr(theoretical.advice()).startswith("Advice(advice for an image of 30 × 40")
+    assert repr(theoretical.phases()) == "PhaseTable(period 2 × 1, shift 4 × 1)"
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+@pytest.mark.parametrize("copied", [copy.deepcopy, copy.copy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_results_are_pickled_and_copied_whole(field, tmp_path, loaded, copied):
+    theoretical, calls = field
+    full = effective(np.random.default_rng(0).random((30, 40)), theoretical=theoretical, channels="sum")
+    if loaded:
+        full = EffectiveField.load(full.save(tmp_path / "erf.npz"))
+    again = copied(copied(full))
+    assert again.theoretical == theoretical
+    assert again.channels == "sum"
+    assert again.theoretical.phases() == theoretical.phases()
+    assert repr(again.theoretical.layers) == repr(theoretical.layers)
+    np.testing.assert_array_equal(again.theoretical.mask(), theoretical.mask())
+    np.testing.assert_array_equal(again.map, full.map)
+    assert str(again.theoretical) == str(theoretical)
+    assert calls == ["layers"]  # what is lazy is computed once, however often it is copied
+
+
+def test_a_suffix_says_what_is_written(field, tmp_path):
+    theoretical, _ = field
+    measured = effective(
+        np.arange(6.0).reshape(2, 3), stderr=np.full((2, 3), 0.5), samples=4, coverage="measured", averages="inputs"
+    )
+    rows = list(csv.DictReader(measured.save(tmp_path / "erf.csv").read_text().splitlines()))
+    assert rows[4] == {"height": "1", "width": "1", "map": "4.0", "stderr": "0.5"}
+    assert len(rows) == 6
+    found = json.loads(measured.save(tmp_path / "erf.JSON").read_text())
+    assert (found["kind"], found["averages"], found["map"]) == ("EffectiveField", "inputs", measured.map.tolist())
+    assert {row["measure"] for row in found["sizes"]} >= {"luo", "sigma", "effective_area"}
+    layers = list(csv.DictReader(theoretical.save(tmp_path / "trf.csv").read_text().splitlines()))
+    assert [row["layer"] for row in layers] == ["conv <1>", "mean"]
+    assert layers[0]["size"] == "3 × 5"
+    assert json.loads(theoretical.save(tmp_path / "trf.json").read_text())["size"] == [11, "inf"]
+    for name, start in (("a.png", b"\x89PNG"), ("a.pdf", b"%PDF"), ("a.svg", b"<?xml")):
+        assert measured.save(tmp_path / name).read_bytes().startswith(start)
+
+
+@pytest.mark.parametrize("name", ["erf.txt", "erf", "erf.npy"])
+def test_other_suffixes_are_refused(field, tmp_path, name):
+    for result in (effective(np.ones((2, 3))), field[0]):
+        with pytest.raises(FileFormatError, match=r"\.npz, \.json, \.csv, \.png, \.pdf, \.svg, but got"):
+            result.save(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_sizes_are_a_table_with_units():
+    g = gaussian((61, 83), (30, 41), (4, 6))
+    rows = {row["measure"]: row for row in effective(g).table().to_dict()}
+    assert rows["sigma"] == {
+        "measure": "sigma",
+        "size": effective(g).size("sigma"),
+        "± se": None,
+        "unit": "pixels",
+    }
+    assert rows["effective_area"]["unit"] == "pixels²"
+    assert "fwhm" not in {row["measure"] for row in effective(np.ones((5, 4))).table().to_dict()}
+
+
+def test_fields_become_xarray_datasets(field):
+    xarray = pytest.importorskip("xarray", reason="the extra `xarray` is not installed")
+    theoretical, _ = field
+    batches = np.random.default_rng(0).random((4, 30, 40))
+    full = effective(
+        batches.mean(0), batches=batches, stderr=batches.std(0), samples=8, coverage="measured", theoretical=theoretical
+    )
+    found = full.to_xarray(spacing=(0.5, 2), units="µm")
+    assert isinstance(found, xarray.Dataset)
+    assert found["map"].dims == ("height", "width")
+    assert found.batches.dims == ("batch", "height", "width")
+    assert found["map"].sel(height=3.5, width=8.0).item() == full.map[7, 4]
+    assert found.height.attrs["units"] == "µm"
+    assert (found.attrs["statistic"], found.attrs["samples"]) == ("square", 8)
+    assert "channels" not in found.attrs
+    seen = theoretical.to_xarray()
+    np.testing.assert_array_equal(seen.mask, theoretical.mask())
+    assert seen.layer_size.dims == ("layer", "axis")
+    assert seen.layer_name.values.tolist() == ["conv <1>", "mean"]
+    with pytest.raises(LayoutError, match="one per spatial axis"):
+        full.to_xarray(spacing=(1, 2, 3))
+
+
+def test_without_xarray_the_install_line_is_given(monkeypatch):
+    monkeypatch.setitem(sys.modules, "xarray", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'erfjax\[xarray\]'"):
+        effective(np.ones((2, 3))).to_xarray()
 
 
 def test_files_that_are_no_fields(field, tmp_path):

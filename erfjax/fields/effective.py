@@ -245,18 +245,14 @@ class EffectiveField(summary.Shown):
     def to_xarray(self, spacing: Number | Sequence[Number] = 1, units: str = "pixel") -> Any:
         """An `xarray.Dataset` of the map, its standard error and its batches, with one coordinate per spatial axis.
 
+        The map is `dataset["map"]`, for `dataset.map` is a method of xarray.
+
         Args:
             spacing: the distance between two pixels in `units`, or one per axis.
             units: of the coordinates.
 
         Raises:
             MissingDependencyError: xarray is not installed.
-
-        Example:
-            >>> import erfjax as ej
-            >>> field = (ej.layers.Conv((3,)) ** 4).analytic(image_shape=(16,))
-            >>> field.to_xarray(spacing=0.5, units="ms").map.sel(position=4.0).item() == field.map[8]
-            True
         """
         variables = {name: getattr(self, name) for name in _ARRAYS if getattr(self, name) is not None}
         said = {name: getattr(self, name) for name in ("statistic", "coverage", "samples", "unit", *_LATER)}
