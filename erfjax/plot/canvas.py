@@ -188,7 +188,7 @@ def gaussian_of(values: np.ndarray) -> np.ndarray:
         >>> import numpy as np
         >>> from erfjax import plot
         >>> plot.gaussian_of(np.array([1.0, 2.0, 1.0])).round(2)
-        array([0.85, 2.31, 0.85])
+        array([0.85, 2.3 , 0.85])
     """
     centre, spread = _moments(values)
     narrowest = 1e-3  # pixels: an axis without spread gets all of it in one pixel
