@@ -242,6 +242,15 @@ def test_noise_makes_an_effective_area_smaller_and_the_verdict_knows():
     assert compare(exact(bell()), found[0]).within_chance is True
 
 
+def test_samples_outside_of_every_batch_move_a_size_by_what_they_weigh():
+    """The bias is that of the batches: a map of a few samples more must not have it multiplied by the number of batches."""
+    found = measured(bell(), samples=400, groups=40)
+    more = dataclasses.replace(found, map=found.map * 0.99 + 0.01 * bell(sigma=(4.0, 3.0)))
+    moved = more.size("sigma") - found.size("sigma")
+    assert moved > 0.005
+    assert more.unbiased_size()[0] - found.unbiased_size()[0] == pytest.approx(moved, rel=1e-9)
+
+
 def test_two_closed_forms_agree_up_to_rounding():
     rounded = exact(bell().astype(np.float32).astype(np.float64) * (1 + 1e-7))
     assert compare(exact(bell()), rounded).within_chance is True

@@ -153,11 +153,12 @@ class EffectiveField(summary.Shown):
 
         Source: M. Quenouille 1956, Notes on bias in estimation.
         """
-        whole, replicates = self.size(measure, **options), self.without_each_batch()
-        if replicates is None:
-            return whole, None
+        value, replicates = self.size(measure, **options), self.without_each_batch()
+        if replicates is None or self.batches is None:
+            return value, None
         values = np.array([self._size(replicate, measure, options) for replicate in replicates])
-        return float(jackknife.unbiased(whole, values)), float(jackknife.stderr(values))
+        batched = self._size(self._finished(self.batches.mean(0)), measure, options)  # some samples may be in no batch
+        return value + float(jackknife.unbiased(batched, values)) - batched, float(jackknife.stderr(values))
 
     def without_each_batch(self) -> Float[np.ndarray, "batches *space"] | None:
         """The map without each batch of samples in turn, for the jackknife; None where fewer than two were measured."""
