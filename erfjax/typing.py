@@ -1,6 +1,6 @@
 """The names of types that signatures share: options as Literals, arrays as jaxtyping aliases, callables as Protocols."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax

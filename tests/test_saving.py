@@ -61,8 +61,9 @@ def test_effective_round_trip(field, tmp_path):
 
 def test_files_from_before_channels_were_recorded_load(tmp_path):
     plain = {"statistic": "square", "samples": 0, "unit": [1, 2], "coverage": "exact", "notes": [], "metadata": {}}
-    old = files.save(tmp_path / "old.npz", "EffectiveField", {"map": np.ones((3, 4))}, plain)
+    old = files.save(tmp_path / "old.npz", "EffectiveField", {"map": np.ones((3, 4))}, plain | {"statistic": "signed"})
     assert EffectiveField.load(old).channels is EffectiveField.load(old).averages is None
+    assert EffectiveField.load(old).statistic == "mean"
 
 
 def test_results_are_one_line_inside_of_others(field):

@@ -7,7 +7,6 @@ import numpy as np
 from erfjax.errors import ComparisonError, MapError
 from erfjax.fields import EffectiveField
 
-SAME_STATISTIC = {"signed": "mean"}
 SAME_CHANNELS = {"random-signs": "frobenius"}  # a random sign per channel estimates the sum of the channels' squares
 SQUARES = ("square", "rms")
 
@@ -21,7 +20,7 @@ def one_question(a: EffectiveField, b: EffectiveField) -> None:
     """
     if a.map.ndim != b.map.ndim:
         raise MapError(f"Maps of {a.map.ndim} and {b.map.ndim} dimensions cannot be compared pixel by pixel.")
-    first, second = (SAME_STATISTIC.get(field.statistic, field.statistic) for field in (a, b))
+    first, second = a.statistic, b.statistic
     if first != second:
         raise ComparisonError(
             f"Both fields must be of one statistic, but one is {first!r}, the other {second!r}, which have different sizes "

@@ -46,7 +46,7 @@ class Pair:
     @functools.cached_property
     def comparison(self) -> agreement.Comparison:
         """How well the two agree; their shapes alone where the closed form is that of √E[g²] beside E|g|."""
-        same = CLOSED[self.measured.statistic] == self.measured.statistic or self.closed.statistic == "mean"
+        same = CLOSED[self.measured.statistic] == self.measured.statistic
         closed = dataclasses.replace(self.closed, statistic=self.measured.statistic)
         return agreement.compare(closed, self.measured, total=same)
 
