@@ -39,7 +39,10 @@ def one_question(a: EffectiveField, b: EffectiveField) -> None:
 def one_side_over_weights(a: EffectiveField, b: EffectiveField, names: tuple[str, str]) -> tuple[bool, tuple[str, ...]]:
     """Whether one field is a mean over weights and the other of one network, and what to say about the two means."""
     over = [field.averages is not None and "weights" in field.averages for field in (a, b)]
-    single = [field.averages == "inputs" for field in (a, b)]
+    single = [
+        field.averages == "inputs" or (field.averages is None and field.channels is not None and field.samples == 1)
+        for field in (a, b)
+    ]
     notes = []
     for side, other in ((0, 1), (1, 0)):
         if over[side] and single[other]:
