@@ -4,7 +4,19 @@ Three readings of one trace of one JAX function: `theoretical` (where it can loo
 counts, in closed form) and `empirical` (how much, measured, with error bars); `compare` says whether they agree.
 """
 
-from erfjax import closed_form, errors, geometry, initializers, layers, layouts, measures, protocols, studies, tracing
+from erfjax import (
+    closed_form,
+    errors,
+    geometry,
+    initializers,
+    layers,
+    layouts,
+    measures,
+    plot,
+    protocols,
+    studies,
+    tracing,
+)
 from erfjax.agreement import Comparison, compare
 from erfjax.fields import EffectiveField, TheoreticalField
 from erfjax.readings.analytic import analytic, analytic_map
@@ -28,6 +40,7 @@ __all__ = [
     "layers",
     "layouts",
     "measures",
+    "plot",
     "protocols",
     "studies",
     "theoretical",

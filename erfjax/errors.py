@@ -33,6 +33,10 @@ class MapError(ErfjaxError, ValueError):
     """A map has no such measure (empty, NaN, all zero ...). Remedy: check the map first; the message says what it holds."""
 
 
+class ComparisonError(ErfjaxError, ValueError):
+    """Two fields do not answer the same question. Remedy: read both with the statistic and channels the message names."""
+
+
 class SampleError(ErfjaxError, ValueError):
     """A sample cannot be measured, e.g. a gradient is not finite. Remedy: the message names the index of the sample."""
 

@@ -7,7 +7,7 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,26 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def by_suffix(path: str | os.PathLike[str], writers: Mapping[str, Callable[[Path], Path]]) -> Path:
+    """The path that the writer for its suffix wrote.
+
+    Raises:
+        FileFormatError: there is no writer for that suffix.
+
+    Example:
+        >>> from erfjax.files import by_suffix
+        >>> by_suffix("a.txt", {".npz": lambda path: path, ".csv": lambda path: path})
+        Traceback (most recent call last):
+        erfjax.errors.FileFormatError: A path to save to must end in .npz, .csv, but got 'a.txt': the suffix says ...
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in writers:
+        raise FileFormatError(
+            f"A path to save to must end in {', '.join(writers)}, but got {os.fspath(path)!r}: the suffix says what is written."
+        )
+    return writers[suffix](Path(path))
 
 
 def save_text(path: str | os.PathLike[str], text: str) -> Path:

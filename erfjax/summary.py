@@ -1,10 +1,13 @@
 """Rows as they are shown: a text table for a terminal, an HTML table for a notebook, plain dicts for everything else.
 
-Nothing is computed here. A result makes a `Table` of itself; the table knows how numbers, sizes and gaps are written.
+Nothing is computed here. A result makes a `Table` of itself; the table knows how numbers, sizes and gaps are written, and
+`Shown` is what every result has in common: it prints as its tables, and is one line inside of something else.
 """
 
+import csv
 import dataclasses
 import html
+import io
 import math
 import numbers
 from collections.abc import Sequence
@@ -116,6 +119,55 @@ class Table:
         """One dict per row, keyed by column, values as they are."""
         return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
 
+    def to_csv(self) -> str:
+        """Comma-separated values under a line of column names: numbers in full, sizes as 3 × 5, nothing for a gap.
+
+        Example:
+            >>> from erfjax.summary import Table
+            >>> print(Table("", ("layer", "size", "σ"), (("a,b", (3, 5), 1 / 3), ("c", 1, None))).to_csv(), end="")
+            layer,size,σ
+            "a,b",3 × 5,0.3333333333333333
+            c,1,
+        """
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(self.columns)
+        writer.writerows([_plain(value) for value in row] for row in self.rows)
+        return text.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    """A value as it stands in a CSV file."""
+    if isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_):
+        return int(value) if isinstance(value, numbers.Integral) else float(value)
+    return "" if value is None else cell(value)
+
+
+class Shown:
+    """A result that prints as its tables: `str()` for a terminal, `_repr_html_` for a notebook, `repr` in one line.
+
+    A result says what `table()` is, and, if there is more to show, `_tables()`; and in `_brief()` what stands in its `repr`.
+    """
+
+    def table(self) -> Table:
+        """The table of the result."""
+        raise NotImplementedError
+
+    def _tables(self) -> tuple[Table, ...]:
+        return (self.table(),)
+
+    def _brief(self) -> str:
+        return self.table().title
+
+    def __str__(self) -> str:
+        return stack(*self._tables())
+
+    def _repr_html_(self) -> str:
+        return stack_html(*self._tables())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._brief()})"
+
 
 def facts(title: str, pairs: dict[str, Any], notes: Sequence[str] = ()) -> Table:
     """A table without a head: one fact a row, its name on the left.
@@ -129,6 +181,18 @@ def facts(title: str, pairs: dict[str, Any], notes: Sequence[str] = ()) -> Table
     """
     rows = tuple((name, cell(value)) for name, value in pairs.items())
     return Table(title, ("", ""), rows, tuple(notes))
+
+
+def axis_names(ndim: int) -> tuple[str, ...]:
+    """What the spatial axes of a map are called, in their order.
+
+    Example:
+        >>> from erfjax.summary import axis_names
+        >>> axis_names(2), axis_names(4)
+        (('height', 'width'), ('axis 0', 'axis 1', 'axis 2', 'axis 3'))
+    """
+    named = {1: ("position",), 2: ("height", "width"), 3: ("depth", "height", "width")}
+    return named.get(ndim, tuple(f"axis {axis}" for axis in range(ndim)))
 
 
 def stack(*tables: Table) -> str:

@@ -1,6 +1,6 @@
 """The names of types that signatures share: options as Literals, arrays as jaxtyping aliases, callables as Protocols."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -43,3 +43,12 @@ Extent = int | float
 """An integer number of pixels, or a float infinity on an axis that is seen globally."""
 
 JSON = dict[str, Any]
+
+Option = Number | str | Sequence[int | float] | None
+"""An option of a measure: a threshold, a fraction, a word, the indices of a pixel."""
+
+Figure = Any
+"""A `matplotlib.figure.Figure`; only `plot` imports matplotlib."""
+
+Axes = Any
+"""A `matplotlib.axes.Axes`."""

@@ -10,8 +10,9 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "erfjax"
 ROWS = (  # from the ground up; boxes on one row do not know each other
     {"errors", "typing"},
-    {"files"},
-    {"geometry", "layouts", "measures", "summary", "plot"},
+    {"files", "jackknife"},
+    {"geometry", "layouts", "measures", "summary"},
+    {"plot"},
     {"fields"},
     {"tracing", "closed_form", "initializers"},
     {"measurement"},

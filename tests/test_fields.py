@@ -1,16 +1,17 @@
-"""The two results: what they derive, print, advise, save and load."""
+"""The two results: what they derive, print and advise."""
 
 import dataclasses
-import json
+import itertools
 import math
 
 import numpy as np
 import pytest
 
-from erfjax import files, measures
-from erfjax.errors import FileFormatError, GeometryError, MapError
-from erfjax.fields import EffectiveField, LayerRow, Phase, PhaseTable, TheoreticalField
+from erfjax import jackknife, measures
+from erfjax.errors import GeometryError, MapError
+from erfjax.fields import LayerRow, TheoreticalField
 from erfjax.geometry import Window, backward
+from tests.results import effective, gaussian, theoretical_field
 
 
 def chain_field(windows, names, shape=(32, 32)):
@@ -49,33 +50,7 @@ def chain_field(windows, names, shape=(32, 32)):
 
 @pytest.fixture
 def field():
-    calls = []
-
-    def layers():
-        calls.append("layers")
-        return (
-            LayerRow("conv <1>", "conv", (1, 9, 12, 4), (3, 5), (1, 1), (1, 2), (3, 2), (6, 7)),
-            LayerRow(
-                "mean", "reduce", (1, 4), (11, math.inf), (2, math.nan), (3, math.inf), (-3, -math.inf), (8, math.inf)
-            ),
-        )
-
-    return TheoreticalField(
-        unit=(3, 4),
-        output_shape=(8, 9),
-        image_shape=(30, 40),
-        start=(-3, -math.inf),
-        stop=(8, math.inf),
-        stride=(2, 1),
-        padding=(3, math.inf),
-        clipped=((0, 0), (8, 40)),
-        shift_invariant=False,
-        channels=(0, 2),
-        notes=("one note",),
-        phases_=lambda: PhaseTable((2, 1), (4, 1), (Phase(0, 0, 0, 1, 5), Phase(0, 1, 1, 3, 8), Phase(1, 0, 0, 0, 3))),
-        mask_=lambda: np.arange(1200).reshape(30, 40) % 3 == 0,
-        layers_=layers,
-    ), calls
+    return theoretical_field()
 
 
 def test_theoretical_sizes_and_centre(field):
@@ -114,19 +89,6 @@ def test_theoretical_prints(field):
     assert html.count("<table") == 3
     assert "phase" in str(field.phases())
     assert "<table" in field.phases()._repr_html_()
-
-
-def test_theoretical_round_trip(field, tmp_path):
-    field, _ = field
-    path = field.save(tmp_path / "field.npz")
-    again = TheoreticalField.load(path)
-    assert again == field
-    assert again.phases() == field.phases()
-    assert repr(again.layers) == repr(field.layers)
-    np.testing.assert_array_equal(again.mask(), field.mask())
-    assert [p.name for p in tmp_path.iterdir()] == ["field.npz"]
-    with np.load(path, allow_pickle=False) as file:
-        json.loads(str(file["metadata"]), parse_constant=lambda name: pytest.fail(name) if name != "NaN" else None)
 
 
 VGG16 = [w for n in (2, 2, 3, 3, 3) for w in [Window(3, padding_low=1)] * n + [Window(2, 2)]]
@@ -183,23 +145,6 @@ def test_advice_reads_the_input_of_a_branch_where_it_is_given():
 def test_advice_wants_one_size_per_axis(bad):
     with pytest.raises(GeometryError, match="`image_size`"):
         chain_field(VGG16, NAMES).advice(bad)
-
-
-def gaussian(shape, centre, sigma):
-    grid = np.ogrid[tuple(slice(n) for n in shape)]
-    return np.exp(-0.5 * sum(((t - c) / s) ** 2 for t, c, s in zip(grid, centre, sigma, strict=True)))
-
-
-def effective(values, **changes):
-    plain = {
-        "stderr": None,
-        "statistic": "square",
-        "samples": 0,
-        "unit": (1, 2),
-        "theoretical": None,
-        "coverage": "exact",
-    }
-    return EffectiveField(values, **{**plain, **changes})
 
 
 def test_effective_sizes_are_measures_of_the_magnitude():
@@ -269,6 +214,28 @@ def test_sizes_that_count_pixels_have_errors_of_the_right_order():
     assert 0.5 < np.mean(errors) / np.std(sizes, ddof=1) < 2
 
 
+@pytest.mark.parametrize("count", [2, 3, 5, 16])
+def test_the_error_of_a_total_is_that_of_a_mean(count):
+    """A total is linear in the batches: halves of any number, odd ones too, must give the standard error of a mean."""
+    values = np.random.default_rng(count).exponential(size=count)
+    errors = [jackknife.delete_half(values[:, None], np.sum)]
+    assert jackknife.stderr(jackknife.without_each(values)) == pytest.approx(values.std(ddof=1) / math.sqrt(count))
+    exactly = values.std(ddof=1) / math.sqrt(count)
+    splits = [np.mean(pick) for pick in itertools.combinations(values, count // 2)]
+    spread = math.sqrt(count // 2 / (count - count // 2)) * np.std(splits)
+    assert spread == pytest.approx(exactly)  # over all halves, in place of 64 of them
+    assert errors[0] == pytest.approx(exactly, rel=5 / math.sqrt(2 * jackknife.HALVES))
+
+
+def test_the_bias_of_a_square_is_taken_away():
+    values = np.random.default_rng(0).normal(size=(3000, 7))
+    batches = values.T
+    found = jackknife.unbiased(batches.mean(0) ** 2, jackknife.without_each(batches) ** 2)
+    biased = batches.mean(0) ** 2  # its mean is 1/7, the variance of a mean of seven
+    assert abs(found.mean()) < 5 * found.std() / math.sqrt(found.size)
+    assert biased.mean() > 5 * biased.std() / math.sqrt(biased.size)
+
+
 def test_without_batches_there_is_no_error():
     assert effective(np.ones((2, 3))).size_stderr() is None
     assert effective(np.ones((2, 3)), batches=np.ones((1, 2, 3))).size_stderr() is None
@@ -288,85 +255,3 @@ def test_printing_never_fails(values):
     field = effective(values, unit=(0,) * values.ndim)
     assert "undefined" in str(field)
     assert "undefined" in field._repr_html_()
-
-
-def test_effective_round_trip(field, tmp_path):
-    theoretical, _ = field
-    rng = np.random.default_rng(1)
-    full = effective(
-        rng.random((30, 40)),
-        stderr=rng.random((30, 40)),
-        samples=12,
-        coverage="measured",
-        notes=("a", "b"),
-        batches=rng.random((4, 30, 40)),
-        theoretical=theoretical,
-        metadata={"seed": np.int64(3), "device": "cpu", "list": [1, None]},
-        channels=3,
-        averages="inputs and weights",
-    )
-    again = EffectiveField.load(full.save(tmp_path / "erf.npz"))
-    for name in ("map", "stderr", "batches"):
-        np.testing.assert_array_equal(getattr(again, name), getattr(full, name))
-    for name in ("statistic", "samples", "unit", "coverage", "notes", "theoretical", "channels", "averages"):
-        assert getattr(again, name) == getattr(full, name)
-    assert again.metadata == {"seed": 3, "device": "cpu", "list": [1, None]}
-    assert repr(again.theoretical.layers) == repr(theoretical.layers)
-    bare = EffectiveField.load(effective(np.ones((2, 3, 1))).save(tmp_path / "bare.npz"))
-    assert bare.stderr is bare.batches is bare.theoretical is bare.channels is bare.averages is None
-
-
-def test_files_from_before_channels_were_recorded_load(tmp_path):
-    plain = {"statistic": "square", "samples": 0, "unit": [1, 2], "coverage": "exact", "notes": [], "metadata": {}}
-    old = files.save(tmp_path / "old.npz", "EffectiveField", {"map": np.ones((3, 4))}, plain)
-    assert EffectiveField.load(old).channels is EffectiveField.load(old).averages is None
-
-
-def test_files_that_are_no_fields(field, tmp_path):
-    theoretical, _ = field
-    good = theoretical.save(tmp_path / "good.npz")
-    content = good.read_bytes()
-    with pytest.raises(FileFormatError, match="should hold a EffectiveField, but holds a TheoreticalField"):
-        EffectiveField.load(good)
-    for name, data in (("cut", content[: len(content) // 2]), ("text", b"hello"), ("empty", b"")):
-        (tmp_path / name).write_bytes(data)
-        with pytest.raises(FileFormatError, match=f"{name}.*damaged or something else"):
-            TheoreticalField.load(tmp_path / name)
-    np.savez(tmp_path / "foreign.npz", a=np.ones(3))
-    with pytest.raises(FileFormatError, match="KeyError"):
-        TheoreticalField.load(tmp_path / "foreign.npz")
-    np.savez(tmp_path / "pickled.npz", metadata=np.array([{"kind": 1}], dtype=object))
-    with pytest.raises(FileFormatError, match="pickle"):
-        TheoreticalField.load(tmp_path / "pickled.npz")
-    np.savez(tmp_path / "newer.npz", metadata=np.array(json.dumps({"kind": "TheoreticalField", "format": 99})))
-    with pytest.raises(FileFormatError, match="install a newer erfjax"):
-        TheoreticalField.load(tmp_path / "newer.npz")
-    np.savez(tmp_path / "half.npz", metadata=np.array(json.dumps({"kind": "EffectiveField", "format": 1})))
-    with pytest.raises(FileFormatError, match=r"half.npz.*KeyError"):
-        EffectiveField.load(tmp_path / "half.npz")
-    with pytest.raises(FileNotFoundError):
-        TheoreticalField.load(tmp_path / "none.npz")
-
-
-def test_any_flipped_byte_is_refused_or_harmless(tmp_path):
-    field = effective(np.random.default_rng(0).random((5, 7)))
-    content = field.save(tmp_path / "erf.npz").read_bytes()
-    for position in range(0, len(content), 7):
-        damaged = bytearray(content)
-        damaged[position] ^= 0x55
-        (tmp_path / "bad.npz").write_bytes(bytes(damaged))
-        try:
-            again = EffectiveField.load(tmp_path / "bad.npz")
-        except FileFormatError:
-            continue
-        np.testing.assert_array_equal(again.map, field.map)
-
-
-def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
-    path = effective(np.ones((2, 3))).save(tmp_path / "erf.npz")
-    before = path.read_bytes()
-    monkeypatch.setattr(np, "savez_compressed", lambda *a, **k: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        effective(np.zeros((2, 3))).save(path)
-    assert path.read_bytes() == before
-    assert [p.name for p in tmp_path.iterdir()] == ["erf.npz"]

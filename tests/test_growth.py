@@ -21,7 +21,7 @@ def result():
 
 def test_closed_forms_have_the_published_sizes_and_slopes():
     closed = tuple((ej.layers.Conv(3) ** n).analytic("mean", width=1) for n in PUBLISHED)
-    curve = Curve("uniform", "linear", "signed", tuple(PUBLISHED), closed, closed)
+    curve = Curve("uniform", "linear", "mean", tuple(PUBLISHED), closed, closed)
     assert np.round(curve.closed_sizes, 2).tolist() == list(PUBLISHED.values())
     assert curve.trf == (11, 21, 41, 81)
     size, share = curve.slopes()[0].slope, curve.slopes(share=True)[0].slope

@@ -1,5 +1,6 @@
 """Figures: they can be drawn for every dimension, without pyplot, and show what they should."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import pytest
 
 import erfjax as ej
 from erfjax import plot
+from erfjax.errors import MapError
 
 
 def field(shape, stderr=True, **options):
@@ -77,16 +79,228 @@ def test_what_is_used_is_drawn_in_what_is_seen():
     assert np.abs(np.abs(line - [8, 10]).max(0) - half).max() < 0.75
 
 
-def test_moments_are_those_of_the_measures():
-    values = field((6, 9)).map
-    assert plot.moments(values)[0] == pytest.approx(ej.measures.centroid(values))
-    assert plot.moments(values)[1] == pytest.approx(ej.measures.sigma(values))
+def stack_field(depth=4, shape=(21, 17), dilation=1):
+    return (ej.layers.Conv((3,) * len(shape), dilation=dilation) ** depth).analytic(image_shape=shape)
+
+
+def noisy(exact, batches=6, seed=0):
+    """A field that was measured, as far as a figure can tell."""
+    draws = exact.map * np.random.default_rng(seed).exponential(size=(batches, *exact.map.shape))
+    changes = {"stderr": draws.std(0, ddof=1) / batches**0.5, "batches": draws, "samples": batches}
+    return dataclasses.replace(exact, map=draws.mean(0), coverage="measured", **changes)
+
+
+def curve(axes, label):
+    """The line of that label, as x and y."""
+    (line,) = [line for line in axes.lines if line.get_label() == label]
+    return np.array(line.get_data())
+
+
+def bar_lengths(bars):
+    """How long the vertical bars of a series of points are."""
+    (lines,) = bars.lines[2]
+    return np.array([segment[1, 1] - segment[0, 1] for segment in lines.get_segments()])
+
+
+def boxes(axes):
+    """Left, top, right and bottom of every box, white ones left out."""
+    extents = [patch.get_bbox().extents for patch in axes.patches if patch.get_edgecolor()[:3] != (1, 1, 1)]
+    return [tuple(float(edge) for edge in extent) for extent in extents]
+
+
+def test_a_map_has_ticks_a_scale_and_the_theoretical_box():
+    field = stack_field()
+    map_axes, section, bar = field.plot(spacing=0.5, units="mm").axes
+    (image,) = map_axes.images
+    np.testing.assert_allclose(image.get_array(), field.map / field.map.max())
+    assert image.get_extent() == [-0.25, 8.25, 10.25, -0.25]
+    assert image.get_clim() == (0, 1)
+    assert boxes(map_axes) == [(1.75, 2.75, 6.25, 7.25)]  # nine pixels about the unit (10, 8)
+    assert (map_axes.get_xlabel(), map_axes.get_ylabel()) == ("width in mm", "height in mm")
+    assert bar.get_ylabel() == "E[g²] / peak"
+    assert section.get_xlabel() == "mm from the middle"
+    offset, values = curve(section, "along height")
+    np.testing.assert_array_equal(offset, 0.5 * (np.arange(21) - 10))
+    np.testing.assert_array_equal(values, field.map[:, 8])
+    assert len(map_axes.get_xticks()) > 2
+
+
+def test_sections_of_several_fields_share_given_axes():
+    with plot.figure(4, 3) as drawing:
+        axes = drawing.subplots()
+    one, other = stack_field(), noisy(stack_field(8))
+    assert one.plot(ax=axes, label="before") is axes
+    assert other.plot(ax=axes, label="after") is axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["before", "after"]
+    np.testing.assert_array_equal(curve(axes, "before")[1], one.map[10])
+    middle = plot.middle(other.map)
+    np.testing.assert_array_equal(curve(axes, "after")[1], other.map[middle[0]])
+    assert len({line.get_linestyle() for line in axes.lines}) == 2  # told apart in grey as well
+    band = axes.collections[-1].get_paths()[0].vertices
+    top = (other.map + 2 * other.stderr)[middle[0]].max()
+    assert band[:, 1].max() == pytest.approx(top)
+    assert axes.get_ylim()[1] > top
+
+
+def test_a_map_and_boxes_in_given_axes():
+    with plot.figure(6, 3) as drawing:
+        left, right = drawing.subplots(1, 2)
+    field, wide = stack_field(), stack_field(dilation=2)
+    assert field.plot(ax=left, label="mine", kind="map") is left
+    assert left.get_title() == "mine"
+    for name, theory in (("plain", field.theoretical), ("dilated", wide.theoretical)):
+        assert theory.plot(ax=right, label=name) is right
+    assert boxes(right) == [(3.5, 5.5, 12.5, 14.5), (-0.5, 1.5, 16.5, 18.5)]
+    assert [text.get_text() for text in right.get_legend().get_texts()] == ["plain", "dilated"]
+    assert len(right.images) == 1
+    assert right.get_ylim() == (21.5, -1.5)  # rows grow downwards still
+    with pytest.raises(MapError, match="section, map"):
+        field.plot(ax=left, kind="profile")
+
+
+def test_a_comparison_has_one_scale_and_its_labels():
+    a, b = stack_field(4), noisy(stack_field(6))
+    result = ej.compare(a, b, labels=("short", "long"))
+    panels = result.plot().axes
+    titles = [axes.get_title() for axes in panels[:4]]
+    assert titles == ["short", "long", "long - short", "cross-sections"]
+    scale = max(a.normalised().max(), b.normalised().max())
+    assert [axes.images[0].get_clim() for axes in panels[:2]] == [(0, scale)] * 2
+    difference = np.asarray(panels[2].images[0].get_array())
+    np.testing.assert_allclose(difference, (b.normalised() - a.normalised()) / a.normalised().max())
+    np.testing.assert_allclose(curve(panels[3], "short")[1], a.normalised()[10])
+    np.testing.assert_allclose(curve(panels[3], "long")[1], b.normalised()[plot.middle(b.map)[0]])
+    with plot.figure(3, 3) as drawing:
+        axes = drawing.subplots()
+    assert result.plot(ax=axes, label="net") is axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["net, short", "net, long"]
+
+
+def test_a_volume_says_which_plane_it_shows():
+    values = np.random.default_rng(0).uniform(size=(5, 6, 7))
+    values[3, 1, 2] = 2.0
+    volume = dataclasses.replace(field((5, 6, 7)), map=values)
+    cases = ((None, values[3], "depth 3", "width"), ({2: 4}, values[..., 4], "width 4", "height"))
+    cases = (*cases, ({-2: 0}, values[:, 0], "height 0", "width"))
+    for plane, shown, words, across in cases:
+        axes = volume.plot(plane=plane).axes[0]
+        np.testing.assert_allclose(axes.images[0].get_array(), shown / 2)
+        assert axes.get_title().endswith(words)
+        assert axes.get_xlabel() == f"{across} in pixels"
+    for plane in ({}, {0: 5}, {0: 1, 1: 1}):
+        with pytest.raises(MapError, match=r"`plane` must give 1 of the axes .* as in \{0: 2\}"):
+            volume.plot(plane=plane)
+    with pytest.raises(MapError, match="leave it out"):
+        field((4, 5)).plot(plane={0: 1})
+
+
+def test_models_by_layers_stand_on_one_scale():
+    grid = {
+        name: {str(n): noisy(stack_field(n, (33, 29), dilation), seed=n) for n in (2, 4)}
+        for name, dilation in (("plain", 1), ("dilated", 2))
+    }
+    drawing = ej.plot.fields(grid, scale="root")
+    maps, ratios = drawing.axes[:4], drawing.axes[5:]
+    flat = [field for row in grid.values() for field in row.values()]
+    top = max(field.normalised().max() for field in flat)
+    for axes, shown in zip(maps, flat, strict=True):
+        np.testing.assert_allclose(axes.images[0].get_array(), shown.normalised())
+        assert axes.images[0].get_clim() == (0, top)
+        assert f"σ {shown.size('sigma'):.3g} ± {shown.size_stderr('sigma'):.1g}" in axes.get_xlabel()
+        assert axes.get_xlim() == maps[0].get_xlim()
+    assert [axes.get_title() for axes in maps[:2]] == ["2", "4"]
+    assert [axes.get_ylabel().splitlines()[0] for axes in maps[::2]] == ["plain", "dilated"]
+    assert [axes.get_title() for axes in ratios] == ["2", "4"]
+    bars = ratios[1].containers[1]
+    assert bars.get_label() == "dilated"
+    wide = grid["dilated"]["4"]
+    expected = [100 * wide.size("area_ratio", fraction=t) for t in (0.2, 0.3, 0.5, 0.99)]
+    np.testing.assert_allclose(bars.lines[0].get_ydata().astype(float), expected)
+    errors = [400 * wide.size_stderr("area_ratio", fraction=t) for t in (0.2, 0.3, 0.5, 0.99)]
+    np.testing.assert_allclose(bar_lengths(bars), errors, atol=1e-9)
+
+
+def test_models_alone_stand_side_by_side():
+    drawing = ej.plot.fields({"short": stack_field(2), "long": stack_field(6)}, ratios=(), contour=None)
+    assert [axes.get_title() for axes in drawing.axes[:2]] == ["short", "long"]
+    assert not drawing.axes[0].collections
+    assert len(drawing.axes) == 3
+    png(ej.plot.fields({"a": stack_field(2, (9,)), "b": stack_field(3, (12,))}))
+
+
+@pytest.mark.parametrize(
+    ("models", "options", "says"),
+    [
+        ({}, {}, "a dict of fields"),
+        ({"a": {"1": 1}, "b": {"2": 2}}, {}, "the same names"),
+        ({"a": 0, "b": 1}, {"scale": "log"}, "linear, root"),
+    ],
+)
+def test_grids_that_do_not_exist(models, options, says):
+    exact = stack_field(2)
+    fill = lambda value: dict.fromkeys(value, exact) if isinstance(value, dict) else exact  # noqa: E731
+    with pytest.raises(MapError, match=says):
+        ej.plot.fields({name: fill(value) for name, value in models.items()}, **options)
+    roots = dataclasses.replace(exact, statistic="rms")
+    with pytest.raises(MapError, match="one statistic"):
+        ej.plot.fields({"a": exact, "b": roots})
+
+
+def test_profiles_by_distance():
+    line = noisy(stack_field(3, (40,), 2))
+    axes = ej.plot.profile({"line": line}, spacing=0.125, units="ms").axes[0]
+    distance, share = curve(axes, "line")
+    np.testing.assert_allclose(distance, 0.125 * (np.arange(40) - 20))
+    np.testing.assert_allclose(share, line.normalised())
+    assert axes.get_xlabel().startswith("ms from")
+    assert len(axes.collections) == 1  # the band of two standard errors
+    plane = stack_field()
+    rings = ej.measures.radial_profile(plane.normalised(), plane.theoretical.centre)
+    axes = ej.plot.profile({"mean": plane}, log=True).axes[0]
+    np.testing.assert_allclose(curve(axes, "mean"), [rings.radius, rings.mean])
+    assert axes.get_yscale() == "log"
+    assert ej.plot.profile({"mass": plane}, ax=axes, cumulative=True, centre=(9, 8)) is axes
+    off = ej.measures.radial_profile(plane.map, (9, 8))
+    np.testing.assert_allclose(curve(axes, "mass"), [off.radius, off.mass])
+    assert len({line.get_linestyle() for line in axes.lines}) == 2
+
+
+def test_sizes_by_layer():
+    layers = {f"conv{n}": noisy(stack_field(n, (33, 29)), seed=n) for n in (1, 2, 4)}
+    axes = ej.plot.depth(layers, spacing=2, units="µm", measure="sigma").axes[0]
+    bars = axes.containers[0]
+    sizes = [2 * field.size("sigma") for field in layers.values()]
+    np.testing.assert_allclose(bars.lines[0].get_ydata().astype(float), sizes)
+    np.testing.assert_allclose(
+        bar_lengths(bars), [8 * field.size_stderr("sigma") for field in layers.values()], atol=1e-9
+    )
+    assert curve(axes, "theoretical")[1].tolist() == [6, 10, 18]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["conv1", "conv2", "conv4"]
+    assert axes.get_ylabel() == "size in µm"
+    theory = {name: field.theoretical for name, field in layers.items()}
+    assert ej.plot.depth(theory, ax=axes, label="bare") is axes
+    assert curve(axes, "bare: theoretical")[1].tolist() == [3, 5, 9]
+    with pytest.raises(MapError, match="is empty"):
+        ej.plot.depth({})
+
+
+def test_figures_are_embedded_whole(tmp_path):
+    """A TrueType font in a PDF, outlines in an SVG: nothing depends on the fonts of the reader."""
+    drawing = ej.plot.fields({"σ": stack_field(2)})
+    pdf = plot.save(drawing, tmp_path / "a.pdf").read_bytes()
+    assert b"/FontFile2" in pdf
+    assert b"/Type3" not in pdf
+    svg = plot.save(drawing, tmp_path / "a.svg").read_text()
+    assert "<text" not in svg
+    assert "<svg" in svg
 
 
 def test_gaussian_keeps_total_and_spread():
     values = ej.closed_form.power(np.ones((3, 3)) / 9, 20)
     bell = plot.gaussian_of(values)
-    assert bell.sum() == pytest.approx(1, abs=1e-6)
+    assert bell.sum() == pytest.approx(1, abs=1e-12)
+    assert plot.gaussian_of(np.zeros((3, 4))).tolist() == np.zeros((3, 4)).tolist()
+    assert plot.gaussian_of(np.eye(7)[4:5] * 3).round(9).tolist() == (np.eye(7)[4:5] * 3).tolist()
     assert ej.measures.sigma(bell) == pytest.approx(ej.measures.sigma(values), rel=1e-3)
 
 

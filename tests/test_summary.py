@@ -1,5 +1,6 @@
 """Tables: what a cell, a text table, an HTML table and a dict look like."""
 
+import csv
 import math
 
 import numpy as np
@@ -76,3 +77,26 @@ def test_an_empty_table_prints_its_head():
 def test_tables_stack():
     assert summary.stack(TABLE, TABLE) == f"{TABLE}\n\n{TABLE}"
     assert summary.stack_html(TABLE, TABLE) == 2 * TABLE._repr_html_()
+
+
+def test_commas_separate_values_that_stay_whole():
+    rows = list(csv.reader(TABLE.to_csv().splitlines()))
+    assert rows == [["layer", "size", "σ"], ["conv<1>", "3 × 5", "0.8165"], ["pool", "4 × ∞", ""]]
+    third = summary.Table("", ("a", "b"), ((1 / 3, np.int64(2)), (True, math.inf)))
+    assert list(csv.reader(third.to_csv().splitlines()))[1:] == [[str(1 / 3), "2"], ["yes", "inf"]]
+
+
+class Both(summary.Shown):
+    """A result of two tables."""
+
+    def table(self):
+        return TABLE
+
+    def _tables(self):
+        return (TABLE, TABLE)
+
+
+def test_a_result_shows_all_its_tables_and_is_one_line():
+    assert str(Both()) == summary.stack(TABLE, TABLE)
+    assert Both()._repr_html_() == summary.stack_html(TABLE, TABLE)
+    assert repr(Both()) == "Both(sizes <1>)"

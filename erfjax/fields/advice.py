@@ -14,8 +14,8 @@ from erfjax.fields.rows import LayerRow
 from erfjax.typing import Extent
 
 
-@dataclasses.dataclass(frozen=True)
-class Advice:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Advice(summary.Shown):
     """What a theoretical receptive field means for an image size.
 
     A layer is *unproductive* when it widens the field although every unit that it reads already sees more than the
@@ -57,12 +57,6 @@ class Advice:
                 *(f"unproductive: {name}" for name in self.unproductive),
             ),
         )
-
-    def __str__(self) -> str:
-        return str(self.table())
-
-    def _repr_html_(self) -> str:
-        return self.table()._repr_html_()
 
 
 def advise(size: tuple[Extent, ...], layers: Sequence[LayerRow], image_size: tuple[int, ...]) -> Advice:

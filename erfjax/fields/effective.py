@@ -1,19 +1,21 @@
 """`EffectiveField`: how much each input pixel counts for one unit, with its sizes and their error bars."""
 
 import dataclasses
+import functools
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from erfjax import files, measures, summary
+from erfjax import files, jackknife, measures, summary
 from erfjax.errors import MapError
+from erfjax.fields import output
 from erfjax.fields.theoretical import TheoreticalField, pack, unpack
-from erfjax.typing import JSON, Averages, Coverage, Statistic
+from erfjax.typing import JSON, Averages, Axes, Coverage, Figure, Number, Option, Statistic
 
 _STATISTICS = {
     "square": "E[g²]",
@@ -32,13 +34,19 @@ _SIZES: dict[str, tuple[Callable[..., Any], str | None]] = {
     "entropy_area": (measures.entropy_area, None),
 }
 """Each measure, and the option that takes the centre of the theoretical field."""
+LISTED: dict[str, dict[str, Option]] = {
+    "luo": {},
+    "sigma": {},
+    "fwhm": {},
+    "energy_radius": {"fraction": 0.9},
+    "effective_area": {},
+    "entropy_area": {},
+}
+"""The measures in a table of sizes, and the options they have there."""
 
 
-HALVES = 64  # enough for a standard error that is itself good to 1/sqrt(2 * 64) = 9 %
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class EffectiveField:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class EffectiveField(summary.Shown):
     """How much each input pixel counts for one unit of the output.
 
     Attributes:
@@ -78,6 +86,11 @@ class EffectiveField:
     channels: str | int | None = None
     averages: Averages | None = None
 
+    @property
+    def formula(self) -> str:
+        """The statistic as it is printed: E[g²] for "square"."""
+        return _STATISTICS[self.statistic]
+
     def normalised(self) -> Float[np.ndarray, "*space"]:
         """The map divided by its sum, so that it sums to one.
 
@@ -95,7 +108,7 @@ class EffectiveField:
         """The standard deviation of |map| along each axis, in pixels."""
         return measures.sigma(np.abs(self.map))
 
-    def size(self, measure: str = "luo", **options: Any) -> float:
+    def size(self, measure: str = "luo", **options: Option) -> float:
         """One measure of |map|, in pixels; see `erfjax.measures` for each one's definition and options.
 
         `measure` is "luo", "sigma", "area_ratio", "energy_radius", "fwhm", "effective_area" or "entropy_area". "luo"
@@ -108,28 +121,56 @@ class EffectiveField:
         """
         return self._size(self.map, measure, options)
 
-    def size_stderr(self, measure: str = "luo", **options: Any) -> float | None:
-        """The standard error of `size` by a delete-half jackknife over batches; None where fewer than two were measured, NaN
-        where a half of them has no such size (its centre is still zero, say): measure more samples.
+    def size_stderr(self, measure: str = "luo", **options: Option) -> float | None:
+        """The standard error of `size` by a delete-half jackknife over batches (see `erfjax.jackknife`).
 
-        Formula: √(h/(B - h)) times the standard deviation of the size over `HALVES` random choices of h = B // 2 of the B
-        batches (J. Shao, C. Wu 1989). Leaving out one batch at a time fails for sizes that count pixels above a
-        threshold: most often no pixel moves, and the error would be zero.
+        Returns:
+            Pixels; None where fewer than two batches were measured, NaN where a half of them has no such size (its centre is
+            still zero, say): measure more samples.
+
+        Raises:
+            MapError: the map has no such measure.
         """
         if self.batches is None or len(self.batches) < 2:
             return None
         self.size(measure, **options)  # raises what the whole map has not
-        count, rng = len(self.batches), np.random.default_rng(0)
-        half = count // 2
-        finish = (lambda m: np.sqrt(np.maximum(m, 0.0))) if self.statistic == "rms" else np.asarray
-        chosen = (rng.permutation(count)[:half] for _ in range(HALVES))
         try:
-            sizes = np.array([self._size(finish(self.batches[rows].mean(axis=0)), measure, options) for rows in chosen])
+            return jackknife.delete_half(self.batches, lambda mean: self._size(self._finished(mean), measure, options))
         except MapError:
             return math.nan
-        return float(np.std(sizes - sizes[0]) * math.sqrt(half / (count - half)))  # exactly zero if all are equal
 
-    def _size(self, values: np.ndarray, measure: str, options: dict[str, Any]) -> float:
+    def unbiased_size(self, measure: str = "sigma", **options: Option) -> tuple[float, float | None]:
+        """A smooth size without the bias that noise gives it, and its standard error, by leaving out one batch at a time.
+
+        Noise makes an effective area and an entropy area smaller; of "sigma" there is little to take away. Sizes that count
+        pixels above a threshold are not smooth: see `size_stderr`.
+
+        Returns:
+            (size, standard error) in the unit of the measure; (`size()`, None) where fewer than two batches were measured.
+
+        Raises:
+            MapError: the map, or one without a batch, has no such measure.
+
+        Source: M. Quenouille 1956, Notes on bias in estimation.
+        """
+        value, replicates = self.size(measure, **options), self.without_each_batch()
+        if replicates is None or self.batches is None:
+            return value, None
+        values = np.array([self._size(replicate, measure, options) for replicate in replicates])
+        batched = self._size(self._finished(self.batches.mean(0)), measure, options)  # some samples may be in no batch
+        return value + float(jackknife.unbiased(batched, values)) - batched, float(jackknife.stderr(values))
+
+    def without_each_batch(self) -> Float[np.ndarray, "batches *space"] | None:
+        """The map without each batch of samples in turn, for the jackknife; None where fewer than two were measured."""
+        if self.batches is None or len(self.batches) < 2:
+            return None
+        return self._finished(jackknife.without_each(self.batches))
+
+    def _finished(self, mean: np.ndarray) -> np.ndarray:
+        """What a mean over samples becomes in the map: its root where the statistic is a root."""
+        return np.sqrt(np.maximum(mean, 0.0)) if self.statistic == "rms" else mean
+
+    def _size(self, values: np.ndarray, measure: str, options: dict[str, Option]) -> float:
         if measure not in _SIZES:
             raise MapError(f"`measure` must be one of {', '.join(sorted(_SIZES))}, but got {measure!r}.")
         function, anchor = _SIZES[measure]
@@ -145,7 +186,7 @@ class EffectiveField:
         """The field, one fact a row: what it is, its sizes with standard errors, its share of the theoretical field."""
         pairs: dict[str, Any] = {
             "unit": str(self.unit),
-            "statistic": _STATISTICS[self.statistic],
+            "statistic": self.formula,
             "coverage": self.coverage,
         }
         if self.channels is not None:
@@ -164,54 +205,122 @@ class EffectiveField:
             pairs["theoretical size"] = self.theoretical.size
         return summary.facts("effective receptive field", pairs, self.notes)
 
-    def _with_error(self, measure: str, **options: Any) -> str:
+    def table(self) -> summary.Table:
+        """One row per size that the map has: its name, its value and standard error, and its unit."""
+        rows = []
+        for name, options in LISTED.items():
+            value = _attempt(functools.partial(self.size, name, **options))
+            if value != UNDEFINED:
+                unit = "pixels" if "area" not in name else "pixels" + {1: "", 2: "²", 3: "³"}.get(self.map.ndim, "ⁿ")
+                rows.append((name, value, self.size_stderr(name, **options), unit))
+        return summary.Table("sizes", ("measure", "size", "± se", "unit"), tuple(rows))
+
+    def _with_error(self, measure: str, **options: Option) -> str:
         """One size as it is printed."""
         value = _attempt(lambda: self.size(measure, **options))
         error = _attempt(lambda: self.size_stderr(measure, **options))
         return f"{value:.4g} ± {error:.2g}" if isinstance(error, float) else summary.cell(value)
 
-    def __str__(self) -> str:
-        return str(self.facts())
+    def _tables(self) -> tuple[summary.Table, ...]:
+        return (self.facts(),)
 
-    def _repr_html_(self) -> str:
-        return self.facts()._repr_html_()
+    def _brief(self) -> str:
+        samples = f", {self.samples} samples" if self.samples else ""
+        return f"{summary.cell(self.map.shape)} pixels, {self.formula}, {self.coverage}{samples}"
 
-    def plot(self, **options: Any) -> Any:
-        """A matplotlib figure of the map and its cross-sections; options as in `erfjax.plot.effective`."""
-        from erfjax.plot import effective
+    def plot(self, ax: Axes | None = None, label: str | None = None, **options: Any) -> Figure | Axes:
+        """A figure of the map and its cross-sections; or one cross-section in given axes.
 
-        return effective(self, **options)
+        Args:
+            ax: matplotlib axes to draw a cross-section into, one field over the other; None makes a figure.
+            label: in the legend of `ax`, or the title of the figure.
+            options: of `erfjax.plot.effective`.
+
+        Returns:
+            The figure, or `ax`.
+        """
+        from erfjax import plot
+
+        return plot.effective(self, ax, label, **options)
+
+    def to_xarray(self, spacing: Number | Sequence[Number] = 1, units: str = "pixel") -> Any:
+        """An `xarray.Dataset` of the map, its standard error and its batches, with one coordinate per spatial axis.
+
+        The map is `dataset["map"]`, for `dataset.map` is a method of xarray.
+
+        Args:
+            spacing: the distance between two pixels in `units`, or one per axis.
+            units: of the coordinates.
+
+        Raises:
+            MissingDependencyError: xarray is not installed.
+        """
+        variables = {name: getattr(self, name) for name in _ARRAYS if getattr(self, name) is not None}
+        said = {name: getattr(self, name) for name in ("statistic", "coverage", "samples", "unit", *_LATER)}
+        found = {name: (("batch",) if name == "batches" else (), values) for name, values in variables.items()}
+        return output.dataset(found, self.map.shape, said | {"notes": "; ".join(self.notes)}, spacing, units)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """The path of an `.npz` file that holds all of the field, the theoretical one included."""
-        arrays = {name: value for name in _ARRAYS if (value := getattr(self, name)) is not None}
-        metadata = {name: getattr(self, name) for name in (*_PLAIN, *_LATER)}
-        if self.theoretical is not None:
-            more, metadata["theoretical"] = pack(self.theoretical)
-            arrays.update(more)
-        return files.save(path, "EffectiveField", arrays, metadata)
+        """The path of a file of the field; its suffix says what is in it.
+
+        `.npz` holds all of the field, the theoretical one included, and is what `load` reads; `.json` the facts, sizes and map;
+        `.csv` one row per pixel; `.png`, `.pdf` and `.svg` the figure.
+
+        Raises:
+            FileFormatError: another suffix.
+        """
+        maps = {name: value for name in ("map", "stderr") if (value := getattr(self, name)) is not None}
+        return output.save(
+            path,
+            "EffectiveField",
+            whole=lambda: pack_effective(self),
+            content=lambda: {
+                **{name: getattr(self, name) for name in (*_PLAIN, *_LATER)},
+                "sizes": self.table().to_dict(),
+                **maps,
+            },
+            rows=lambda: output.pixels(maps),
+            figure=self.plot,
+        )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "EffectiveField":
-        """The field that `save` wrote.
+        """The field that `save` wrote to an `.npz` file.
 
         Raises:
             FileFormatError: not such a file, or damaged.
         """
         arrays, metadata = files.load(path, "EffectiveField")
         with files.damaged(path):
-            inner = metadata.get("theoretical")
-            theoretical = None if inner is None else unpack(arrays, inner)
-            parts: dict[str, Any] = {name: metadata[name] for name in _PLAIN}
-            parts |= {name: tuple(parts[name]) for name in ("unit", "notes")}
-            parts |= {name: metadata.get(name) for name in _LATER}
-            parts |= {name: arrays.get(name) for name in _ARRAYS} | {"map": arrays["map"]}
-            return cls(theoretical=theoretical, **parts)
+            return unpack_effective(arrays, metadata)
+
+
+def pack_effective(field: EffectiveField) -> tuple[dict[str, np.ndarray], JSON]:
+    """The arrays and the JSON metadata that hold all of the field."""
+    arrays = {name: value for name in _ARRAYS if (value := getattr(field, name)) is not None}
+    metadata = {name: getattr(field, name) for name in (*_PLAIN, *_LATER)}
+    if field.theoretical is not None:
+        more, metadata["theoretical"] = pack(field.theoretical)
+        arrays.update(more)
+    return arrays, metadata
+
+
+def unpack_effective(arrays: dict[str, np.ndarray], metadata: JSON) -> EffectiveField:
+    """The field that `pack_effective` took apart."""
+    inner = metadata.get("theoretical")
+    parts: dict[str, Any] = {name: metadata[name] for name in _PLAIN}
+    parts["statistic"] = _RENAMED.get(parts["statistic"], parts["statistic"])
+    parts |= {name: tuple(parts[name]) for name in ("unit", "notes")}
+    parts |= {name: metadata.get(name) for name in _LATER}
+    parts |= {name: arrays.get(name) for name in _ARRAYS} | {"map": arrays["map"]}
+    return EffectiveField(theoretical=None if inner is None else unpack(arrays, inner), **parts)
 
 
 _ARRAYS = ("map", "stderr", "batches")
 _PLAIN = ("statistic", "samples", "unit", "coverage", "notes", "metadata")
 _LATER = ("channels", "averages")  # older files do not have them
+_RENAMED = {"signed": "mean"}  # what older files call a statistic
+UNDEFINED = "undefined"
 
 
 def _nearest_pixel(centre: tuple[float, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -224,4 +333,4 @@ def _attempt(measure: Callable[[], Any]) -> Any:
     try:
         return measure()
     except MapError:
-        return "undefined"
+        return UNDEFINED

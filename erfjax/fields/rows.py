@@ -39,8 +39,8 @@ class Phase:
         return self.stop - self.start
 
 
-@dataclasses.dataclass(frozen=True)
-class PhaseTable:
+@dataclasses.dataclass(frozen=True, repr=False)
+class PhaseTable(summary.Shown):
     """How the field varies with the unit: after `period[a]` units on axis a it repeats, moved by `shift[a]` pixels."""
 
     period: tuple[int, ...]
@@ -62,9 +62,3 @@ class PhaseTable:
         rows = tuple((row.axis, row.phase, row.unit, row.start, row.stop, row.size) for row in self.rows)
         title = f"period {summary.cell(self.period)}, shift {summary.cell(self.shift)}"
         return summary.Table(title, ("axis", "phase", "unit", "start", "stop", "size"), rows)
-
-    def __str__(self) -> str:
-        return str(self.table())
-
-    def _repr_html_(self) -> str:
-        return self.table()._repr_html_()

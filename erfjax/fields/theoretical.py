@@ -12,23 +12,26 @@ import numpy as np
 from jaxtyping import Bool
 
 from erfjax import files, summary
+from erfjax.fields import output
 from erfjax.fields.advice import Advice, advise, image_size_per_axis
 from erfjax.fields.rows import LayerRow, Phase, PhaseTable
-from erfjax.typing import JSON, Extent
+from erfjax.typing import JSON, Axes, Extent, Figure, Number
 
 MOST_LISTED = 32  # a phase table with more rows is not printed with the field; `phases()` has it
 
 
-def _no_phases() -> PhaseTable:
-    return PhaseTable((), (), ())
-
-
-def _no_mask() -> np.ndarray:
-    return np.zeros(0, bool)
-
-
 @dataclasses.dataclass(frozen=True)
-class TheoreticalField:
+class Kept:
+    """A part that is known already, in the place of a function that computes it: unlike a closure it can be pickled."""
+
+    value: Any
+
+    def __call__(self) -> Any:
+        return self.value
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class TheoreticalField(summary.Shown):
     """Where one unit of the output can look: exact integers per spatial axis.
 
     Attributes:
@@ -60,9 +63,11 @@ class TheoreticalField:
     shift_invariant: bool
     channels: tuple[int, int] | None = None
     notes: tuple[str, ...] = ()
-    phases_: Callable[[], PhaseTable] = dataclasses.field(repr=False, compare=False, default=_no_phases)
-    mask_: Callable[[], np.ndarray] = dataclasses.field(repr=False, compare=False, default=_no_mask)
-    layers_: Callable[[], Sequence[LayerRow]] = dataclasses.field(repr=False, compare=False, default=tuple)
+    phases_: Callable[[], PhaseTable] = dataclasses.field(
+        repr=False, compare=False, default=Kept(PhaseTable((), (), ()))
+    )
+    mask_: Callable[[], np.ndarray] = dataclasses.field(repr=False, compare=False, default=Kept(np.zeros(0, bool)))
+    layers_: Callable[[], Sequence[LayerRow]] = dataclasses.field(repr=False, compare=False, default=Kept(()))
 
     @property
     def size(self) -> tuple[Extent, ...]:
@@ -142,31 +147,83 @@ class TheoreticalField:
             pairs["input channels"] = f"[{self.channels[0]}, {self.channels[1]})"
         return summary.facts("theoretical receptive field", pairs, self.notes)
 
-    def __str__(self) -> str:
-        return summary.stack(*self._tables())
+    def __getstate__(self) -> JSON:
+        """All of the field as data, for pickles and copies: what is lazy is evaluated."""
+        parts = {"phases_": self.phases(), "mask_": self.mask(), "layers_": self.layers}
+        return {name: getattr(self, name) for name in _PLAIN} | {name: Kept(value) for name, value in parts.items()}
 
-    def _repr_html_(self) -> str:
-        return summary.stack_html(*self._tables())
+    def _brief(self) -> str:
+        sees = f"unit {self.unit} sees {summary.cell(self.size)} of {summary.cell(self.image_shape)} pixels"
+        return f"{sees}, stride {summary.cell(self.stride)}"
 
     def _tables(self) -> tuple[summary.Table, ...]:
         listed = not self.shift_invariant and len(self.phases().rows) <= MOST_LISTED
         varying = (self.phases().table(),) if listed else ()
         return (self.facts(), *varying, *((self.table(),) if self.layers else ()))
 
-    def plot(self, image: np.ndarray | None = None, **options: Any) -> Any:
-        """A matplotlib figure of the box and the mask, over `image` if given; options as in `erfjax.plot.theoretical`."""
-        from erfjax.plot import theoretical
+    def plot(
+        self, image: np.ndarray | None = None, *, ax: Axes | None = None, label: str | None = None, **options: Any
+    ) -> Figure | Axes:
+        """A figure of the box and the mask, over `image` if given; or the same in given axes.
 
-        return theoretical(self, image, **options)
+        Args:
+            image: a picture of the input's size, (height, width) or (height, width, channels).
+            ax: matplotlib axes to draw into, one field over the other; None makes a figure.
+            label: of the box in the legend of `ax`, or the title of the figure.
+            options: of `erfjax.plot.theoretical`.
+
+        Returns:
+            The figure, or `ax`.
+        """
+        from erfjax import plot
+
+        return plot.theoretical(self, image, ax=ax, label=label, **options)
+
+    def to_xarray(self, spacing: Number | Sequence[Number] = 1, units: str = "pixel") -> Any:
+        """An `xarray.Dataset` of the mask and of the layers' sizes and strides, with one coordinate per spatial axis.
+
+        Args:
+            spacing: the distance between two pixels in `units`, or one per axis; sizes and strides stay in pixels.
+            units: of the coordinates.
+
+        Raises:
+            MissingDependencyError: xarray is not installed.
+        """
+        found: dict[str, tuple[tuple[str, ...], np.ndarray]] = {"mask": ((), self.mask())}
+        for name in ("size", "stride", "start", "stop") if self.layers else ():
+            values = np.array([getattr(row, name) for row in self.layers], np.float64)
+            found[f"layer_{name}"] = (("layer", "axis"), values)
+            found["layer_name"] = (("layer",), np.array([row.name for row in self.layers]))
+        said = {name: getattr(self, name) for name in ("unit", "size", "stride", "start", "stop", "shift_invariant")}
+        return output.dataset(found, self.image_shape, said | {"notes": "; ".join(self.notes)}, spacing, units)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """The path of an `.npz` file that holds all of the field: phases, mask and layers are evaluated for it."""
-        arrays, metadata = pack(self)
-        return files.save(path, "TheoreticalField", arrays, metadata)
+        """The path of a file of the field; its suffix says what is in it.
+
+        `.npz` holds all of the field, phases, mask and layers too, and is what `load` reads; `.json` all but the mask; `.csv`
+        one row per layer; `.png`, `.pdf` and `.svg` the figure.
+
+        Raises:
+            FileFormatError: another suffix.
+        """
+        return output.save(
+            path,
+            "TheoreticalField",
+            whole=lambda: pack(self),
+            content=lambda: (
+                {name: getattr(self, name) for name in ("size", "centre", *_PLAIN)}
+                | {
+                    "layers": [dataclasses.asdict(row) for row in self.layers],
+                    "phases": dataclasses.asdict(self.phases()),
+                }
+            ),
+            rows=self.table,
+            figure=self.plot,
+        )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "TheoreticalField":
-        """The field that `save` wrote.
+        """The field that `save` wrote to an `.npz` file.
 
         Raises:
             FileFormatError: not such a file, or damaged.
@@ -197,7 +254,7 @@ def unpack(arrays: dict[str, np.ndarray], metadata: JSON) -> TheoreticalField:
     table = parts["phases"]
     phases = PhaseTable(table["period"], table["shift"], tuple(Phase(**row) for row in table["rows"]))
     plain = {name: parts[name] for name in _PLAIN}
-    return TheoreticalField(**plain, phases_=lambda: phases, mask_=lambda: arrays["mask"], layers_=lambda: layers)
+    return TheoreticalField(**plain, phases_=Kept(phases), mask_=Kept(arrays["mask"]), layers_=Kept(layers))
 
 
 def _encoded(value: Any) -> Any:

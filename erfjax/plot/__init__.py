@@ -1,12 +1,13 @@
 """Figures of results: the only module that knows matplotlib, which it imports when something is drawn and not before.
 
-Nothing is computed here beyond what a picture needs (a slice, a normalisation, the Gaussian with a map's own σ). Every
-function returns a `matplotlib.figure.Figure` that is not registered with pyplot, so nothing leaks and nothing pops up; a
-notebook shows it as it is. All of it can be read in black and white: lightness grows or falls along the colour map, and lines
-differ in dashes and markers, never in colour alone.
+Nothing is computed here beyond what a picture needs (a slice, a normalisation, the sizes of `erfjax.measures`). Functions
+return a `matplotlib.figure.Figure` that is not registered with pyplot, so nothing leaks and nothing pops up, and a notebook
+shows it as it is; those that take axes of yours (`ax`) draw there and return them. All of it can be read in black and white:
+lightness grows or falls along the colour map, and lines differ in dashes and markers, never in colour alone.
 """
 
 from erfjax.plot.beyond import design, flat, initialisation, regularisation, sparse
+from erfjax.plot.boxes import theoretical
 from erfjax.plot.canvas import (
     around,
     draw_map,
@@ -15,7 +16,6 @@ from erfjax.plot.canvas import (
     gaussian_of,
     line_through,
     middle,
-    moments,
     plane,
     read_image,
     read_pixels,
@@ -23,17 +23,20 @@ from erfjax.plot.canvas import (
 )
 from erfjax.plot.experiments import architecture, shapes, slopes
 from erfjax.plot.learning import training
-from erfjax.plot.maps import comparison, effective, theoretical
+from erfjax.plot.maps import comparison, effective
+from erfjax.plot.side_by_side import depth, fields, profile
 from erfjax.plot.studies import growth
 
 __all__ = [
     "architecture",
     "around",
     "comparison",
+    "depth",
     "design",
     "draw_map",
     "draw_section",
     "effective",
+    "fields",
     "figure",
     "flat",
     "gaussian_of",
@@ -41,8 +44,8 @@ __all__ = [
     "initialisation",
     "line_through",
     "middle",
-    "moments",
     "plane",
+    "profile",
     "read_image",
     "read_pixels",
     "regularisation",

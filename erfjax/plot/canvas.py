@@ -1,16 +1,18 @@
 """The canvas of every figure: style, files, and what recurs in them (a map, a cross-section, the Gaussian beside it)."""
 
 import contextlib
+import dataclasses
 import functools
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from erfjax import files
+from erfjax import files, measures, summary
+from erfjax.errors import MapError
 
 COLOURS = "bone_r"  # white to black through blue: lightness falls all the way, so that it prints in grey
 INK = ("#111111", "#1f5fa8", "#b3541e", "#5b7f3a", "#7a4b94")
@@ -28,6 +30,9 @@ STYLE: Any = {
     "legend.fontsize": 8,
     "xtick.major.width": 0.7,
     "ytick.major.width": 0.7,
+    "pdf.fonttype": 42,  # TrueType, embedded: what publishers ask for
+    "ps.fonttype": 42,
+    "svg.fonttype": "path",  # letters as outlines, which look the same everywhere
 }
 
 
@@ -65,8 +70,17 @@ def figure(width: int | float, height: int | float) -> Iterator[Any]:
 
 
 def save(drawing: Any, path: str | os.PathLike[str]) -> Path:
-    """The path of the image that a figure was written to (PNG, PDF or SVG by its suffix), under a temporary name and renamed."""
-    with files.replaced(path) as temporary:
+    """The path of the image that a figure was written to, under a temporary name and renamed.
+
+    PDFs have their fonts embedded, SVGs their letters as outlines.
+
+    Args:
+        drawing: the figure.
+        path: ends in .png, .pdf or .svg.
+    """
+    import matplotlib
+
+    with files.replaced(path) as temporary, matplotlib.rc_context(STYLE):
         drawing.savefig(temporary, dpi=160)
     return Path(path)
 
@@ -140,62 +154,101 @@ def draw_section(
         axes.fill_between(offset, line - error, line + error, color=INK[style % len(INK)], alpha=0.2, linewidth=0)
 
 
-def moments(values: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The centroid of |map| and its standard deviation, per axis; zeros for a map of zeros.
-
-    Example:
-        >>> import numpy as np
-        >>> from erfjax import plot
-        >>> plot.moments(np.array([0.0, 1.0, 0.0, 1.0]))
-        ((2.0,), (1.0,))
-    """
-    weight = np.abs(values)
-    weight = weight / (weight.sum() or 1.0)
-    centroid, spread = [], []
-    for axis, n in enumerate(values.shape):
-        share, t = weight.sum(axis=tuple(a for a in range(values.ndim) if a != axis)), np.arange(n)
-        centroid.append(float(share @ t))
-        spread.append(math.sqrt(share @ (t - centroid[-1]) ** 2))
-    return tuple(centroid), tuple(spread)
+def _moments(values: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The centroid of |map| and its σ per axis, in pixels; zeros for a map that has none: a dead unit can be drawn too."""
+    try:
+        return measures.centroid(np.abs(values)), measures.sigma(np.abs(values))
+    except MapError:
+        return (0.0,) * values.ndim, (0.0,) * values.ndim
 
 
 def middle(values: np.ndarray) -> tuple[int, ...]:
     """The pixel at the centroid of |map|."""
-    return tuple(math.floor(c + 0.5) for c in moments(values)[0])
+    return tuple(math.floor(c + 0.5) for c in _moments(values)[0])
 
 
 def around(values: np.ndarray, reach: float = 5.0) -> tuple[slice, ...]:
     """The part of a map within so many standard deviations of its middle, and a pixel more."""
-    spread = moments(values)[1]
+    spread = _moments(values)[1]
     return tuple(
         slice(max(m - math.ceil(reach * s) - 1, 0), m + math.ceil(reach * s) + 2)
         for m, s in zip(middle(values), spread, strict=True)
     )
 
 
+def widest(values: np.ndarray) -> float:
+    """The largest σ of |map| along an axis, in pixels; zero for a map of zeros."""
+    return max(_moments(values)[1])
+
+
 def gaussian_of(values: np.ndarray) -> np.ndarray:
-    """The Gaussian with the centroid, the σ per axis and the sum of |map|, on the map's own pixels.
+    """The Gaussian with the centroid and the σ per axis of |map|, and its sum over the map's own pixels.
 
     Example:
         >>> import numpy as np
         >>> from erfjax import plot
         >>> plot.gaussian_of(np.array([1.0, 2.0, 1.0])).round(2)
-        array([0.83, 2.26, 0.83])
+        array([0.85, 2.3 , 0.85])
     """
-    result = np.array(np.abs(values).sum())
-    for n, c, s in zip(values.shape, *moments(values), strict=True):
-        t = np.arange(n)
-        bell = np.exp(-0.5 * ((t - c) / s) ** 2) / (s * math.sqrt(2 * math.pi)) if s > 0 else (t == round(c)) * 1.0
-        result = result[..., None] * bell
-    return result
+    centre, spread = _moments(values)
+    narrowest = 1e-3  # pixels: an axis without spread gets all of it in one pixel
+    shape = measures.GaussianFit(1.0, centre, tuple(max(s, narrowest) for s in spread), 0.0, 1.0)(values.shape)
+    return np.abs(values).sum() / shape.sum() * shape
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """Two dimensions of an array of any number of them.
+
+    Attributes:
+        index: of the array: one number for each axis that is cut away.
+        axes: those that are left, drawn from top to bottom and from left to right.
+        words: where it was cut, for a title; empty if it was not.
+    """
+
+    index: tuple[int | slice, ...]
+    axes: tuple[int, ...]
+    words: str
+
+    def of(self, values: np.ndarray) -> np.ndarray:
+        """The plane of an array of the same shape; a line becomes a row."""
+        return np.atleast_2d(values[self.index])
+
+
+def cut(values: np.ndarray, at: Mapping[int, int] | None = None) -> Cut:
+    """How a map is shown as a plane: of three axes or more, all but two are cut.
+
+    Args:
+        values: the map, of one axis or more.
+        at: the index for each axis that is cut away; None cuts all but the last two through the largest value.
+
+    Raises:
+        MapError: `at` does not leave two axes, or an index is outside.
+    """
+    names = summary.axis_names(values.ndim)
+    if values.ndim < 3:
+        chosen: dict[int, int] = {}
+        if at:
+            raise MapError(f"A map of {values.ndim} dimensions is drawn as it is, but `plane` is {at!r}: leave it out.")
+    elif at is None:
+        peak = np.unravel_index(np.argmax(np.abs(values)), values.shape)
+        chosen = {axis: int(peak[axis]) for axis in range(values.ndim - 2)}
+    else:
+        chosen = {axis % values.ndim: index for axis, index in at.items()}
+        inside = all(0 <= index < values.shape[axis] for axis, index in chosen.items())
+        if len(chosen) != values.ndim - 2 or not inside:
+            raise MapError(
+                f"`plane` must give {values.ndim - 2} of the axes of a map of shape {values.shape} an index inside it, as in "
+                f"{{0: {values.shape[0] // 2}}}, but got {at!r}."
+            )
+    words = ", ".join(f"{names[axis]} {index}" for axis, index in sorted(chosen.items()))
+    index = tuple(chosen.get(axis, slice(None)) for axis in range(values.ndim))
+    return Cut(index, tuple(axis for axis in range(values.ndim) if axis not in chosen), words)
 
 
 def plane(values: np.ndarray) -> np.ndarray:
     """Two dimensions of an array: a row of a line, the plane of the last two axes through the largest value of a volume."""
-    if values.ndim < 3:
-        return np.atleast_2d(values)
-    peak = np.unravel_index(np.argmax(np.abs(values)), values.shape)
-    return values[peak[:-2]]
+    return cut(values).of(values)
 
 
 def line_through(values: np.ndarray, through: Sequence[int], axis: int) -> np.ndarray:

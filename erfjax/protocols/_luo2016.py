@@ -16,8 +16,8 @@ from erfjax.protocols._single import measured
 from erfjax.typing import ArrayLike, Function
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class LuoGrowth:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class LuoGrowth(summary.Shown):
     """Sizes against depth, and the slopes of both on logarithmic axes, with jackknife errors over the runs.
 
     Attributes:
@@ -53,12 +53,6 @@ class LuoGrowth:
         )
         title = f"one channel, {self.runs} runs, mean of |g|"
         return summary.Table(title, ("depth", "theoretical", "Luo size", "ratio"), rows, notes)
-
-    def __str__(self) -> str:
-        return str(self.table())
-
-    def _repr_html_(self) -> str:
-        return self.table()._repr_html_()
 
 
 def luo_map(gradients: ArrayLike) -> Float[np.ndarray, "*space"]:

@@ -15,8 +15,8 @@ from erfjax.typing import ArrayLike, Function
 RADII = (5, 10, 20, 30, 40, 60, 80)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class OpenERF:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class OpenERF(summary.Shown):
     """The metrics of one network; pixels are (row, column).
 
     Attributes:
@@ -47,12 +47,6 @@ class OpenERF:
                 "R²": self.r_squared,
             }
         return summary.facts(f"OpenERF metrics, {self.field.samples} images", pairs, self.field.notes)
-
-    def __str__(self) -> str:
-        return str(self.table())
-
-    def _repr_html_(self) -> str:
-        return self.table()._repr_html_()
 
 
 def radial_metrics(map: ArrayLike, radii: tuple[int, ...] = RADII) -> dict[str, Any]:

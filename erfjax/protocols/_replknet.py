@@ -15,8 +15,8 @@ from erfjax.typing import ArrayLike, Function
 THRESHOLDS = (0.2, 0.3, 0.5, 0.99)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class RepLKNet:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class RepLKNet(summary.Shown):
     """The high-contribution areas of one network.
 
     Attributes:
@@ -31,12 +31,6 @@ class RepLKNet:
         """One row per threshold."""
         title = f"RepLKNet area ratios of log10(map + 1), {self.field.samples} images"
         return summary.Table(title, ("threshold", "side", "area ratio"), self.squares, self.field.notes)
-
-    def __str__(self) -> str:
-        return str(self.table())
-
-    def _repr_html_(self) -> str:
-        return self.table()._repr_html_()
 
 
 def replknet_squares(

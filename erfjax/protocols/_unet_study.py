@@ -15,8 +15,8 @@ from erfjax.typing import ArrayLike, Extent, Function
 BINS = 100
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class UNetStudy:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class UNetStudy(summary.Shown):
     """The fields of one U-Net.
 
     Attributes:
@@ -42,12 +42,6 @@ class UNetStudy:
             "largest TRF over units": self.trf,
         }
         return summary.facts(f"U-Net study, {self.images} images", pairs)
-
-    def __str__(self) -> str:
-        return str(self.table())
-
-    def _repr_html_(self) -> str:
-        return self.table()._repr_html_()
 
 
 def unet_map(gradients: ArrayLike) -> Float[np.ndarray, "*space"]:
