@@ -6,13 +6,12 @@ the dilated kernel d(k - 1) + 1. Through a chain of layers, unit u of the last o
     [u S - P, u S - P + r)
 
 of the input, with size r, effective stride S and effective padding P; positions are zero-based and *unclipped*, so
-padding counts. `backward`, `forward` and `closed` are the three textbook ways to r, S and P, and agree on every chain.
-Windows are listed in the order input -> output.
+padding counts. `Geometry` holds the three numbers; a layer behind it is `then`, branches that are summed `join`.
 """
 
 import dataclasses
-import itertools
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterable
 from typing import Literal
 
 from erfjax.errors import GeometryError
@@ -63,82 +62,75 @@ class Window:
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """The theoretical receptive field of a chain along one axis: unit u sees `size` pixels from u·stride + start on.
+    """The theoretical receptive field along one axis: unit u sees the `size` pixels from u·stride - padding on.
+
+    The default is that of no layer at all: unit u sees pixel u.
 
     Attributes:
         size: pixels of the input grid that one unit can see.
         stride: effective stride, input pixels from one unit to the next.
         padding: effective padding P.
-        start: first pixel of unit 0, always -P.
     """
 
-    size: int
-    stride: int
-    padding: int
-    start: int
+    size: int = 1
+    stride: int = 1
+    padding: int = 0
+
+    @property
+    def start(self) -> int:
+        """The first pixel that unit 0 sees, -P."""
+        return -self.padding
 
     def interval(self, unit: int) -> tuple[int, int]:
         """The half-open, unclipped interval of the input that `unit` sees."""
-        start = unit * self.stride + self.start
+        start = unit * self.stride - self.padding
         return start, start + self.size
 
-    def centre(self, unit: int) -> float:
-        """The centre of what `unit` sees, in pixels: -P + u S + (r - 1)/2."""
-        return self.start + unit * self.stride + (self.size - 1) / 2
+    def then(self, window: Window) -> "Geometry":
+        """The field behind one more layer: r ← r + (k - 1) j, P ← P + p j, j ← j s; j is the stride so far.
+
+        Source: Distill 2019, equations 2 and 5, one term at a time.
+
+        Example:
+            >>> from erfjax.geometry import Geometry, Window
+            >>> Geometry().then(Window(7, 2, padding_low=3)).then(Window(3, 2, padding_low=1))
+            Geometry(size=11, stride=4, padding=5)
+        """
+        return Geometry(
+            self.size + (window.extent - 1) * self.stride,
+            self.stride * window.stride,
+            self.padding + window.padding_low * self.stride,
+        )
+
+    def join(self, *others: "Geometry") -> "Geometry":
+        """The hull of this field and others: of branches that are summed.
+
+        Raises:
+            GeometryError: their strides differ, so no stride describes the sum.
+
+        Example:
+            >>> from erfjax.geometry import Geometry
+            >>> Geometry(3, padding=1).join(Geometry(4, padding=0))
+            Geometry(size=5, stride=1, padding=1)
+        """
+        every = (self, *others)
+        if len(strides := sorted({g.stride for g in every})) > 1:
+            raise GeometryError(
+                f"Branches of a sum must have one effective stride, but have {strides}: pool them alike."
+            )
+        low, high = min(g.start for g in every), max(g.start + g.size for g in every)
+        return Geometry(high - low, self.stride, -low)
 
 
-def backward(windows: Sequence[Window]) -> Geometry:
-    """The field by walking from the output to the input: r ← s r + k - s, S ← s S, P ← s P + p.
-
-    Source: Distill 2019, equations 1 to 4.
-
-    Example:
-        >>> from erfjax.geometry import Window, backward
-        >>> backward([Window(7, 2, padding_low=3), Window(3, 2, padding_low=1)])
-        Geometry(size=11, stride=4, padding=5, start=-5)
-    """
-    size, stride, padding = 1, 1, 0
-    for window in reversed(windows):
-        size = window.stride * size + window.extent - window.stride
-        stride *= window.stride
-        padding = window.stride * padding + window.padding_low
-    return Geometry(size, stride, padding, -padding)
-
-
-def forward(windows: Sequence[Window]) -> Geometry:
-    """The field by walking from the input to the output: r ← r + (k - 1) j, c ← c + ((k - 1)/2 - p) j, j ← j s.
-
-    j is the jump (the stride so far) and c the centre of unit 0, carried doubled so that every step is an integer.
-    Source: V. Dumoulin, F. Visin 2016, as used by Distill 2019.
+def forward(windows: Iterable[Window]) -> Geometry:
+    """The field of a chain of layers, listed in the order input -> output.
 
     Example:
         >>> from erfjax.geometry import Window, forward
         >>> forward([Window(3, dilation=2), Window(3)]).size
         7
     """
-    size, jump, twice_centre = 1, 1, 0
-    for window in windows:
-        size += (window.extent - 1) * jump
-        twice_centre += (window.extent - 1 - 2 * window.padding_low) * jump
-        jump *= window.stride
-    start = (twice_centre - (size - 1)) // 2
-    return Geometry(size, jump, -start, start)
-
-
-def closed(windows: Sequence[Window]) -> Geometry:
-    """The field in closed form: r = 1 + Σ_l (k_l - 1) j_l, P = Σ_l p_l j_l with j_l = Π_{i<l} s_i, S = Π_l s_l.
-
-    Source: Distill 2019, equations 2 and 5.
-
-    Example:
-        >>> from erfjax.geometry import Window, closed
-        >>> closed([Window(3)] * 20).size
-        41
-    """
-    *jumps, stride = itertools.accumulate((window.stride for window in windows), int.__mul__, initial=1)
-    size = 1 + sum((window.extent - 1) * jump for window, jump in zip(windows, jumps, strict=True))
-    padding = sum(window.padding_low * jump for window, jump in zip(windows, jumps, strict=True))
-    return Geometry(size, stride, padding, -padding)
+    return functools.reduce(Geometry.then, windows, Geometry())
 
 
 def resolve_padding(

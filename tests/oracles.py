@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from erfjax.geometry import resolve_padding
+from erfjax.geometry import Geometry, Window, resolve_padding
 from tests.catalogue import Node, Nodes
 
 Position = tuple[int, ...]
@@ -143,3 +143,20 @@ def recurrence(nodes: Nodes, space: Sequence[int]) -> dict[str, list[tuple[int, 
                 start, stop = start - low * jump, stop - low * jump
             found[n.name].append((jump, start, stop))
     return found
+
+
+def backward(windows: Sequence[Window]) -> Geometry:
+    """The field by walking from the output to the input: r ← s r + k - s, S ← s S, P ← s P + p (Distill 2019, 1 to 4)."""
+    size, stride, padding = 1, 1, 0
+    for window in reversed(windows):
+        size = window.stride * size + window.extent - window.stride
+        stride *= window.stride
+        padding = window.stride * padding + window.padding_low
+    return Geometry(size, stride, padding)
+
+
+def closed(windows: Sequence[Window]) -> Geometry:
+    """The field in closed form: r = 1 + Σ (k_l - 1) j_l, P = Σ p_l j_l, j_l = Π_{i<l} s_i (Distill 2019, 2 and 5)."""
+    *jumps, stride = itertools.accumulate((window.stride for window in windows), int.__mul__, initial=1)
+    size = 1 + sum((window.extent - 1) * jump for window, jump in zip(windows, jumps, strict=True))
+    return Geometry(size, stride, sum(window.padding_low * jump for window, jump in zip(windows, jumps, strict=True)))

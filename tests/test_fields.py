@@ -10,7 +10,7 @@ import pytest
 from erfjax import jackknife, measures
 from erfjax.errors import GeometryError, MapError
 from erfjax.fields import LayerRow, TheoreticalField
-from erfjax.geometry import Window, backward
+from erfjax.geometry import Window, forward
 from tests.results import effective, gaussian, theoretical_field
 
 
@@ -18,7 +18,7 @@ def chain_field(windows, names, shape=(32, 32)):
     """The theoretical field of a chain of square windows, as a reading would hand it over."""
 
     def row(n):
-        g = backward(windows[:n])
+        g = forward(windows[:n])
         pair = lambda v: (v, v)  # noqa: E731
         return LayerRow(
             names[n - 1],
@@ -31,7 +31,7 @@ def chain_field(windows, names, shape=(32, 32)):
             pair(g.size),
         )
 
-    g = backward(windows)
+    g = forward(windows)
     start, stop = (g.start,) * 2, (g.start + g.size,) * 2
     rows = tuple(row(n) for n in range(1, len(windows) + 1))
     return TheoreticalField(

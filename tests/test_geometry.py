@@ -5,11 +5,12 @@ import math
 
 import jax
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from erfjax.errors import GeometryError
-from erfjax.geometry import Geometry, Window, backward, closed, forward, resolve_padding
+from erfjax.geometry import Geometry, Window, forward, resolve_padding
+from tests.oracles import backward, closed
 
 windows = st.builds(
     Window,
@@ -29,12 +30,34 @@ def hull_by_sets(chain, unit):
     return min(seen), max(seen) + 1
 
 
+@settings(deadline=None)
 @given(st.lists(windows, max_size=6), st.integers(-2, 9))
 def test_the_three_forms_agree_with_each_other_and_with_sets(chain, unit):
-    field = backward(chain)
-    assert forward(chain) == field == closed(chain)
+    field = forward(chain)
+    assert field == backward(chain) == closed(chain)
     assert field.interval(unit) == hull_by_sets(chain, unit)
-    assert field.centre(unit) == (field.interval(unit)[0] + field.interval(unit)[1] - 1) / 2
+    assert field.start == field.interval(0)[0]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.lists(windows, max_size=4), min_size=1, max_size=3), st.lists(windows, max_size=3), st.integers(-2, 9)
+)
+def test_branches_that_are_summed_see_the_hull_of_all(branches, above, unit):
+    """Of branches brought to one stride, then more layers: the joined field is that of the paths together."""
+    most = math.lcm(*(forward(branch).stride for branch in branches))
+    alike = [[*branch, Window(1, most // forward(branch).stride)] for branch in branches]
+    fields = [forward(branch) for branch in alike]
+    joined = fields[0].join(*fields[1:])
+    for window in above:
+        joined = joined.then(window)
+    ends = [hull_by_sets([*branch, *above], unit) for branch in alike]
+    assert joined.interval(unit) == (min(low for low, _ in ends), max(high for _, high in ends))
+
+
+def test_branches_of_different_strides_have_no_field_together():
+    with pytest.raises(GeometryError, match=r"one effective stride, but have \[1, 2\]"):
+        Geometry().join(Geometry(stride=2))
 
 
 @given(st.lists(windows, min_size=1, max_size=6), st.integers(0, 9))
@@ -42,11 +65,11 @@ def test_walking_the_windows_gives_the_hull(chain, unit):
     interval = (unit, unit + 1)
     for window in reversed(chain):
         interval = window.interval(*interval)
-    assert interval == backward(chain).interval(unit)
+    assert interval == forward(chain).interval(unit)
 
 
 def test_an_empty_chain_is_the_identity():
-    assert backward([]) == forward([]) == closed([]) == Geometry(1, 1, 0, 0)
+    assert backward([]) == forward([]) == closed([]) == Geometry(size=1, stride=1, padding=0)
 
 
 VGG16 = [
@@ -65,11 +88,11 @@ RESNET50 = [Window(7, 2, 1, 3, 3), Window(3, 2, 1, 1, 1)] + [
     ids=["vgg16 (rfa-toolbox)", "resnet50 (torchvision)", "twenty 3 x 3"],
 )
 def test_published_fields(chain, size, stride, padding):
-    assert forward(chain) == Geometry(size, stride, padding, -padding)
+    assert forward(chain) == Geometry(size, stride, padding)
 
 
 def test_sizes_along_vgg16_as_rfa_toolbox_lists_them():
-    sizes = [backward(VGG16[:n]).size for n in range(len(VGG16) + 1)]
+    sizes = [forward(VGG16[:n]).size for n in range(len(VGG16) + 1)]
     assert sizes == [1, 3, 5, 6, 10, 14, 16, 24, 32, 40, 44, 60, 76, 92, 100, 132, 164, 196, 212]
 
 
@@ -110,5 +133,4 @@ def test_empty_intervals_stay_empty():
 
 
 def test_sizes_are_integers_at_any_depth():
-    assert closed([Window(3, 2)] * 200).size == 1 + 2 * (2**200 - 1)
-    assert not math.isinf(closed([Window(3, 2)] * 200).stride)
+    assert forward([Window(3, 2)] * 200) == Geometry(1 + 2 * (2**200 - 1), 2**200, 0)

@@ -8,7 +8,7 @@ import pytest
 
 from erfjax.closed_form import cascade, gaussian, power
 from erfjax.errors import StackError, UnitError
-from erfjax.geometry import Window, closed
+from erfjax.geometry import Window, forward
 from erfjax.layers import Activation, AvgPool, Conv, Dropout, Identity, MaxPool, SparseConv
 
 C = Conv(3)
@@ -109,7 +109,7 @@ def test_a_stack_does_not_multiply_strings_and_arrays():
             C * other
         with pytest.raises(TypeError):
             other * C
-    for unit in ((0, 4), (-1, 0), (1.5, 0), [(0, 0), (1, 1)], 3):
+    for unit in ((0, 4), (-1, 0), (1.5, 0), [(0, 0), (1, 4)], 3):
         with pytest.raises(UnitError, match="`unit` must"):
             C.theoretical((5, 4), unit=unit)
     assert C.analytic(width=np.int64(5)).map.sum() == pytest.approx(5)
@@ -146,7 +146,7 @@ def test_theoretical_field_is_the_chain_of_windows():
             [Window(5, 3, 1, 0, 1), Window(3, 2, 1, 0, 1), Window(3, 1, 2, 2, 2)],
         )
     ):
-        expected = closed(windows)
+        expected = forward(windows)
         start, stop = expected.interval(field.unit[axis])
         assert (field.size[axis], field.stride[axis]) == (expected.size, expected.stride)
         assert (field.start[axis], field.stop[axis], field.padding[axis]) == (start, stop, expected.padding)
@@ -155,6 +155,24 @@ def test_theoretical_field_is_the_chain_of_windows():
     assert field.shift_invariant
     assert field.phases().maximum == field.size
     assert "MaxPool" in str(field)
+
+
+def test_a_list_of_units_gives_a_tuple_of_fields():
+    stack, image = C * RELU * Conv(3, stride=(1, 2)), (9, 12)
+    units = [(0, 5), None, (8, 0)]
+    for ask in (stack.theoretical, stack.analytic):
+        fields = ask(image_shape=image, unit=units)
+        assert isinstance(fields, tuple)
+        assert [field.unit for field in fields] == [(0, 5), (4, 3), (8, 0)]
+        for field, unit in zip(fields, units, strict=True):
+            alone = ask(image_shape=image, unit=unit)
+            assert (field.map == alone.map).all() if ask == stack.analytic else field.clipped == alone.clipped
+    assert len(stack.analytic(unit=[None])) == 1
+    assert [field.coverage for field in stack.analytic(image_shape=image, unit=units)] == [
+        "approximate",
+        "exact",
+        "approximate",
+    ]
 
 
 def test_smallest_image_holds_the_whole_field_and_no_smaller_one_does():
@@ -190,6 +208,19 @@ def test_clipping_knows_the_holes_of_strides_and_dilations():
     field = stack.theoretical((16, 16), unit=(7, 2))
     rows, columns = np.nonzero(field.mask())
     assert field.clipped == ((rows.min(), columns.min()), (rows.max() + 1, columns.max() + 1)) == ((8, 3), (14, 10))
+    wide = SparseConv((9, 7), count=5, seed=2, stride=(2, 1)) * SparseConv(11, count=7, seed=3) * SparseConv(9, count=6)
+    seen = {(10, 20)}
+    for layer, shape in zip(wide.members[::-1], ((21, 40), (21, 40), (41, 40)), strict=True):
+        windows = layer._window(2).windows(shape)
+        pulled = (
+            tuple(p * w.stride - w.padding_low + o for p, w, o in zip(at, windows, offset, strict=True))
+            for at in seen
+            for offset in layer.positions(2)
+        )
+        seen = {at for at in pulled if all(0 <= p < n for p, n in zip(at, shape, strict=True))}
+    mask = wide.theoretical((41, 40), unit=(10, 20)).mask()
+    assert set(map(tuple, np.argwhere(mask).tolist())) == seen
+    assert len(seen) > 80
     nothing = (C * AvgPool(2, padding=2)).theoretical((6, 8), unit=(0, 2))
     assert nothing.clipped == ((0, 0), (0, 0))
     assert not nothing.mask().any()
@@ -222,7 +253,6 @@ def test_chains_are_cascades():
 def test_given_weights_are_the_map_and_square_where_nothing_is_random():
     w = np.array([[1.0, -2.0, 0.5], [0.0, 3.0, 1.0]])
     stack = Conv(weights=w)
-    assert stack.analytic("mean", in_channels=1).map.tolist() != np.zeros((2, 3)).tolist()
     kernel = stack.analytic("mean", in_channels=1, image_shape=(6, 7), unit=(2, 3))
     np.testing.assert_array_equal(kernel.map[2:4, 2:5], w)
     np.testing.assert_array_equal(
@@ -275,18 +305,18 @@ def test_flat_field_of_signed_three_tap_products():
 def test_gates_dropout_and_factors():
     base = (C**3).analytic().map
     relu = C * RELU * C * RELU * C * RELU
-    np.testing.assert_allclose(relu.analytic().map, base, rtol=1e-12)  # He: 2/fan_in, halved by the gate
-    np.testing.assert_allclose((C**3).analytic(activation="relu").map, base, rtol=1e-12)
-    np.testing.assert_allclose(relu.analytic(init="lecun").map, base / 8, rtol=1e-12)
-    np.testing.assert_allclose((C**3).analytic(activation="relu", init="lecun").map, base / 8, rtol=1e-12)
+    for stack, net in ((relu, {}), (C**3, {"activation": "relu"})):
+        apart = net | {"channels": "random-signs"}
+        np.testing.assert_allclose(stack.analytic(**apart).map, base, rtol=1e-12)  # He: 2/fan_in, halved by the gate
+        np.testing.assert_allclose(stack.analytic(init="lecun", **apart).map, base / 8, rtol=1e-12)
     np.testing.assert_allclose((C**2 * Dropout(0.75) * C).analytic().map, 4 * base, rtol=1e-12)
     np.testing.assert_allclose((C**3 * Dropout(0)).analytic().map, base)
     np.testing.assert_allclose((C * 3.0 * C**2).analytic().map, 9 * base, rtol=1e-12)
     np.testing.assert_allclose((C**3).analytic("rms", in_channels=5).map, np.sqrt(5 * base), rtol=1e-12)
 
 
-@pytest.mark.parametrize(("name", "q", "expected"), [("tanh", 1.0, 0.4644), ("sigmoid", 1.0, 0.0448)])
-def test_mean_field_gates(name, q, expected):
+@pytest.mark.parametrize(("name", "expected"), [("tanh", 0.4644), ("sigmoid", 0.0448)])
+def test_mean_field_gates(name, expected):
     """E[φ'(z)²] at q = 1, of which the first layer of a LeCun network on unit input has exactly one."""
     field = (C * Activation(name)).analytic(init="lecun", out_channels=1)
     assert field.map.sum() == pytest.approx(expected, abs=1e-4)
@@ -294,9 +324,46 @@ def test_mean_field_gates(name, q, expected):
     assert "mean field" in field.notes[0]
 
 
+def test_channels_mean_what_they_mean_in_a_measurement():
+    linear = C * RELU * C
+    whole = linear.analytic()
+    assert whole.channels == "sum"
+    assert whole.averages == "weights"
+    for channels, share in (("random-signs", 1), ("frobenius", 1), (7, 1 / 32)):
+        field = linear.analytic(channels=channels)
+        assert field.channels == channels
+        np.testing.assert_allclose(field.map, whole.map * share, rtol=1e-14)
+    uniform = {"init": "uniform", "in_channels": 2, "out_channels": 4}  # g = 1/18 for each of 4 equal channels
+    for channels, total in (("sum", 16), ("frobenius", 4), (3, 1)):
+        assert C.analytic(channels=channels, **uniform).map.sum() == pytest.approx(2 * 9 * total / 18**2)
+    assert C.analytic("mean", channels=0).map.sum() == pytest.approx(1)
+    for channels, statistic, says in (
+        (32, "square", "32 output channels"),
+        ("all", "square", "channels"),
+        ("random-signs", "mean", "squares only"),
+    ):
+        with pytest.raises(UnitError, match=says):
+            C.analytic(statistic, channels=channels)
+
+
+def test_the_coherent_part_of_summed_channels_is_said():
+    stack = C * RELU * C * RELU
+    field = stack.analytic()
+    assert field.coverage == "approximate"
+    assert "relu: summed channels agree in part" in field.notes[0]
+    assert stack.analytic(channels="random-signs").coverage == "exact"
+    assert stack.analytic(out_channels=1).coverage == "exact"  # nothing to sum
+    assert (stack * Conv(1)).analytic().coverage == "exact"
+    np.testing.assert_allclose(stack.moments().variance, np.square(field.sigma()), rtol=1e-12)
+    assert stack.moments().total == pytest.approx(field.map.sum(), rel=1e-12)
+    odd = C * Activation("tanh")  # φ' is even: weights and slopes are uncorrelated
+    np.testing.assert_array_equal(odd.analytic().map, odd.analytic(channels="random-signs").map)
+    assert any("MaxPool(2)" in note and "left out" in note for note in (C * MaxPool(2)).analytic().notes)
+
+
 def test_what_is_assumed_is_said():
-    assert (C * RELU).analytic().coverage == "exact"
-    assert "infinite width" in (C * RELU).analytic().notes[0]
+    assert (C * RELU * C).analytic().coverage == "exact"
+    assert "infinite width" in (C * RELU * C).analytic().notes[0]
     assert "maximum equally often" in (C * MaxPool(2)).analytic().notes[0]
     border = (C**5).analytic(image_shape=(7, 20))
     assert border.coverage == "approximate"
@@ -336,6 +403,21 @@ def test_moments_without_a_map_match_those_of_the_map():
             np.testing.assert_allclose(found.skewness[axis], m3 / m2**1.5, rtol=1e-9, atol=1e-10)
             np.testing.assert_allclose(found.excess_kurtosis[axis], m4 / m2**2 - 3, rtol=1e-9)
         assert found.total == pytest.approx(field.map.sum(), rel=1e-11)
+
+
+def test_covariance_of_a_product_of_edge_filters():
+    """1 + (1 - z₂)(1 - z₁): factors that sum to zero have no mean to count from, so their cross moments meet unsymmetrically."""
+    stack = Identity() + Conv(weights=[[1.0, -1.0]], padding="VALID") * Conv(weights=[[1.0], [-1.0]], padding="VALID")
+    with pytest.raises(StackError, match="same shape"):
+        stack.analytic("mean")
+    stack = Identity() + Conv(weights=[[1.0, -1.0]]) * Conv(weights=[[2.0], [-2.0]])
+    values = stack.analytic("mean", in_channels=1).map
+    at = np.argwhere(np.ones_like(values))
+    weight = values.reshape(-1) / values.sum()
+    mean = weight @ at
+    expected = (at - mean).T @ (weight[:, None] * (at - mean))
+    assert expected[0, 1] != 0
+    np.testing.assert_allclose(stack.moments("mean", in_channels=1).covariance, expected, atol=1e-12)
 
 
 def test_kurtosis_of_uniform_chains():

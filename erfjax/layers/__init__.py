@@ -6,10 +6,11 @@
 `*` composes (a * b is a, then b), `+` sums branches, `**` repeats, numbers scale.
 """
 
+from erfjax.layers.combinations import Identity
 from erfjax.layers.gates import ACTIVATIONS
 from erfjax.layers.kinds import Activation, AvgPool, Conv, Dropout, MaxPool, SparseConv
 from erfjax.layers.plan import Settings
-from erfjax.layers.ring import Identity, Stack
+from erfjax.layers.stack import Stack
 
 __all__ = [
     "ACTIVATIONS",

@@ -14,8 +14,8 @@ import numpy as np
 from erfjax.closed_form.kernels import host
 from erfjax.errors import KernelError, StackError
 from erfjax.layers import gates
-from erfjax.layers.plan import Drop, Fixed, Gate, Maximum, Operation, Plan, Series, Shape, Sliding, convolution
-from erfjax.layers.ring import Lowered, Lowering, Stack
+from erfjax.layers.plan import Drop, Fixed, Gate, Maximum, Operation, Plan, Scope, Series, Shape, Sliding, convolution
+from erfjax.layers.stack import Stack
 from erfjax.typing import Number
 
 
@@ -108,15 +108,15 @@ class Conv(Windowed):
     def _depth(self) -> int:  # type: ignore[override]
         return 1
 
-    def _gain(self, after: float) -> float:
+    def _gain(self, gain: float) -> float:
         return 1.0
 
-    def _lower(self, low: Lowering, channels: int, out: int, after: float) -> Lowered:
-        window = self._window(low.ndim)
+    def _build(self, scope: Scope, channels: int, out: int, gain: float) -> tuple[Plan, int]:
+        window = self._window(scope.ndim)
         if self.weights is not None:
             fixed = Fixed(**vars(window), weights=np.array(self.weights))
-            return Lowered(_activated(low, fixed), channels)
-        return _random(low, window, channels, out, after)
+            return _activated(scope, fixed), channels
+        return _random(scope, window, channels, out, gain)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -183,12 +183,25 @@ class SparseConv(Windowed):
         chosen = np.sort(np.random.default_rng(self.seed).permutation(total)[: self.count])
         return tuple(zip(*(axis.tolist() for axis in np.unravel_index(chosen, window)), strict=True))
 
-    def _lower(self, low: Lowering, channels: int, out: int, after: float) -> Lowered:
-        return _random(low, self._window(low.ndim), channels, out, after, self.positions(low.ndim))
+    def _build(self, scope: Scope, channels: int, out: int, gain: float) -> tuple[Plan, int]:
+        return _random(scope, self._window(scope.ndim), channels, out, gain, self.positions(scope.ndim))
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class AvgPool(Windowed):
+class Pool(Windowed):
+    """A layer that makes one value of each window, channel by channel; the stride is the window unless given."""
+
+    kernel_size: Any
+    stride: Any = None
+    padding: Any = "SAME"
+
+    def __post_init__(self) -> None:
+        if self.stride is None:
+            object.__setattr__(self, "stride", self.kernel_size)
+        self._check()
+
+
+class AvgPool(Pool):
     """The average of each window; the stride is the window unless given. Padding counts as zeros, so the kernel is uniform.
 
     Example:
@@ -197,22 +210,12 @@ class AvgPool(Windowed):
         (4, 4)
     """
 
-    kernel_size: Any
-    stride: Any = None
-    padding: Any = "SAME"
-
-    def __post_init__(self) -> None:
-        _window_as_stride(self)
-        self._check()
-
-    def _lower(self, low: Lowering, channels: int, out: int, after: float) -> Lowered:
-        window = self._window(low.ndim)
-        weights = np.full(window.kernel, 1 / np.prod(window.kernel))
-        return Lowered(Fixed(**vars(window), weights=weights), channels)
+    def _build(self, scope: Scope, channels: int, out: int, gain: float) -> tuple[Plan, int]:
+        window = self._window(scope.ndim)
+        return Fixed(**vars(window), weights=np.full(window.kernel, 1 / np.prod(window.kernel))), channels
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
-class MaxPool(Windowed):
+class MaxPool(Pool):
     """The maximum of each window; the stride is the window unless given.
 
     Closed forms take every pixel of a window to be the maximum equally often, and so are approximate.
@@ -223,16 +226,8 @@ class MaxPool(Windowed):
         (2, 2)
     """
 
-    kernel_size: Any
-    stride: Any = None
-    padding: Any = "SAME"
-
-    def __post_init__(self) -> None:
-        _window_as_stride(self)
-        self._check()
-
-    def _lower(self, low: Lowering, channels: int, out: int, after: float) -> Lowered:
-        return Lowered(Maximum(**vars(self._window(low.ndim))), channels)
+    def _build(self, scope: Scope, channels: int, out: int, gain: float) -> tuple[Plan, int]:
+        return Maximum(**vars(self._window(scope.ndim))), channels
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -253,12 +248,12 @@ class Activation(Layer):
     def __post_init__(self) -> None:
         gates.resolve(self.function)
 
-    def _gain(self, after: float) -> float:
+    def _gain(self, gain: float) -> float:
         function = gates.resolve(self.function)
-        return after if function is None else gates.gain(function)
+        return gain if function is None else gates.gain(function)
 
-    def _lower(self, low: Lowering, channels: int, out: int, after: float) -> Lowered:
-        return Lowered(_gate(self.function), channels)
+    def _build(self, scope: Scope, channels: int, out: int, gain: float) -> tuple[Plan, int]:
+        return _gate(self.function), channels
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -282,31 +277,28 @@ class Dropout(Layer):
         if not 0 <= self.rate < 1:
             raise StackError(f"`rate` is the probability of a zero and lies in [0, 1), but got {self.rate}.")
 
-    def _lower(self, low: Lowering, channels: int, out: int, after: float) -> Lowered:
-        return Lowered(Drop(repr(self), float(self.rate)), channels)
+    def _build(self, scope: Scope, channels: int, out: int, gain: float) -> tuple[Plan, int]:
+        return Drop(repr(self), float(self.rate)), channels
 
 
-def _random(low: Lowering, window: Sliding, channels: int, out: int, after: float, offsets: Any = None) -> Lowered:
-    function = gates.resolve(low.settings.activation)
-    gain = after if function is None else gates.gain(function)
-    return Lowered(_activated(low, convolution(low.settings, window, channels, out, gain, offsets)), out)
+def _random(
+    scope: Scope, window: Sliding, channels: int, out: int, gain: float, offsets: Any = None
+) -> tuple[Plan, int]:
+    function = gates.resolve(scope.settings.activation)
+    if function is not None:
+        gain = gates.gain(function)
+    return _activated(scope, convolution(scope.settings, window, channels, out, gain, offsets)), out
 
 
-def _activated(low: Lowering, operation: Operation) -> Plan:
-    if gates.resolve(low.settings.activation) is None:
-        return operation
-    return Series((operation, _gate(low.settings.activation)))
+def _activated(scope: Scope, operation: Operation) -> Plan:
+    gate = _gate(scope.settings.activation)
+    return Series((operation, gate)) if isinstance(gate, Gate) else operation
 
 
 def _gate(activation: Any) -> Plan:
     function = gates.resolve(activation)
     name = activation if isinstance(activation, str) else getattr(activation, "__name__", repr(activation))
     return Series(()) if function is None else Gate(name, function)
-
-
-def _window_as_stride(pool: Any) -> None:
-    if pool.stride is None:
-        object.__setattr__(pool, "stride", pool.kernel_size)
 
 
 def _size(name: str, value: Any) -> Any:

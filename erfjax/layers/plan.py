@@ -1,14 +1,15 @@
 """The plan of a stack: what is left when composing, branching and repeating are unrolled and every channel count is known.
 
-`ring` writes plans; `networks` draws and runs them; `theory` reads fields off them. All three see the same handful of operations:
-a sliding window with weights, with a fixed kernel or with a maximum; a gate; dropout; a factor; parts in series or in parallel.
+`Stack._build` writes plans; `networks` draws and runs them; `theoretical` and `analytic` read fields off them. All see the same
+handful of operations: a sliding window with weights, with a fixed kernel or with a maximum; a gate; dropout; a factor; parts in
+series or in parallel.
 """
 
 import dataclasses
 import math
 import operator
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -63,6 +64,13 @@ class Settings:
             if chosen[name] < 1:
                 raise StackError(f"`{name}` must be a positive integer, but got {given[name]!r}.")
         return cls(**chosen)
+
+
+class Scope(NamedTuple):
+    """What every layer needs to know to become an operation: the number of spatial axes and the user's settings."""
+
+    ndim: int
+    settings: Settings
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -234,7 +242,8 @@ def convolution(
     return Weighted(**vars(window), shape=shape, initializer=init, offsets=offsets, moments=moments)
 
 
-def projection(settings: Settings, ndim: int, inputs: int, outputs: int) -> Weighted:
+def projection(scope: Scope, inputs: int, outputs: int) -> Weighted:
     """The 1x1 convolution that gives a branch as many channels as the others have."""
-    ones = (1,) * ndim
-    return convolution(settings, Sliding("projection", ones, ones, ones, ("VALID",) * ndim), inputs, outputs, 1.0)
+    ones = (1,) * scope.ndim
+    window = Sliding("projection", ones, ones, ones, ("VALID",) * scope.ndim)
+    return convolution(scope.settings, window, inputs, outputs, 1.0)

@@ -11,7 +11,7 @@ from jax import lax
 
 import erfjax as ej
 from erfjax.errors import LayoutError, UnitError
-from erfjax.geometry import Window, backward
+from erfjax.geometry import Window, forward
 from tests import catalogue
 from tests.tracing.layers import patchify
 from tests.tracing.test_peers import conv, max_pool
@@ -179,7 +179,7 @@ def test_rows():
     assert [row.operation for row in rows] == ["conv_general_dilated", "reduce_window_max", "conv_general_dilated"]
     windows = [Window(5, 2, padding_low=2), Window(3, 2), Window(3, padding_low=1)]
     for i, row in enumerate(rows):
-        expected = backward(windows[: i + 1])
+        expected = forward(windows[: i + 1])
         assert row.size == (expected.size,) * 2
         assert row.stride == (expected.stride,) * 2
         assert row.padding == (expected.padding,) * 2

@@ -1,7 +1,8 @@
-"""Theoretical fields of plans: one forward pass composes windows, one backward pass clips them, one marks the exact mask."""
+"""Theoretical fields of plans: one walk forwards composes the layers' windows, one backwards gives the exact set of pixels."""
 
 import itertools
 import operator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -9,25 +10,35 @@ from jaxtyping import Bool
 
 from erfjax.errors import StackError
 from erfjax.fields import LayerRow, Phase, PhaseTable, TheoreticalField
-from erfjax.geometry import Geometry, Window
+from erfjax.geometry import Geometry
 from erfjax.layers.plan import Parallel, Plan, Series, Shape, Weighted, backwards, output_shape
-from erfjax.layouts import resolve_unit
-from erfjax.tracing.positions.index_sets import Points, Region, clip, join, shadow
+from erfjax.layouts import resolve_units
+from erfjax.tracing.positions.index_sets import Box, Points, Region, clip, join, mask, shadow
 
 TRIES = 100_000  # image sizes tried for one that holds the whole field
+FEW = 64  # boxes that are joined one by one; more are drawn on the image
 
 Axes = tuple[Geometry, ...]
 
 
-def theoretical(plan: Plan, ndim: int, image_shape: Any = None, unit: Any = None) -> TheoreticalField:
-    """Where one unit of the plan's output can look; see `Stack.theoretical`."""
+def theoretical(
+    plan: Plan, ndim: int, image_shape: Any = None, unit: Any = None
+) -> TheoreticalField | tuple[TheoreticalField, ...]:
+    """Where units of the plan's output can look; see `Stack.theoretical`."""
     shape = smallest_image(plan, ndim) if image_shape is None else _image_shape(image_shape, ndim)
     output = output_shape(plan, shape)
-    unit = resolve_unit(unit, output)
+    units, several = resolve_units(unit, output)
     axes, rows = compose(plan, shape)
+    fields = tuple(_field(plan, shape, output, axes, rows, u) for u in units)
+    return fields if several else fields[0]
+
+
+def _field(
+    plan: Plan, shape: Shape, output: Shape, axes: Axes, rows: tuple[LayerRow, ...], unit: Shape
+) -> TheoreticalField:
     box = tuple(g.interval(u) for g, u in zip(axes, unit, strict=True))
     seen = region(plan, shape, (tuple(Points(u, u + 1) for u in unit),))
-    edges = shadow(seen) if seen else (Points(0, 0),) * ndim
+    edges = shadow(seen) if seen else (Points(0, 0),) * len(shape)
     phases = tuple(Phase(a, 0, u, *interval) for a, (u, interval) in enumerate(zip(unit, box, strict=True)))
     stride = tuple(g.stride for g in axes)
     return TheoreticalField(
@@ -40,8 +51,8 @@ def theoretical(plan: Plan, ndim: int, image_shape: Any = None, unit: Any = None
         padding=tuple(g.padding for g in axes),
         clipped=(tuple(int(p.start) for p in edges), tuple(int(p.stop) for p in edges)),
         shift_invariant=True,
-        phases_=lambda: PhaseTable((1,) * ndim, stride, phases),
-        mask_=lambda: mask(plan, shape, unit),
+        phases_=lambda: PhaseTable((1,) * len(shape), stride, phases),
+        mask_=lambda: mask(seen, shape),
         layers_=lambda: rows,
     )
 
@@ -51,17 +62,17 @@ def smallest_image(plan: Plan, ndim: int) -> Shape:
     shape = tuple(g.size for g in compose(plan, (TRIES,) * ndim)[0])
     for _ in range(TRIES):
         try:
-            axes, _ = compose(plan, shape)
             output = output_shape(plan, shape)
         except StackError as error:
             if max(shape) > TRIES:
                 raise StackError(f"No image is large enough for this stack: {error}") from error
             shape = tuple(n + 1 for n in shape)
             continue
-        fits = [g.start + n_out // 2 * g.stride for g, n_out in zip(axes, output, strict=True)]
+        axes, _ = compose(plan, shape)
+        intervals = [g.interval(units // 2) for g, units in zip(axes, output, strict=True)]
         grown = tuple(
-            n if low >= 0 and low + g.size <= n else max(n + 1, g.size)
-            for n, low, g in zip(shape, fits, axes, strict=True)
+            n if low >= 0 and high <= n else max(n + 1, high - low)
+            for n, (low, high) in zip(shape, intervals, strict=True)
         )
         if grown == shape:
             return shape
@@ -72,8 +83,7 @@ def smallest_image(plan: Plan, ndim: int) -> Shape:
 def compose(plan: Plan, shape: Shape) -> tuple[Axes, tuple[LayerRow, ...]]:
     """The geometry of the whole plan along each axis, and one row per operation, in the order of the computation."""
     rows: list[LayerRow] = []
-    start = tuple(Geometry(1, 1, 0, 0) for _ in shape)
-    axes, _ = _forward(plan, start, shape, rows)
+    axes, _ = _forward(plan, (Geometry(),) * len(shape), shape, rows)
     return axes, tuple(rows)
 
 
@@ -82,48 +92,20 @@ def _forward(plan: Plan, axes: Axes, shape: Shape, rows: list[LayerRow]) -> tupl
         for part in plan.parts:
             axes, shape = _forward(part, axes, shape, rows)
         return axes, shape
-    before = axes
+    before, label = axes, "sum"
     if isinstance(plan, Parallel):
         branches = [_forward(part, axes, shape, rows) for part in plan.parts]
-        axes, shape, label = (
-            tuple(map(_join, zip(*(found for found, _ in branches), strict=True))),
-            branches[0][1],
-            "sum",
-        )
+        axes, shape = tuple(g.join(*more) for g, *more in zip(*(b for b, _ in branches), strict=True)), branches[0][1]
     else:
-        windows = plan.seen(shape)
-        axes = tuple(map(_then, axes, windows))
+        windows, label = plan.seen(shape), plan.label
+        axes = tuple(map(Geometry.then, axes, windows))
         shape = tuple(window.output_size(n) for window, n in zip(windows, shape, strict=True))
-        label = plan.label
-    rows.append(_row(str(len(rows) + 1), label, axes, shape, before))
-    return axes, shape
-
-
-def _then(g: Geometry, window: Window) -> Geometry:
-    """A window on top of a geometry: r + (k - 1) S, S s, P + p S."""
-    padding = g.padding + window.padding_low * g.stride
-    return Geometry(g.size + (window.extent - 1) * g.stride, g.stride * window.stride, padding, -padding)
-
-
-def _join(branches: tuple[Geometry, ...]) -> Geometry:
-    """The hull of several geometries of one stride."""
-    low, high = min(g.start for g in branches), max(g.start + g.size for g in branches)
-    return Geometry(high - low, branches[0].stride, -low, low)
-
-
-def _row(name: str, label: str, axes: Axes, shape: Shape, before: Axes) -> LayerRow:
     box = [g.interval(n // 2) for g, n in zip(axes, shape, strict=True)]
-    return LayerRow(
-        name,
-        label,
-        shape,
-        size=tuple(g.size for g in axes),
-        stride=tuple(g.stride for g in axes),
-        padding=tuple(g.padding for g in axes),
-        start=tuple(low for low, _ in box),
-        stop=tuple(high for _, high in box),
-        input_size=tuple(g.size for g in before),
-    )
+    size, stride, padding = zip(*((g.size, g.stride, g.padding) for g in axes), strict=True)
+    start, stop = zip(*box, strict=True)
+    name, inputs = str(len(rows) + 1), tuple(g.size for g in before)
+    rows.append(LayerRow(name, label, shape, size, stride, padding, start, stop, input_size=inputs))
+    return axes, shape
 
 
 def region(plan: Plan, shape: Shape, wanted: Region) -> Region:
@@ -133,7 +115,7 @@ def region(plan: Plan, shape: Shape, wanted: Region) -> Region:
             wanted = region(part, before, wanted)
         return wanted
     if isinstance(plan, Parallel):
-        return join((), itertools.chain.from_iterable(region(part, shape, wanted) for part in plan.parts))
+        return _union(itertools.chain.from_iterable(region(part, shape, wanted) for part in plan.parts), shape)
     windows = plan.windows(shape)
     taps = [[(0, w.kernel) for w in windows]]  # per axis: the first tap and how many follow it
     if isinstance(plan, Weighted) and plan.offsets is not None:
@@ -146,40 +128,25 @@ def region(plan: Plan, shape: Shape, wanted: Region) -> Region:
         for along in taps
         for box in wanted
     )
-    return clip(join((), pulled), shape)
+    return _union(pulled, shape)
 
 
-def mask(plan: Plan, shape: Shape, unit: Shape) -> Bool[np.ndarray, "*space"]:
-    """True at every pixel of the image that a unit sees."""
-    seen = np.zeros(output_shape(plan, shape), bool)
-    seen[unit] = True
-    return _mark(plan, seen, shape)
+def _union(boxes: Iterable[Box], shape: Shape) -> Region:
+    """The exact union inside the image."""
+    inside = clip(tuple(boxes), shape)
+    return join((), inside) if len(inside) <= FEW else _boxes(mask(inside, shape))
 
 
-def _mark(plan: Plan, seen: np.ndarray, shape: Shape) -> np.ndarray:
-    if isinstance(plan, Series):
-        for part, before in backwards(plan, shape):
-            seen = _mark(part, seen, before)
-        return seen
-    if isinstance(plan, Parallel):
-        return np.logical_or.reduce([_mark(part, seen, shape) for part in plan.parts])
-    windows = plan.windows(shape)
-    if isinstance(plan, Weighted) and plan.offsets is not None:
-        single = [_mark_taps(seen, windows, tuple((o,) for o in offset), shape) for offset in plan.offsets]
-        return np.logical_or.reduce(single)
-    return _mark_taps(seen, windows, tuple(range(w.kernel) for w in windows), shape)
-
-
-def _mark_taps(seen: np.ndarray, windows: tuple[Window, ...], taps: Any, shape: Shape) -> np.ndarray:
-    for axis, (window, n) in enumerate(zip(windows, shape, strict=True)):
-        seen = np.moveaxis(seen, axis, 0)
-        result = np.zeros((n, *seen.shape[1:]), bool)
-        for tap in taps[axis]:
-            at = np.arange(len(seen)) * window.stride + tap * window.dilation - window.padding_low
-            inside = (at >= 0) & (at < n)
-            result[at[inside]] |= seen[inside]
-        seen = np.moveaxis(result, 0, axis)
-    return seen
+def _boxes(held: Bool[np.ndarray, "*space"]) -> Region:
+    """The positions where `held` is True, as one box or more for every pattern that its rows (last axis) have."""
+    if held.ndim == 1:
+        return ((Points.of(0, held),),)
+    patterns: dict[bytes, np.ndarray] = {}
+    for row in zip(*np.nonzero(held.any(axis=-1)), strict=True):
+        patterns.setdefault(held[row].tobytes(), np.zeros(held.shape[:-1], bool))[row] = True
+    return tuple(
+        (*box, Points.of(0, np.frombuffer(pattern, bool))) for pattern, at in patterns.items() for box in _boxes(at)
+    )
 
 
 def _image_shape(value: Any, ndim: int) -> Shape:

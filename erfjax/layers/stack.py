@@ -1,44 +1,47 @@
-"""What a stack can say about itself, and what it can build: the public methods of every stack."""
+"""`Stack`: what every stack of layers can say and build, and its operators.
+
+Here are the public methods and what each kind of stack must say about itself. The layers are in `kinds`, products and sums in
+`combinations`. A stack becomes a `plan`, of which `theoretical` and `analytic` read fields and `networks` make functions.
+"""
 
 import dataclasses
-from typing import Any, NamedTuple
+import numbers
+from typing import Any
 
 from jaxtyping import Array
 
 from erfjax.errors import StackError
 from erfjax.fields import EffectiveField, TheoreticalField
-from erfjax.layers import networks, theory
-from erfjax.layers.plan import Plan, Settings
+from erfjax.layers import analytic, networks, theoretical
+from erfjax.layers.analytic import Moments, Question
+from erfjax.layers.plan import Plan, Scope, Settings, Shape
 from erfjax.typing import ArrayLike, Statistic
 
 
-class Lowered(NamedTuple):
-    """A plan, and how many channels leave it."""
-
-    plan: Plan
-    channels: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Lowering:
-    """What every layer needs to know to become an operation: the number of spatial axes and the user's settings."""
-
-    ndim: int
-    settings: Settings
-
-
-class Description:
-    """The readings and networks of a stack; `Stack` adds the ring.
+class Stack:
+    """A stack of layers: what it sees, its closed-form map and moments, and the random networks that it describes.
 
     Settings: `analytic`, `gaussian`, `moments`, `variance` and `excess_kurtosis` speak of the random networks that
     `network`, `init` and `sampler` build, so all take the same keywords (see `Settings`): `width`, `in_channels`,
     `out_channels`, `activation`, `init`. The theoretical field needs none.
 
     Images: `image_shape` is the spatial shape of the input; None stands for the smallest image in which the centre
-    unit sees its whole field. `unit` is a spatial index of the output; None is its centre n // 2.
+    unit sees its whole field. `unit` is a spatial index of the output; None is its centre n // 2; a list of units gives a tuple
+    of fields.
+
+    Channels: `channels` says which gradient of the unit is meant, as for `erfjax.empirical`. "sum" (the default): of the sum
+    of its channels; "random-signs" or "frobenius": the channels' squared gradients are added; an integer: that channel's.
+
+    Example:
+        >>> from erfjax.layers import Conv, Identity
+        >>> stack = (Identity() + Conv(3)) ** 20
+        >>> stack.theoretical().size, [round(v, 3) for v in stack.variance()]
+        ((41, 41), [6.667, 6.667])
     """
 
-    def theoretical(self, image_shape: Any = None, unit: Any = None) -> TheoreticalField:
+    __array_ufunc__ = None  # a NumPy number scales a stack; a NumPy array must not take it for an entry
+
+    def theoretical(self, image_shape: Any = None, unit: Any = None) -> TheoreticalField | tuple[TheoreticalField, ...]:
         """Where one unit of the output can look: exact integers, without weights.
 
         Raises:
@@ -50,22 +53,41 @@ class Description:
             >>> (Conv(7, stride=2) * Conv(3, dilation=2)).theoretical().size
             (15, 15)
         """
-        return theory.theoretical(self._plan(self._resolved(Settings())), self.ndim, image_shape, unit)
+        return theoretical.theoretical(self._plan(self._resolved(Settings())), self.ndim, image_shape, unit)
 
     def analytic(
-        self, statistic: Statistic = "square", *, image_shape: Any = None, unit: Any = None, **settings: Any
-    ) -> EffectiveField:
+        self,
+        statistic: Statistic = "square",
+        *,
+        channels: str | int = "sum",
+        image_shape: Any = None,
+        unit: Any = None,
+        **settings: Any,
+    ) -> EffectiveField | tuple[EffectiveField, ...]:
         """How much each input pixel counts for one unit, in closed form, over all random draws of the network.
 
-        The units are those of a measurement: the gradient of the sum over the unit's channels, its statistic per input channel,
-        summed over input channels. "square" is E[g²]: variance profiles convolve, gates multiply by E[φ'²], independent branches
-        add, and what is fixed (averages, given weights, identities) interferes before it is squared. "rms" is its root. "mean" is
-        E[g] for mean weights: by default it reads weights as uniform, so a plain stack gives repeated convolution.
+        The statistic is that of a measurement: taken of the gradient per input channel, then summed over input channels.
+        "square" is E[g²]: variance profiles convolve, gates multiply by E[φ'²], independent branches add, and what is fixed
+        (averages, given weights, identities) interferes before it is squared. "rms" is its root. "mean" is E[g] for mean weights:
+        by default it reads weights as uniform, so a plain stack gives repeated convolution.
+
+        If an asymmetric nonlinearity such as a ReLU follows the last convolution, the gradients of the unit's channels agree in
+        part, since weights go with the activations that they cause. `channels="sum"` adds them coherently. That part
+        depends on the data: it is computed for images of independent pixels of zero mean and equal variance, so the field is
+        "approximate" and the notes name the layer. The other choices have no such part.
 
         `coverage` is "exact" if nothing was assumed about the data; otherwise "approximate" and the notes say what was.
 
+        Args:
+            statistic: "square", "rms" or "mean".
+            channels, image_shape, unit, settings: see `Stack`.
+
+        Returns:
+            The field: a float64 map of the image's spatial shape, squared gradient (or gradient) per pixel.
+
         Raises:
             StackError: no such statistic, or nothing is left (E[g] of zero-mean weights is zero).
+            UnitError: no such unit, or no such channel.
 
         Source: W. Luo et al. 2016, sections 2 and 3.
 
@@ -74,16 +96,16 @@ class Description:
             >>> [round(float(v), 4) for v in (Conv((3,)) ** 2).analytic("mean").normalised()]
             [0.1111, 0.2222, 0.3333, 0.2222, 0.1111]
         """
-        chosen = self._settings(statistic, settings)
-        return theory.analytic(self._plan(chosen), self.ndim, statistic, chosen, image_shape, unit)
+        question = self._question(statistic, channels, settings)
+        return analytic.analytic(question, image_shape, unit)
 
     def gaussian(
-        self, statistic: Statistic = "square", *, image_shape: Any = None, unit: Any = None, **settings: Any
+        self, statistic: Statistic = "square", *, channels: str | int = "sum", **settings: Any
     ) -> EffectiveField:
         """The Gaussian with the mean and the covariance of `analytic`: what the central limit theorem says.
 
-        It is sampled at the pixels, and sums to the total of `analytic` over the image; in directions without variance it is
-        a single pixel.
+        It is sampled at the pixels of the smallest image, and sums to the total of `analytic`; in directions without variance
+        it is a single pixel.
 
         Example:
             >>> from erfjax.layers import Conv
@@ -91,10 +113,9 @@ class Description:
             >>> field.coverage, round(field.sigma()[0], 3)
             ('approximate', 4.472)
         """
-        chosen = self._settings(statistic, settings)
-        return theory.gaussian(self._plan(chosen), self.ndim, statistic, chosen, image_shape, unit)
+        return analytic.gaussian(self._question(statistic, channels, settings))
 
-    def moments(self, statistic: Statistic = "square", **settings: Any) -> theory.Moments:
+    def moments(self, statistic: Statistic = "square", *, channels: str | int = "sum", **settings: Any) -> Moments:
         """Total, mean, variance, skewness and excess kurtosis of `analytic` per axis, from cumulants: no map is formed.
 
         Cumulants of layers add; branches mix (a residual block is a binomial mixture). Positions are pixels relative to the
@@ -105,8 +126,7 @@ class Description:
             >>> round((Conv(3) ** 10).moments().excess_kurtosis[0], 6)
             -0.15
         """
-        chosen = self._settings(statistic, settings)
-        return theory.moments(self._plan(chosen), self.ndim, statistic, chosen)
+        return analytic.moments(self._question(statistic, channels, settings))
 
     def variance(self, statistic: Statistic = "square", **settings: Any) -> tuple[float, ...]:
         """σ² of the map along each axis in squared pixels: Σ (j d)² Var X for a chain (j the stride so far, d the dilation).
@@ -118,7 +138,7 @@ class Description:
         """
         return self.moments(statistic, **settings).variance
 
-    def excess_kurtosis(self, statistic: Statistic = "square", **settings: Any) -> tuple[float, ...]:
+    def excess_kurtosis(self, **settings: Any) -> tuple[float, ...]:
         """κ₄/σ⁴ of the map along each axis: zero for a Gaussian, -1.5/n for n uniform kernels of width 3.
 
         Example:
@@ -126,7 +146,7 @@ class Description:
             >>> round(((Identity() + Conv(5)) ** 10).excess_kurtosis()[0], 3)
             0.04
         """
-        return self.moments(statistic, **settings).excess_kurtosis
+        return self.moments(**settings).excess_kurtosis
 
     def network(self, key: Any, **settings: Any) -> networks.Network:
         """A network of this stack with weights drawn from `key`: f(x) maps (N, *space, C) to (N, *space, C').
@@ -177,7 +197,7 @@ class Description:
         return self._ndim or 2
 
     @property
-    def effective_stride(self) -> tuple[int, ...]:
+    def effective_stride(self) -> Shape:
         """Input pixels from one unit to the next, per axis."""
         return self._stride(self.ndim)
 
@@ -186,40 +206,70 @@ class Description:
         """How many convolutions lie on the longest path."""
         return self._depth
 
+    def __mul__(self, other: Any) -> "Stack":
+        return _combinations().compose(self, other)
+
+    def __rmul__(self, other: Any) -> "Stack":
+        return self * other if isinstance(other, numbers.Real) else NotImplemented
+
+    def __add__(self, other: Any) -> "Stack":
+        return _combinations().branch(self, other)
+
+    def __radd__(self, other: Any) -> "Stack":
+        return _combinations().branch(other, self) if isinstance(other, numbers.Real) else NotImplemented
+
+    def __neg__(self) -> "Stack":
+        return self * -1.0
+
+    def __sub__(self, other: Any) -> "Stack":
+        return self + (-1.0) * other if isinstance(other, Stack | numbers.Real) else NotImplemented
+
+    def __pow__(self, n: Any) -> "Stack":
+        return _combinations().repeat(self, n)
+
     # What each kind of stack says about itself.
 
     _ndim: int | None = None
     _depth: int = 0
-    _weighted: bool = False
+    _weighted: bool = False  # whether it has a convolution that makes channels
 
-    def _stride(self, ndim: int) -> tuple[int, ...]:
+    def _stride(self, ndim: int) -> Shape:
         return (1,) * ndim
 
-    def _parts(self) -> tuple[Any, ...]:
+    def _parts(self) -> tuple["Stack", ...]:
         """The stack as a flat sequence of layers and sums."""
         return (self,)
 
-    def _gain(self, after: float) -> float:
-        """1/E[φ'²] of the gate that a convolution before this part meets first; `after` is what comes after this part."""
-        return 1.0 if self._weighted else after
+    def _gain(self, gain: float) -> float:
+        """1/E[φ'²] of the first gate behind a convolution that stands before this part, `gain` being that of what follows it."""
+        return 1.0 if self._weighted else gain
 
-    def _lower(self, low: Lowering, channels: int, out: int, after: float) -> Lowered:
-        """The plan. `out`: channels that the last convolution makes; `after`: 1/E[φ'²] of the gate that follows."""
+    def _build(self, scope: Scope, channels: int, out: int, gain: float) -> tuple[Plan, int]:
+        """The plan for an input of `channels`, and how many channels leave it.
+
+        `out` is what the last convolution makes; `gain` is 1/E[φ'²] of the gate that follows, which He's variance makes up for.
+        """
         raise NotImplementedError
 
     def _plan(self, settings: Settings) -> Plan:
         out = settings.out_channels or settings.in_channels
-        lowered = self._lower(Lowering(self.ndim, settings), settings.in_channels, out, 1.0)
-        if lowered.channels != out:
-            raise StackError(
-                f"`out_channels` is {out}, but {self} has no convolution that makes them of {lowered.channels}."
-            )
-        return lowered.plan
+        plan, made = self._build(Scope(self.ndim, settings), settings.in_channels, out, 1.0)
+        if made != out:
+            raise StackError(f"`out_channels` is {out}, but {self} has no convolution that makes them of {made}.")
+        return plan
 
     def _resolved(self, settings: Settings) -> Settings:
         """The settings with the number of output channels filled in."""
         out = settings.out_channels or (settings.width if self._weighted else settings.in_channels)
         return dataclasses.replace(settings, out_channels=out)
 
-    def _settings(self, statistic: Statistic, settings: dict[str, Any]) -> Settings:
-        return self._resolved(Settings.of({"init": "uniform"} | settings if statistic == "mean" else settings))
+    def _question(self, statistic: Statistic, channels: str | int, settings: dict[str, Any]) -> Question:
+        chosen = self._resolved(Settings.of({"init": "uniform"} | settings if statistic == "mean" else settings))
+        return Question(self._plan(chosen), self.ndim, statistic, channels, chosen)
+
+
+def _combinations() -> Any:
+    """The module of products, powers and sums of stacks, which are stacks themselves: imported on use."""
+    from erfjax.layers import combinations
+
+    return combinations

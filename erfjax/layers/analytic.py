@@ -1,0 +1,168 @@
+"""Closed forms of stacks: the map of E[g²] or E[g], its moments from cumulants, and its Gaussian."""
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from erfjax.errors import StackError
+from erfjax.fields import EffectiveField, TheoreticalField
+from erfjax.layers.plan import Plan, Settings
+from erfjax.layers.polynomials import Dense, Jet
+from erfjax.layers.second_moments import Ring, Walk
+from erfjax.layers.theoretical import compose, smallest_image, theoretical
+from erfjax.measurement.probe import check_channels
+from erfjax.typing import Coverage, Statistic
+
+
+class Question(NamedTuple):
+    """What is asked of a stack: its plan, which statistic of the gradient of which channels, and the settings of its networks."""
+
+    plan: Plan
+    ndim: int
+    statistic: Statistic
+    channels: str | int
+    settings: Settings
+
+    @property
+    def outputs(self) -> int:
+        """The channels of the unit."""
+        assert self.settings.out_channels is not None  # the stack resolved it
+        return self.settings.out_channels
+
+    def walk(self) -> Walk:
+        """The walk through the plan that answers it.
+
+        Raises:
+            StackError: the statistic has no closed form.
+            UnitError: the unit has no such channel.
+        """
+        if self.statistic not in ("square", "rms", "mean"):
+            raise StackError(
+                f'`statistic` must be "square", "rms" or "mean", but got {self.statistic!r}: others have no closed form.'
+            )
+        check_channels(self.channels, self.outputs, self.statistic)
+        return Walk.of(self.plan, self.channels == "sum" and self.outputs > 1)
+
+    def factor(self, walk: Walk) -> float:
+        """From one output channel to those that are asked about, and to the sum over input channels."""
+        channels = self.outputs if isinstance(self.channels, str) else 1
+        if self.statistic == "mean" or walk.random:
+            return float(channels)
+        together = channels if self.channels == "sum" else 1  # equal weights: all output channels add up coherently
+        return channels * together / self.settings.in_channels
+
+
+@dataclasses.dataclass(frozen=True)
+class Moments:
+    """Moments of a map in pixels, one entry (of the covariance: one row) per axis.
+
+    `mean` counts from the first pixel of the theoretical field; `total` is the sum of the map.
+    """
+
+    total: float
+    mean: tuple[float, ...]
+    covariance: tuple[tuple[float, ...], ...]
+    variance: tuple[float, ...]
+    skewness: tuple[float, ...]
+    excess_kurtosis: tuple[float, ...]
+
+
+def analytic(
+    question: Question, image_shape: Any = None, unit: Any = None
+) -> EffectiveField | tuple[EffectiveField, ...]:
+    """The closed-form effective field of a stack; see `Stack.analytic`."""
+    found = theoretical(question.plan, question.ndim, image_shape, unit)
+    fields = found if isinstance(found, tuple) else (found,)
+    walk, shape = question.walk(), fields[0].image_shape
+    polynomial = _polynomial(question, walk, Dense, shape)
+    maps = tuple(_on_image(question, walk, polynomial.scaled(question.factor(walk)), field) for field in fields)
+    return maps if isinstance(found, tuple) else maps[0]
+
+
+def _on_image(question: Question, walk: Walk, polynomial: Dense, field: TheoreticalField) -> EffectiveField:
+    at = [u * int(s) for u, s in zip(field.unit, field.stride, strict=True)]
+    values, inside = polynomial.on_image(field.image_shape, at)
+    border = "the field runs over the border: paths through the padding are counted, and then cropped"
+    reasons = (*walk.approximate, *(() if inside else (border,)))
+    return _field(question, values, field, "approximate" if reasons else "exact", (*reasons, *walk.notes))
+
+
+def moments(question: Question) -> Moments:
+    """The moments of the map of a stack, without the map; see `Stack.moments`."""
+    if question.statistic == "rms":
+        raise StackError('A root has no closed moments: ask for "square", or measure `analytic("rms").map`.')
+    shape = smallest_image(question.plan, question.ndim)
+    walk = question.walk()
+    jet = _polynomial(question, walk, Jet, shape).scaled(question.factor(walk)).recentred()
+    total = float(jet.axial[0, 0])
+    if not jet.axial[0].all():
+        raise StackError("The map of this stack sums to zero (its kernels cancel), so it has no mean and no variance.")
+    _, _, variance, third, fourth = jet.axial / jet.axial[0]
+    start = np.array([g.start for g in compose(question.plan, shape)[0]])
+    return Moments(
+        total,
+        _floats(jet.centre - start),
+        tuple(map(_floats, jet.joint / total)),
+        _floats(variance),
+        tuple(t / v**1.5 if v > 0 else math.nan for t, v in zip(_floats(third), _floats(variance), strict=True)),
+        tuple(f / v**2 - 3 if v > 0 else math.nan for f, v in zip(_floats(fourth), _floats(variance), strict=True)),
+    )
+
+
+def gaussian(question: Question) -> EffectiveField:
+    """The Gaussian with the moments of the map; see `Stack.gaussian`."""
+    square = question.statistic == "rms"
+    found = moments(question._replace(statistic="square") if square else question)
+    field = theoretical(question.plan, question.ndim)
+    assert isinstance(field, TheoreticalField)  # of the one centre unit
+    covariance = np.array(found.covariance)
+    if np.linalg.eigvalsh(covariance)[0] < -1e-9 * np.abs(covariance).max():
+        raise StackError(f"A Gaussian needs a positive variance, but this signed map has {covariance.tolist()}.")
+    away = np.indices(field.image_shape).reshape(question.ndim, -1).T - np.add(field.start, found.mean)
+    scaled = away @ np.linalg.pinv(covariance, hermitian=True)
+    off = ((away - scaled @ covariance) ** 2).sum(axis=1)  # squared distance from where the map has any variance
+    exponent = np.where(off <= off.min() + 1e-6, -0.5 * (away * scaled).sum(axis=1), -np.inf)
+    density = np.exp(exponent - exponent.max())
+    values = (found.total / density.sum() * density).reshape(field.image_shape)
+    return _field(question, values, field, "approximate", ("the Gaussian of the central limit theorem",))
+
+
+def _field(
+    question: Question, values: np.ndarray, field: TheoreticalField, coverage: Coverage, notes: tuple[str, ...]
+) -> EffectiveField:
+    settings = question.settings
+    if question.statistic == "rms":
+        values = np.sqrt(settings.in_channels * values)
+    metadata = {k: v if isinstance(v, str | int | None) else repr(v) for k, v in vars(settings).items()}
+    return EffectiveField(
+        map=values,
+        stderr=None,
+        statistic=question.statistic,
+        samples=0,
+        unit=field.unit,
+        theoretical=field,
+        coverage=coverage,
+        notes=notes,
+        metadata=metadata,
+        channels=question.channels,
+        averages="weights",
+    )
+
+
+def _polynomial(question: Question, walk: Walk, ring: Ring, shape: tuple[int, ...]) -> Any:
+    if question.statistic == "mean":
+        result = walk.mean(question.plan, ring.one(len(shape)), shape)
+    else:
+        result = walk.square(question.plan, ring, shape)
+    if result is None:
+        raise StackError(
+            f'The statistic "{question.statistic}" of this stack is zero everywhere. For the mean of random weights ask for '
+            '"square", or pass init="uniform".'
+        )
+    return result
+
+
+def _floats(values: Any) -> tuple[float, ...]:
+    return tuple(float(v) for v in values)
