@@ -246,6 +246,27 @@ def is_index(value: Any) -> bool:
     return True
 
 
+def check_channels(channels: Any, count: int, statistic: str) -> None:
+    """Refuses a choice of output channels that an output of `count` channels does not have.
+
+    Raises:
+        UnitError: no such channel, or no such choice.
+
+    Example:
+        >>> from erfjax.layouts import check_channels
+        >>> check_channels("random-signs", 8, "square")
+    """
+    if isinstance(channels, str):
+        if channels not in ("sum", "frobenius", "random-signs"):
+            raise UnitError(f"`channels` must be 'sum', 'frobenius', 'random-signs' or an integer, but got {channels!r}.")
+        if channels == "random-signs" and statistic not in ("square", "rms"):
+            raise UnitError(f'Random signs estimate squares only: statistic={statistic!r} needs channels="frobenius".')
+    elif isinstance(channels, bool) or not is_index(channels) or not 0 <= channels < count:
+        raise UnitError(
+            f"`channels` must be one of the {count} output channels, but got {channels!r}: they count from zero."
+        )
+
+
 def resolve_unit(unit: Any, spatial_shape: Sequence[int]) -> tuple[int, ...]:
     """The zero-based index of one unit: as given, or the centre `n // 2` of every axis when None.
 

@@ -225,12 +225,75 @@ def measure(stack, field, samples, **settings):
 
 @pytest.mark.parametrize("name", MEASURED)
 def test_gradients_of_random_networks_follow_the_closed_form(name):
-    """Every pixel within five standard errors; widths where the gates' dependence on the weights is below that."""
+    """Every pixel within five standard errors, and all of them together."""
     stack, options = MEASURED[name]
-    settings = {"width": 32, "in_channels": 2, "out_channels": 8 if stack.depth == 2 else None, **options}
+    settings = {"width": 32, "in_channels": 2, **options}
     field = stack.analytic(**settings)
     mean, error = measure(stack, field, 300, **settings)
     assert np.array_equal(mean > 0, field.map > 0)
     z = (mean - field.map)[error > 0] / error[error > 0]
     assert np.abs(z).max() < 5
     assert np.sqrt(np.mean(z**2)) < 2
+
+
+LINE = Conv((3,), padding="VALID")
+BENT = {
+    "plain": (LINE * RELU) ** 3,
+    "strided": Conv((3,), stride=2, padding="VALID") * RELU * Dropout(0.3) * LINE * RELU * Dropout(0.3),
+    "residual": (Identity() + Conv((3,)) * RELU * Conv((3,))) ** 2 * RELU,
+    "averaged": LINE * RELU * LINE * RELU * AvgPool((2,)),
+    "softplus": (LINE * Activation("softplus")) ** 2,
+}
+
+
+@pytest.mark.parametrize("name", BENT)
+def test_summed_channels_behind_a_nonlinearity_are_measured(name):
+    """Sums over pixels, plain and weighted with the squared distance, within five standard errors; so for random signs."""
+    stack, settings = BENT[name], {"width": 64, "in_channels": 64}
+    closed = {channels: stack.analytic(channels=channels, **settings) for channels in ("sum", "random-signs")}
+    field = closed["sum"]
+    f, at = stack.sampler(**settings), (0, *field.unit)
+    distances = (np.arange(field.map.size) - (field.map.size - 1) / 2) ** 2
+
+    def energies(key):
+        x, weights, signs = jax.random.split(key, 3)
+        y, pullback = jax.vjp(lambda x: f(weights, x)[at], jax.random.normal(x, (1, *field.map.shape, 64)))
+        rows = jnp.stack([jnp.ones_like(y), jax.random.rademacher(signs, y.shape, y.dtype)])
+        return jnp.sum(jax.vmap(lambda row: pullback(row)[0][0])(rows) ** 2, -1)
+
+    run = jax.jit(lambda keys: jax.lax.map(energies, keys, batch_size=50))
+    samples = np.asarray(run(jax.random.split(jax.random.key(2), 1000)), np.float64)
+    for i, channels in enumerate(closed):
+        for weights in (np.ones_like(distances), distances):
+            each = samples[:, i] @ weights / (closed[channels].map @ weights)
+            assert abs(each.mean() - 1) < 5 * each.std() / math.sqrt(len(each)), channels
+    assert field.map.sum() > 1.1 * closed["random-signs"].map.sum()
+
+
+def test_three_layers_are_measured_as_they_are_asked_about():
+    """Three unpadded layers of width 32 on three channels: summed channels have 1.23 times the total, and a narrower field."""
+    stack, inputs = (VALID * RELU) ** 3, lambda key: jax.random.normal(key, (1, 7, 7, 3))
+    closed = {channels: stack.analytic(channels=channels) for channels in ("sum", "random-signs")}
+    assert closed["sum"].map.sum() / closed["random-signs"].map.sum() == pytest.approx(1.23, abs=0.005)
+    for channels, field in closed.items():
+        ask = {"samples": 800, "channels": channels, "progress": False}
+        measured = empirical(stack.sampler(), inputs, key=jax.random.key(3), **ask)
+        ratio = compare(field, measured).size("sigma")
+        assert abs(ratio.value - 1) < 5 * ratio.stderr < 0.02
+        totals = measured.batches.reshape(len(measured.batches), -1).sum(axis=1) / field.map.sum()
+        assert abs(totals.mean() - 1) < 5 * totals.std(ddof=1) / math.sqrt(len(totals))
+
+
+@pytest.mark.slow
+def test_twenty_layers_are_measured_as_they_are_asked_about():
+    """Of width 16: the relative error of infinite width, about depth / width of a gradient's variance, is in the errors."""
+    stack, settings = VALID**20, {"width": 16, "in_channels": 3, "activation": "relu"}
+    for channels in ("sum", "random-signs"):
+        closed = stack.analytic(channels=channels, **settings)
+        inputs = lambda key, shape=closed.map.shape: jax.random.normal(key, (1, *shape, 3))  # noqa: E731
+        measured = empirical(
+            stack.sampler(**settings), inputs, key=jax.random.key(3), samples=300, channels=channels, progress=False
+        )
+        ratio = compare(closed, measured).size("sigma")
+        assert abs(ratio.value - 1) < 5 * ratio.stderr
+        assert abs(measured.map.sum() / closed.map.sum() - 1) < 0.3

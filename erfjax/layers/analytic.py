@@ -12,7 +12,7 @@ from erfjax.layers.plan import Plan, Settings
 from erfjax.layers.polynomials import Dense, Jet
 from erfjax.layers.second_moments import Ring, Walk
 from erfjax.layers.theoretical import compose, smallest_image, theoretical
-from erfjax.measurement.probe import check_channels
+from erfjax.layouts import check_channels
 from erfjax.typing import Coverage, Statistic
 
 

@@ -1,13 +1,16 @@
-"""Interference of what is fixed in a stack, against enumeration of every sign pattern; jets against dense polynomials."""
+"""Second moments of stacks: what is fixed, by enumerating sign patterns; what goes with activations, by integrals; jets."""
 
 import itertools
 import math
 
+import jax
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from erfjax.layers import AvgPool, Conv, Identity
+from erfjax.layers import Activation, AvgPool, Conv, Identity
+from erfjax.layers.alignment import alignment
 from erfjax.layers.polynomials import Dense, Jet
 
 
@@ -42,7 +45,7 @@ def _taps(name, w, scale):
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.sampled_from(["conv", "avg", "fixed", "block", "wide"]), min_size=1, max_size=4), st.integers(1, 3))
-def test_words_against_enumeration(names, scale):
+def test_paths_against_enumeration(names, scale):
     """Random products of random layers, averages, given kernels and residual blocks: every sign pattern, one channel."""
     pieces = {
         "conv": Conv((2,)),
@@ -80,3 +83,33 @@ def test_jets_are_moments_of_dense_polynomials(seed):
         np.testing.assert_allclose(jet.centre, expected.centre, rtol=1e-9, atol=1e-9)
         np.testing.assert_allclose(jet.axial, expected.axial, rtol=1e-9, atol=1e-8)
         np.testing.assert_allclose(jet.joint, expected.joint, rtol=1e-9, atol=1e-8)
+
+
+@pytest.mark.parametrize(("inputs", "outputs", "kernel"), [(1, 2, (2,)), (3, 5, (3,)), (2, 8, (2, 3))])
+def test_summed_channels_of_one_layer(inputs, outputs, kernel):
+    """Exact at any width. With z = w·x, n weights per channel and |x| free to vary: E[φ'(z) w] = Var w x / (√(2π Var w) |x|),
+    and E[x_a²/|x|²] = 1/n, so the mean gradient has C(C - 1) Var w / (2π n) in each weight's place, beside C Var w / 2.
+    """
+    taps = math.prod(kernel)
+    n = inputs * taps
+    variance = 2 / n  # He's
+    each = inputs * (outputs * variance / 2 + outputs * (outputs - 1) * variance / (2 * math.pi * n))
+    settings = {"in_channels": inputs, "out_channels": outputs}
+    field = (Conv(kernel, padding="VALID") * Activation("relu")).analytic(**settings)
+    np.testing.assert_allclose(field.map, np.full(kernel, each), rtol=1e-12)
+
+
+SLOPES = {"relu": lambda z: z > 0, "softplus": lambda z: 1 / (1 + np.exp(-z)), "tanh": lambda z: 1 / np.cosh(z) ** 2}
+
+
+@pytest.mark.parametrize("q", [0.3, 2.0])
+@pytest.mark.parametrize("name", ["relu", "softplus", "tanh"])
+def test_alignment_is_made_of_gaussian_moments(name, q):
+    edges = np.linspace(-12, 12, 2**17 + 1)
+    u = (edges[1:] + edges[:-1]) / 2  # midpoints: a kink at 0 is an edge
+    z = u * math.sqrt(q)
+    value = {"relu": np.maximum(z, 0), "softplus": np.logaddexp(z, 0), "tanh": np.tanh(z)}[name]
+    weight, slope = np.exp(-(u**2) / 2) / math.sqrt(2 * math.pi) * (u[1] - u[0]), SLOPES[name](z)
+    integrands = (value * slope, z * slope / q, z * value * slope / q, value * slope**2, (value * slope) ** 2)
+    function = {"relu": jax.nn.relu, "softplus": jax.nn.softplus, "tanh": jax.numpy.tanh}[name]
+    np.testing.assert_allclose(alignment(function, q), [weight @ f for f in integrands], rtol=1e-8, atol=1e-12)
