@@ -11,6 +11,7 @@ from erfjax.fields import EffectiveField, TheoreticalField
 from erfjax.layers.plan import Plan, Settings
 from erfjax.layers.polynomials import Dense, Jet
 from erfjax.layers.second_moments import Ring, Walk
+from erfjax.layers.signals import Signals
 from erfjax.layers.theoretical import compose, smallest_image, theoretical
 from erfjax.layouts import check_channels
 from erfjax.typing import Coverage, Statistic
@@ -43,12 +44,13 @@ class Question(NamedTuple):
                 f'`statistic` must be "square", "rms" or "mean", but got {self.statistic!r}: others have no closed form.'
             )
         check_channels(self.channels, self.outputs, self.statistic)
-        return Walk.of(self.plan, self.channels == "sum" and self.outputs > 1)
+        signals = Signals.of(self.plan)
+        return Walk(signals, signals.random and self.channels == "sum" and self.outputs > 1)
 
     def factor(self, walk: Walk) -> float:
         """From one output channel to those that are asked about, and to the sum over input channels."""
         channels = self.outputs if isinstance(self.channels, str) else 1
-        if self.statistic == "mean" or walk.random:
+        if self.statistic == "mean" or walk.signals.random:
             return float(channels)
         together = channels if self.channels == "sum" else 1  # equal weights: all output channels add up coherently
         return channels * together / self.settings.in_channels
@@ -85,8 +87,8 @@ def _on_image(question: Question, walk: Walk, polynomial: Dense, field: Theoreti
     at = [u * int(s) for u, s in zip(field.unit, field.stride, strict=True)]
     values, inside = polynomial.on_image(field.image_shape, at)
     border = "the field runs over the border: paths through the padding are counted, and then cropped"
-    reasons = (*walk.approximate, *(() if inside else (border,)))
-    return _field(question, values, field, "approximate" if reasons else "exact", (*reasons, *walk.notes))
+    reasons = (*walk.signals.approximate, *(() if inside else (border,)))
+    return _field(question, values, field, "approximate" if reasons else "exact", (*reasons, *walk.signals.notes))
 
 
 def moments(question: Question) -> Moments:

@@ -25,14 +25,12 @@ mean of the gradient given the activation y at a place is aligned·y. With q the
 in units of one output channel, so that aligned² q is the energy of all channels of the place.
 """
 
-import dataclasses
 import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from erfjax.layers import gates
 from erfjax.layers.alignment import alignment
 from erfjax.layers.plan import (
     Drop,
@@ -47,9 +45,9 @@ from erfjax.layers.plan import (
     Sliding,
     Weighted,
     backwards,
-    steps,
 )
 from erfjax.layers.polynomials import Dense, Jet, total
+from erfjax.layers.signals import Signals
 
 COHERENT = (
     "summed channels agree in part; that part is computed for images of independent pixels of zero mean and equal variance "
@@ -83,72 +81,11 @@ class Gradient(NamedTuple):
     paths: list[Paths]
 
 
-@dataclasses.dataclass
-class Walk:
-    """What a walk knows beside the plan: the statistics of gates and signals, and, collected on the way, what was assumed."""
+class Walk(NamedTuple):
+    """The walk through a plan with these signals; `summed`: gradients go with activations, since channels are added."""
 
-    random: bool  # whether any weight is: if not, gates are constants
-    summed: bool  # whether the channels of the unit are, so that gradients may go with activations
-    derivatives: dict[int, gates.Moments] = dataclasses.field(default_factory=dict)
-    signals: dict[int, tuple[float, float]] = dataclasses.field(default_factory=dict)  # q before and behind a part
-    mixed: bool = False  # whether a fixed kernel has mixed pixels so far, seen from the input
-    mixing: set[int] = dataclasses.field(default_factory=set)  # the gates that have such a kernel before them
-    approximate: dict[str, None] = dataclasses.field(default_factory=dict)
-    notes: dict[str, None] = dataclasses.field(default_factory=dict)
-
-    @classmethod
-    def of(cls, plan: Plan, summed: bool) -> "Walk":
-        """The walk of a plan, its gates under mean field: a normal input of unit second moment."""
-        random = any(isinstance(step, Weighted) and step.moments()[1].any() for step in steps(plan))
-        walk = cls(random, random and summed)
-        walk._signal(plan, 1.0)
-        return walk
-
-    def assume(self, step: Any, what: str) -> None:
-        """Makes the result approximate because of a step."""
-        self.approximate[f"{step.label}: {what}"] = None
-
-    def _signal(self, plan: Plan, q: float) -> float:
-        """The second moment of the output for that of the input; notes both, and the moments of every gate."""
-        before = q
-        match plan:
-            case Series():
-                for part in plan.parts:
-                    q = self._signal(part, q)
-            case Parallel():
-                q = sum(self._signal(part, q) for part in plan.parts)
-            case Weighted():
-                mean, variance, exact = plan.moments()
-                if not exact:
-                    self.approximate["the variance profile of the initialiser was estimated from draws"] = None
-                q *= float(variance.sum()) + float(mean.sum()) ** 2
-            case Fixed():
-                self.mixed |= plan.weights.size > 1
-                q *= float(plan.weights.sum()) ** 2
-            case Drop():
-                q /= 1 - plan.rate
-            case Gain():
-                q *= plan.factor**2
-            case Gate():
-                q = self._gate(plan, q)
-        self.signals[id(plan)] = before, q
-        return q
-
-    def _gate(self, gate: Gate, q: float) -> float:
-        found = gates.moments(gate.function, q)
-        slopes = gates.slopes(gate.function)
-        if slopes is None:
-            self.assume(gate, "mean field, for an input of unit second moment and infinite width")
-        if self.random:
-            self.notes[f"{gate.label}: gates are taken as independent of the weights, as at infinite width"] = None
-        else:
-            open_ = slopes.right if slopes is not None else found.mean
-            found = found._replace(mean=open_, square=open_**2)
-            self.notes[f"{gate.label}: without random weights gates are constant, as for positive activations"] = None
-        self.derivatives[id(gate)] = found
-        if self.mixed:
-            self.mixing.add(id(gate))
-        return found.signal
+    signals: Signals
+    summed: bool
 
     def mean(self, plan: Plan, p: Polynomial, shape: Shape) -> Polynomial | None:
         """E[g] at the input of a plan for the field p at its output; None is zero."""
@@ -170,7 +107,7 @@ class Walk:
             case Maximum():
                 return _slide(plan, self._evenly(plan), p, shape)
             case Gate():
-                return p.scaled(m) if (m := self.derivatives[id(plan)].mean) else None
+                return p.scaled(m) if (m := self.signals.slopes[id(plan)].mean) else None
             case Gain():
                 return p.scaled(plan.factor) if plan.factor else None
         return p
@@ -196,7 +133,7 @@ class Walk:
         self, plan: Plan, fixed: Dense | None, aligned: Aligned | None, ring: Ring, shape: Shape, summed: bool
     ) -> Gradient:
         """What a plan makes of the fixed and of the aligned part, and the paths that begin in it."""
-        behind = self.signals[id(plan)][1]
+        behind = self.signals.second[id(plan)][1]
         match plan:
             case Series():
                 g = Gradient(fixed, aligned, [])
@@ -206,8 +143,8 @@ class Walk:
             case Parallel():
                 starts: list[list[Paths]] = [[] for _ in plan.parts]
                 if aligned is not None:
-                    self.approximate["sum: in the coherent part its branches are uncorrelated"] = None
-                    others = [behind - self.signals[id(part)][1] for part in plan.parts]
+                    self.signals.approximate["sum: in the coherent part its branches are uncorrelated"] = None
+                    others = [behind - self.signals.second[id(part)][1] for part in plan.parts]
                     starts = [_noise(ring, (aligned.square, q)) for q in others]
                 ends = [
                     self._back(part, Gradient(fixed, aligned, noise), ring, shape, summed)
@@ -222,7 +159,7 @@ class Walk:
                     fixed = _slide(plan, plan.weights, fixed, shape)
                 if aligned is not None:
                     if plan.weights.size > 1:
-                        self.assume(plan, ALIKE)
+                        self.signals.assume(plan, ALIKE)
                     aligned = _exactly(_slide(plan, plan.weights * plan.weights.sum(), aligned.mean, shape))
                 return Gradient(fixed, aligned, [])
             case Maximum():
@@ -241,7 +178,7 @@ class Walk:
         self, plan: Weighted, fixed: Dense | None, aligned: Aligned | None, ring: Ring, shape: Shape
     ) -> Gradient:
         mean, variance, _ = plan.moments()
-        before, behind = self.signals[id(plan)]
+        before, behind = self.signals.second[id(plan)]
         inputs, outputs = plan.shape[-2:]
         paths: list[Paths] = []
         kept = None
@@ -251,7 +188,9 @@ class Walk:
             paths.append(Paths(fixed.spread(plan.stride), _slide(plan, variance, ring.one(len(shape)), shape)))
         if aligned is not None:
             if mean.any():
-                self.assume(plan, "the mean of its weights is left out of the coherent part of the summed channels")
+                self.signals.assume(
+                    plan, "the mean of its weights is left out of the coherent part of the summed channels"
+                )
             noise = _slide(plan, variance * behind, ring.of(aligned.square), shape)
             own = _slide(plan, variance**2 * (-before / inputs), ring.of(aligned.mean.squared()), shape)
             paths.append(Paths(Dense.one(len(shape)), noise + own))  # a variance: without the square of each mean
@@ -266,24 +205,26 @@ class Walk:
         if fixed is not None:
             paths.append(Paths(fixed.spread(plan.stride), _slide(plan, taps, ring.one(len(shape)), shape)))
             if summed:
-                self.assume(
+                self.signals.assume(
                     plan, "that the choice of the maximum goes with the weights is left out of the summed channels"
                 )
         if aligned is not None:
-            self.assume(plan, ALIKE)
+            self.signals.assume(plan, ALIKE)
             aligned = Aligned(_slide(plan, taps, aligned.mean, shape), _slide(plan, taps, aligned.square, shape))
         return Gradient(None, aligned, paths)
 
     def _bend(self, gate: Gate, fixed: Dense | None, aligned: Aligned | None, ring: Ring, summed: bool) -> Gradient:
-        found, (q, _) = self.derivatives[id(gate)], self.signals[id(gate)]
+        found, (q, _) = self.signals.slopes[id(gate)], self.signals.second[id(gate)]
         if not summed:
             return Gradient(
                 _scaled(fixed, found.mean), None, self._noise_of(ring, fixed, _rest(found.square, found.mean**2), gate)
             )
         more = alignment(gate.function, q)
         if fixed is not None and more.slope:
-            self.assume(gate, COHERENT)
-        constant = more.constant if id(gate) in self.mixing else 0.0  # nothing below lets pixels interfere: noise
+            self.signals.assume(gate, COHERENT)
+        constant = (
+            more.constant if id(gate) in self.signals.mixing else 0.0
+        )  # nothing below lets pixels interfere: noise
         mean, square = aligned or (None, None)
         kept = _sum((_scaled(fixed, found.mean), _scaled(mean, constant)))
         bent = _sum((_scaled(fixed, more.slope), _scaled(mean, more.growth)))
@@ -298,17 +239,17 @@ class Walk:
         """What the variance of a factor on every pixel, a gate or dropout, makes of a fixed amplitude."""
         if fixed is None:
             return []
-        if not self.random:  # uniform kernels average the noise of their channels away
+        if not self.signals.random:  # uniform kernels average the noise of their channels away
             if excess > 0:
-                self.assume(step, "its noise averages out over the channels of uniform kernels")
+                self.signals.assume(step, "its noise averages out over the channels of uniform kernels")
             return []
         paths = _noise(ring, (_squared(fixed), excess))
-        if paths and id(step) in self.mixing and not fixed.is_pixel():
-            self.assume(step, "the gates of neighbouring pixels under a fixed kernel are taken as independent")
+        if paths and id(step) in self.signals.mixing and not fixed.is_pixel():
+            self.signals.assume(step, "the gates of neighbouring pixels under a fixed kernel are taken as independent")
         return paths
 
     def _evenly(self, plan: Maximum) -> np.ndarray:
-        self.assume(plan, "every pixel of a window is taken to be the maximum equally often")
+        self.signals.assume(plan, "every pixel of a window is taken to be the maximum equally often")
         return np.full(plan.kernel, 1 / math.prod(plan.kernel))
 
 

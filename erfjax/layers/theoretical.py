@@ -15,7 +15,8 @@ from erfjax.layers.plan import Parallel, Plan, Series, Shape, Weighted, backward
 from erfjax.layouts import resolve_units
 from erfjax.tracing.positions.index_sets import Box, Points, Region, clip, join, mask, shadow
 
-TRIES = 100_000  # image sizes tried for one that holds the whole field
+LARGE = 100_000  # pixels of an image whose centre surely sees its whole field
+TRIES = 500  # image sizes tried for the smallest such
 FEW = 64  # boxes that are joined one by one; more are drawn on the image
 
 Axes = tuple[Geometry, ...]
@@ -59,14 +60,12 @@ def _field(
 
 def smallest_image(plan: Plan, ndim: int) -> Shape:
     """The smallest image in which the centre unit sees its whole field."""
-    shape = tuple(g.size for g in compose(plan, (TRIES,) * ndim)[0])
+    shape, why = tuple(g.size for g in compose(plan, (LARGE,) * ndim)[0]), ""
     for _ in range(TRIES):
         try:
             output = output_shape(plan, shape)
         except StackError as error:
-            if max(shape) > TRIES:
-                raise StackError(f"No image is large enough for this stack: {error}") from error
-            shape = tuple(n + 1 for n in shape)
+            shape, why = tuple(n + 1 for n in shape), f" {error}"
             continue
         axes, _ = compose(plan, shape)
         intervals = [g.interval(units // 2) for g, units in zip(axes, output, strict=True)]
@@ -77,7 +76,7 @@ def smallest_image(plan: Plan, ndim: int) -> Shape:
         if grown == shape:
             return shape
         shape = grown
-    raise StackError("No image holds the whole field of the centre unit: give `image_shape` and a unit yourself.")
+    raise StackError(f"No image holds the whole field of the centre unit: give `image_shape` and a unit yourself.{why}")
 
 
 def compose(plan: Plan, shape: Shape) -> tuple[Axes, tuple[LayerRow, ...]]:
