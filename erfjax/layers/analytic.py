@@ -14,7 +14,7 @@ from erfjax.layers.second_moments import Ring, Walk
 from erfjax.layers.signals import Signals
 from erfjax.layers.theoretical import compose, smallest_image, theoretical
 from erfjax.layouts import check_channels
-from erfjax.typing import Coverage, Statistic
+from erfjax.typing import Channels, Coverage, Statistic
 
 
 class Question(NamedTuple):
@@ -23,7 +23,7 @@ class Question(NamedTuple):
     plan: Plan
     ndim: int
     statistic: Statistic
-    channels: str | int
+    channels: Channels
     settings: Settings
 
     @property
@@ -148,7 +148,7 @@ def _field(
         coverage=coverage,
         notes=notes,
         metadata=metadata,
-        channels=question.channels,
+        channels=question.channels if isinstance(question.channels, str) else int(question.channels),
         averages="weights",
     )
 

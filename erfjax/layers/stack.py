@@ -6,7 +6,7 @@ Here are the public methods and what each kind of stack must say about itself. T
 
 import dataclasses
 import numbers
-from typing import Any
+from typing import Any, overload
 
 from jaxtyping import Array
 
@@ -15,7 +15,7 @@ from erfjax.fields import EffectiveField, TheoreticalField
 from erfjax.layers import analytic, networks, theoretical
 from erfjax.layers.analytic import Moments, Question
 from erfjax.layers.plan import Plan, Scope, Settings, Shape
-from erfjax.typing import ArrayLike, Statistic
+from erfjax.typing import ArrayLike, Channels, Given, Statistic, Unit
 
 
 class Stack:
@@ -41,7 +41,13 @@ class Stack:
 
     __array_ufunc__ = None  # a NumPy number scales a stack; a NumPy array must not take it for an entry
 
-    def theoretical(self, image_shape: Any = None, unit: Any = None) -> TheoreticalField | tuple[TheoreticalField, ...]:
+    @overload
+    def theoretical(self, image_shape: Any = None, *, unit: list[Unit]) -> tuple[TheoreticalField, ...]: ...
+    @overload
+    def theoretical(self, image_shape: Any = None, unit: Unit = None) -> TheoreticalField: ...
+    def theoretical(
+        self, image_shape: Any = None, unit: Given = None
+    ) -> TheoreticalField | tuple[TheoreticalField, ...]:
         """Where one unit of the output can look: exact integers, without weights.
 
         Raises:
@@ -55,13 +61,33 @@ class Stack:
         """
         return theoretical.theoretical(self._plan(self._resolved(Settings())), self.ndim, image_shape, unit)
 
+    @overload
     def analytic(
         self,
         statistic: Statistic = "square",
         *,
-        channels: str | int = "sum",
+        channels: Channels = "sum",
         image_shape: Any = None,
-        unit: Any = None,
+        unit: list[Unit],
+        **settings: Any,
+    ) -> tuple[EffectiveField, ...]: ...
+    @overload
+    def analytic(
+        self,
+        statistic: Statistic = "square",
+        *,
+        channels: Channels = "sum",
+        image_shape: Any = None,
+        unit: Unit = None,
+        **settings: Any,
+    ) -> EffectiveField: ...
+    def analytic(
+        self,
+        statistic: Given = "square",
+        *,
+        channels: Given = "sum",
+        image_shape: Any = None,
+        unit: Given = None,
         **settings: Any,
     ) -> EffectiveField | tuple[EffectiveField, ...]:
         """How much each input pixel counts for one unit, in closed form, over all random draws of the network.
@@ -100,7 +126,7 @@ class Stack:
         return analytic.analytic(question, image_shape, unit)
 
     def gaussian(
-        self, statistic: Statistic = "square", *, channels: str | int = "sum", **settings: Any
+        self, statistic: Statistic = "square", *, channels: Channels = "sum", **settings: Any
     ) -> EffectiveField:
         """The Gaussian with the mean and the covariance of `analytic`: what the central limit theorem says.
 
@@ -115,7 +141,7 @@ class Stack:
         """
         return analytic.gaussian(self._question(statistic, channels, settings))
 
-    def moments(self, statistic: Statistic = "square", *, channels: str | int = "sum", **settings: Any) -> Moments:
+    def moments(self, statistic: Statistic = "square", *, channels: Channels = "sum", **settings: Any) -> Moments:
         """Total, mean, variance, skewness and excess kurtosis of `analytic` per axis, from cumulants: no map is formed.
 
         Cumulants of layers add; branches mix (a residual block is a binomial mixture). Positions are pixels relative to the
@@ -263,7 +289,7 @@ class Stack:
         out = settings.out_channels or (settings.width if self._weighted else settings.in_channels)
         return dataclasses.replace(settings, out_channels=out)
 
-    def _question(self, statistic: Statistic, channels: str | int, settings: dict[str, Any]) -> Question:
+    def _question(self, statistic: Statistic, channels: Any, settings: dict[str, Any]) -> Question:
         chosen = self._resolved(Settings.of({"init": "uniform"} | settings if statistic == "mean" else settings))
         return Question(self._plan(chosen), self.ndim, statistic, channels, chosen)
 
