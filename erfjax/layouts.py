@@ -258,7 +258,9 @@ def check_channels(channels: Any, count: int, statistic: str) -> None:
     """
     if isinstance(channels, str):
         if channels not in ("sum", "frobenius", "random-signs"):
-            raise UnitError(f"`channels` must be 'sum', 'frobenius', 'random-signs' or an integer, but got {channels!r}.")
+            raise UnitError(
+                f"`channels` must be 'sum', 'frobenius', 'random-signs' or an integer, but got {channels!r}."
+            )
         if channels == "random-signs" and statistic not in ("square", "rms"):
             raise UnitError(f'Random signs estimate squares only: statistic={statistic!r} needs channels="frobenius".')
     elif isinstance(channels, bool) or not is_index(channels) or not 0 <= channels < count:
