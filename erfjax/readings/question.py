@@ -16,14 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from erfjax import layouts
-from erfjax.errors import ErfjaxError, FunctionError, LayoutError, SampleError, UnitError
+from erfjax.errors import ErfjaxError, FunctionError, LayoutError, SampleError
 from erfjax.layouts import Layout, Layouts
 from erfjax.measurement.model import Model, cached, take_apart
 from erfjax.tracing.program.equations import Atom, Known, Program, Var
 from erfjax.tracing.program.flatten import Trace, only, record
 
-CHANNELS = ("sum", "frobenius", "random-signs")
-ONE_SIGN = ("square", "rms")  # the statistics that random signs estimate
 TOKENS = (
     "tokens have no gradient. Ask about the model behind its embedding: with e = embed(tokens), call it on "
     "lambda e: rest_of_model(e) and e (ej.theoretical takes the tokens themselves)."
@@ -128,19 +126,7 @@ class Question:
         Raises:
             UnitError: no such channel, or no such choice.
         """
-        if isinstance(channels, str):
-            if channels not in CHANNELS:
-                raise UnitError(
-                    f"`channels` must be {', '.join(map(repr, CHANNELS))} or an integer, but got {channels!r}."
-                )
-            if channels == "random-signs" and statistic not in ONE_SIGN:
-                raise UnitError(
-                    f'Random signs estimate squares only: statistic={statistic!r} needs channels="frobenius".'
-                )
-        elif isinstance(channels, bool) or not layouts.is_index(channels) or not 0 <= channels < self.channels:
-            raise UnitError(
-                f"`channels` must be one of the {self.channels} output channels, but got {channels!r}: they count from zero."
-            )
+        layouts.check_channels(channels, self.channels, statistic)
 
     def check_differentiable(self) -> None:
         """Refuses inputs and outputs that have no gradient.

@@ -105,13 +105,14 @@ def pair(
         >>> found.trf, round(found.ratio().value, 5)
         (9, 1.0)
     """
-    closed = stack.analytic(CLOSED[statistic], **net)
+    channels: Any = "random-signs" if statistic in ("square", "rms") else "sum"
+    closed = stack.analytic(CLOSED[statistic], channels=channels, **net)
     measured = empirical(
         stack.sampler(**net),
         noise(closed.map.shape, net.get("in_channels", 3)) if inputs is None else inputs,
         key=key,
         samples=samples,
-        channels="random-signs" if statistic in ("square", "rms") else "sum",
+        channels=channels,
         layout={1: "NWC", 2: "NHWC", 3: "NDHWC"}[closed.map.ndim],
         statistic=cast(Statistic, statistic),
         progress=False,
