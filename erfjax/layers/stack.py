@@ -154,25 +154,29 @@ class Stack:
         """
         return analytic.moments(self._question(statistic, channels, settings))
 
-    def variance(self, statistic: Statistic = "square", **settings: Any) -> tuple[float, ...]:
+    def variance(
+        self, statistic: Statistic = "square", *, channels: Channels = "frobenius", **settings: Any
+    ) -> tuple[float, ...]:
         """σ² of the map along each axis in squared pixels: Σ (j d)² Var X for a chain (j the stride so far, d the dilation).
+
+        This is the textbook's number: output channels apart, unless `channels` says otherwise (see `analytic`).
 
         Example:
             >>> from erfjax.layers import Conv
             >>> [round(v, 3) for v in (Conv(3) ** 12 * Conv(3, dilation=2) * Conv(3, dilation=4)).variance()]
             [21.333, 21.333]
         """
-        return self.moments(statistic, **settings).variance
+        return self.moments(statistic, channels=channels, **settings).variance
 
-    def excess_kurtosis(self, **settings: Any) -> tuple[float, ...]:
-        """κ₄/σ⁴ of the map along each axis: zero for a Gaussian, -1.5/n for n uniform kernels of width 3.
+    def excess_kurtosis(self, *, channels: Channels = "frobenius", **settings: Any) -> tuple[float, ...]:
+        """κ₄/σ⁴ of the map along each axis: zero for a Gaussian, -1.5/n for n uniform kernels of width 3; as for `variance`.
 
         Example:
             >>> from erfjax.layers import Conv, Identity
             >>> round(((Identity() + Conv(5)) ** 10).excess_kurtosis()[0], 3)
             0.04
         """
-        return self.moments(**settings).excess_kurtosis
+        return self.moments(channels=channels, **settings).excess_kurtosis
 
     def network(self, key: Any, **settings: Any) -> networks.Network:
         """A network of this stack with weights drawn from `key`: f(x) maps (N, *space, C) to (N, *space, C').
