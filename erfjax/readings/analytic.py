@@ -12,17 +12,18 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from erfjax.errors import ErfjaxError, LayoutError, MapError, SampleError
+from erfjax.errors import ErfjaxError, LayoutError, SampleError
 from erfjax.fields import EffectiveField, TheoreticalField
 from erfjax.layouts import Layouts
 from erfjax.measurement.engine import HOST_BUDGET
 from erfjax.measurement.inputs import split
 from erfjax.measurement.model import cached
-from erfjax.readings.moment_pass import MomentPass, Options, finish, sides
+from erfjax.readings.moment_pass import MomentPass, Options, finish, plain, sides
 from erfjax.readings.question import Question, ask, one_sample, require_floating
 from erfjax.readings.theoretical import fields_of
 from erfjax.tracing.registry import lengths
 from erfjax.tracing.second_moments.coverage import Survey
+from erfjax.tracing.second_moments.scaled import Scaled
 from erfjax.typing import Channels, Function, Gates, Given, Shaped, Statistic, Tree, Unit, Weights
 
 MOST_ROWS = 16  # rows that share one call; more make nothing faster
@@ -195,7 +196,10 @@ def analytic_map(
     _check(question, options)
     moment_pass = MomentPass.of(question, options)
     run = jax.jit(lambda consts, rows: lax.map(functools.partial(moment_pass.moments, consts), rows))
-    maps = finish(jnp.mean(run(question.consts, rows), axis=0), moment_pass, jnp)
+    found = run(question.consts, rows)
+    highest = found.exponent.max(0)
+    digits = jax.vmap(lambda one: jax.vmap(Scaled.at)(one, highest))(found)
+    maps = finish(jax.vmap(Scaled.restored)(Scaled(digits.mean(0), highest)), moment_pass, jnp)
     maps = jnp.pad(maps, [(0, 0), *sides(moment_pass)])
     return maps if question.several else maps[0]
 
@@ -294,8 +298,8 @@ def _fields(question: Question, f: Function, rows: tuple[Any, ...], options: Opt
         size = len(chunk[0])
         if count > step:  # the last chunk is filled up, so that all have one shape
             chunk = [np.concatenate([leaf, np.repeat(leaf[-1:], step - size, axis=0)]) for leaf in chunk]
-        found = np.asarray(compiled.run(question.consts, tuple(chunk)), np.float64)
-        total = total + found[:size].sum(axis=0)
+        found = compiled.run(question.consts, tuple(chunk))
+        total = total + plain(found, moment_pass, chunk)[:size].sum(axis=0)
     maps = finish(total / count, moment_pass, np)
     metadata = {"rows": count, "layout": question.source.letters}
     return tuple(_field(np.pad(m, sides(moment_pass)), compiled, i, metadata) for i, m in enumerate(maps))
@@ -305,11 +309,6 @@ def _field(values: np.ndarray, compiled: _Compiled, i: int, metadata: dict[str, 
     """The field of one unit."""
     survey, theory = compiled.survey, compiled.theory[i]
     question, options = compiled.moment_pass.question, compiled.moment_pass.options
-    if not np.isfinite(values).all():
-        raise MapError(
-            "The second moment over- or underflows, or an activation is not finite: scale the input, or compute in float64 "
-            "(jax.enable_x64)."
-        )
     explained = values.any() or any(word in note for note in survey.notes for word in ("silent", "does not depend"))
     dead = () if explained else ("every gradient is zero: the unit is dead",)
     unknown = (theory,) if isinstance(theory, str) else ()
