@@ -18,6 +18,7 @@ from erfjax.layouts import Layouts
 from erfjax.measurement.engine import HOST_BUDGET
 from erfjax.measurement.inputs import split
 from erfjax.measurement.model import cached
+from erfjax.readings import rounding
 from erfjax.readings.moment_pass import MomentPass, Options, finish, plain, sides
 from erfjax.readings.question import Question, ask, one_sample, require_floating
 from erfjax.readings.theoretical import fields_of
@@ -38,6 +39,7 @@ class _Compiled:
     rows_at_once: int
     run: Callable[..., Any]
     theory: tuple[TheoreticalField | str, ...]
+    notes: tuple[str, ...]
 
     def asked(self, question: Question) -> "_Compiled":
         """The same for a model that differs in the weights it holds as a pytree: surveyed anew, not compiled anew."""
@@ -271,7 +273,9 @@ def _compile(question: Question, f: Function, options: Options) -> _Compiled:
     cone = moment_pass.cone
     held = 1 if cone is None else sum(math.prod(lengths(step.box)) * step.output.dtype.itemsize for step in cone.steps)
     at_once = max(1, min(MOST_ROWS, HOST_BUDGET // max(1, 2 * held)))
-    return _Compiled(moment_pass, moment_pass.survey(), at_once, _compiled(moment_pass), theory_of(question, f))
+    cancelled = rounding.notes(question, options.channels) if options.coherent and options.gates == "data" else ()
+    run = _compiled(moment_pass)
+    return _Compiled(moment_pass, moment_pass.survey(), at_once, run, theory_of(question, f), cancelled)
 
 
 def _compiled(moment_pass: MomentPass) -> Callable[..., Any]:
@@ -321,7 +325,7 @@ def _field(values: np.ndarray, compiled: _Compiled, i: int, metadata: dict[str, 
         unit=question.units[i],
         theoretical=None if isinstance(theory, str) else theory,
         coverage="approximate" if survey.reasons else "exact",
-        notes=(*question.notes, *survey.reasons, *survey.notes, *dead, *unknown),
+        notes=(*question.notes, *survey.reasons, *survey.notes, *compiled.notes, *dead, *unknown),
         metadata={**dataclasses.asdict(options), **metadata},
         channels=options.channels if isinstance(options.channels, str) else int(options.channels),
         averages=("inputs and weights" if data else "weights") if options.power == 2 else ("inputs" if data else None),

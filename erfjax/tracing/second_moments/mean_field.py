@@ -280,7 +280,8 @@ class _Walk:
         state, weight, random = values[i], values[1 - i], self.is_random(step.equation, 1 - i)
 
         def contract(x: Scaled, weights: Scaled) -> Scaled:
-            return self.product(step, [x, weights.astype(self.dtype)][:: 1 if i == 0 else -1])
+            weights = weights.astype(self.dtype)
+            return self.product(step, [x, weights] if i == 0 else [weights, x])
 
         squares = self.weigh(step.equation, 1 - i, weight) if self.power == 2 else self.scaled(weight).power(2)
         variance = contract(state.square if random else state.variance, squares)
