@@ -204,7 +204,8 @@ def test_a_dead_unit_is_reported():
     dead = read(lambda x: jax.nn.relu(conv(x, W1) - 100.0), X)
     assert not dead.map.any()
     assert any("dead" in note for note in dead.notes)
-    silent = read(lambda x: conv(conv(x, W1), jnp.zeros((3, 6, 2))), X)
+    zero = jnp.zeros((3, 6, 2))
+    silent = read(lambda x: conv(conv(x, W1), zero), X)
     assert any("silent" in note for note in silent.notes)
 
 

@@ -1,10 +1,10 @@
 """Contractions: dot products, and the dense linear algebra that sees its matrices whole."""
 
+import functools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from erfjax.tracing.positions.access import WHOLE, Along, AxisView, Lookup, Seen, View
@@ -12,6 +12,7 @@ from erfjax.tracing.positions.index_sets import Box
 from erfjax.tracing.program.equations import Atom, Equation, Known
 from erfjax.tracing.registry import Rule, WindowRule, bind, row
 from erfjax.tracing.second_moments.kinds import Kind
+from erfjax.tracing.second_moments.scaled import wider
 
 LARGEST_PATTERN = 1 << 27  # a known matrix with more entries (512 MB) is taken to be dense rather than read
 
@@ -118,7 +119,7 @@ def accumulated(equation: Equation, operands: Sequence[Any]) -> Any:
     """
     wanted = equation.params["preferred_element_type"]
     kept = all(value.dtype == atom.dtype for value, atom in zip(operands, equation.inputs, strict=True))
-    return wanted if kept or wanted is None else jnp.promote_types(wanted, jnp.result_type(*operands))
+    return wanted if kept or wanted is None else functools.reduce(wider, (value.dtype for value in operands), wanted)
 
 
 def dot_on_window(equation: Equation, result: int, operands: Sequence[Any], boxes: Sequence[Box], box: Box) -> Any:

@@ -120,7 +120,12 @@ def widened(array: Any, dtype: Any = jnp.float32) -> Any:
     """A floating-point array in a precision at least, single by default; anything else as it is."""
     if array is None or not jnp.issubdtype(array.dtype, jnp.floating):
         return array
-    return jnp.asarray(array, jnp.promote_types(array.dtype, dtype))
+    return jnp.asarray(array, wider(array.dtype, dtype))
+
+
+def wider(one: Any, two: Any) -> Any:
+    """The precision of more bits, whatever JAX is set to promote."""
+    return max(jnp.dtype(one), jnp.dtype(two), key=lambda dtype: dtype.itemsize)
 
 
 def unscaled(digits: np.ndarray, exponents: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from erfjax.tracing import jaxpr as jx
 from erfjax.tracing import registry
 from erfjax.tracing.program.equations import Equation, Var
 from erfjax.tracing.second_moments.kinds import ELEMENTWISE, Kind, Moment
-from erfjax.tracing.second_moments.scaled import widened
+from erfjax.tracing.second_moments.scaled import widened, wider
 from erfjax.tracing.windows.cone import Cone, Step
 
 
@@ -67,7 +67,7 @@ def precision(cone: Cone) -> Any:
     """The precision of a walk: the widest in the cone, and single at least."""
     atoms = {atom for step in cone.steps for atom in (step.output, *step.equation.inputs)} | set(cone.block.inputs)
     dtypes = {atom.dtype for atom in atoms if jnp.issubdtype(atom.dtype, jnp.floating)}
-    return functools.reduce(jnp.promote_types, dtypes, jnp.dtype(jnp.float32))
+    return functools.reduce(wider, dtypes, jnp.dtype(jnp.float32))
 
 
 def applied(step: Step, operands: Sequence[Any], dtype: Any) -> Any:
