@@ -257,7 +257,12 @@ class _Surveyor:
         quiet = [self.silenced.get(equation.inputs[i]) for i in operands]
         if kind in (Kind.BILINEAR, *PRODUCTS):
             for atom in equation.inputs:
-                if isinstance(atom, Known) and (atom.captured or not atom.shape) and jnp.issubdtype(atom.dtype, jnp.inexact) and _zero(atom):
+                if (
+                    isinstance(atom, Known)
+                    and (atom.captured or not atom.shape)
+                    and jnp.issubdtype(atom.dtype, jnp.inexact)
+                    and _zero(atom)
+                ):
                     self.silenced[step.output] = place(equation)
                     return
         if all(quiet):

@@ -1,7 +1,7 @@
 """Arrays with a binary exponent beside them, so that no product over many layers under- or overflows.
 
 A second moment is a product of squared weights over all layers: twenty layers of weights 0.05 already leave single precision.
-So every array of the walks is digits · 2^exponent, the largest digit in [1/2, 1), the exponent an integer beside them. Scaling by a
+So every array of the walks is digits · 2^exponent, the largest digit in [1/2, 1), with one integer exponent. Scaling by a
 power of two is exact, so nothing else changes. Only what is smaller than the largest entry of the *same* array by more than
 the range of its precision is lost.
 """
