@@ -8,9 +8,10 @@ import pytest
 from scipy import integrate, stats
 
 from erfjax.readings.analytic import analytic
-from tests.tracing.test_moments import SPEC, W1, W3, conv, pooled
+from tests.tracing.test_moments import W1, W3, conv, pooled
 
 SIGNS = jnp.sign(W1), jnp.sign(W3)
+SPEC = jax.ShapeDtypeStruct((1, 14, 4), jnp.float32)
 VARIANCE = 12.0  # of a sum of three taps over four channels, for inputs of unit second moment
 
 
@@ -19,10 +20,10 @@ def gain(between, phi, scale=1.0):
 
     def total(phi):
         def f(x):
-            y = phi(between(scale * conv(x, SIGNS[0])))
+            y = phi(between(scale * conv(x, SIGNS[0])[:, 1:-1]))
             return conv(y, SIGNS[1]) if y.ndim == 3 else y @ SIGNS[1][0]
 
-        return analytic(f, SPEC, layout="NWC", gates="mean-field", channels="random-signs", unit=6).map.sum()
+        return analytic(f, SPEC, layout="NWC", gates="mean-field", channels="random-signs").map.sum()
 
     return total(phi) / total(lambda y: y)
 
@@ -45,7 +46,7 @@ def test_kinks_and_jumps_far_from_zero_are_ends_of_panels(scale):
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-@pytest.mark.parametrize("count", [4, 13])
+@pytest.mark.parametrize("count", [4, 12])
 def test_an_extremum_of_normal_numbers_has_its_own_mean_and_variance(sign, count):
     """The greatest of K normal numbers lies higher and varies less than one of them."""
     density = lambda t: count * stats.norm.pdf(t) * stats.norm.cdf(t) ** (count - 1)  # noqa: E731
@@ -54,7 +55,7 @@ def test_an_extremum_of_normal_numbers_has_its_own_mean_and_variance(sign, count
     sigma = 0.3 * math.sqrt(VARIANCE)
 
     def extremum(y):
-        if count == 13:
+        if count == 12:
             return (jnp.max if sign > 0 else jnp.min)(y, axis=1)
         return sign * pooled(sign * y, "max", 4, 4)
 

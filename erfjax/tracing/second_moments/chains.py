@@ -22,10 +22,25 @@ from erfjax.tracing import registry
 from erfjax.tracing.program.equations import Atom, Block, Equation, Known, Var
 from erfjax.tracing.registry import lengths
 from erfjax.tracing.second_moments.kinds import ELEMENTWISE, Kind
-from erfjax.tracing.second_moments.scaled import Scaled
+from erfjax.tracing.second_moments.scaled import EMPTY, Scaled
 from erfjax.tracing.windows.cone import Cone, Step, cut
 
 QUANTILES = special.ndtri((np.arange(256) + 0.5) / 256)  # at which comparisons are taken
+LOOKED_AT = (
+    -4.0,
+    -2.0,
+    -1.0,
+    -0.5,
+    -0.25,
+    -0.1,
+    0.0,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.0,
+    4.0,
+)  # standard deviations, for the scale
 NARROWEST = -90  # exponent of the smallest standard deviation at which φ is evaluated; below, φ is taken as straight
 
 
@@ -96,9 +111,7 @@ def expectations(
     sigma = jnp.maximum(own.restored(), floor.restored())
     share = narrow(own / Scaled.of(sigma))  # of the standard deviation at which φ is evaluated: nearly always 1
     centre = jnp.zeros_like(sigma) if mean is None else mean.restored()
-    middle, probe = _both(cone, chain, centre), [_both(cone, chain, centre + k * sigma) for k in (-1, 1)]
-    units = [Scaled.of(jnp.stack(parts)).exponent for parts in zip(middle, *probe, strict=True)]
-    value_unit, slope_unit = (jnp.maximum(unit, -200) for unit in units)
+    value_unit, slope_unit = _units(cone, chain, centre, sigma)
 
     def terms(z: Any, weight: Any) -> tuple[Any, Any, Any]:
         weight = cut(weight, held, box)
@@ -109,9 +122,23 @@ def expectations(
     zero = jnp.zeros(lengths(box), dtype)
     first, second, gate = gaussian_integrals.integrals(terms, (zero,) * 3, _ends(chain), centre, sigma)
     spread = Scaled.of(jnp.maximum(second - first**2, 0), 2 * value_unit) * share.power(2)
-    at_centre = Scaled.of(middle[0])
+    at_centre = Scaled.of(_both(cone, chain, centre)[0])
     moved = (Scaled.of(first, value_unit) - at_centre) * share
     return at_centre + moved, spread, Scaled.of(gate, power * slope_unit)
+
+
+def _units(cone: Cone, chain: Chain, centre: Any, sigma: Any) -> tuple[Any, Any]:
+    """The exponents of the greatest φ and φ' near the centre, so that no square under- or overflows."""
+
+    def greatest(most: tuple[Any, Any], at: Any) -> tuple[tuple[Any, Any], None]:
+        parts = _both(cone, chain, centre + at * sigma)
+        return tuple(jnp.maximum(m, jnp.max(jnp.abs(part))) for m, part in zip(most, parts, strict=True)), None
+
+    zero = jnp.zeros((), sigma.dtype)
+    most, _ = lax.scan(greatest, (zero, zero), jnp.asarray(LOOKED_AT, sigma.dtype))
+    exponents = (Scaled.of(lax.stop_gradient(m)).exponent for m in most)
+    value, slope = (jnp.where(e == EMPTY, 0, e) for e in exponents)
+    return value, slope
 
 
 def _both(cone: Cone, chain: Chain, z: Any) -> tuple[Any, Any]:

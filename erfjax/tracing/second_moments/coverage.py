@@ -57,7 +57,7 @@ WIDE = (
     "gates that know more of the weights before them than the sign of their sum (smooth or shifted nonlinearities, "
     "max-pooling, sums of activations) are taken as independent of these weights, as at infinite width"
 )
-BENT = (
+NEEDS_DATA = (
     'channels are summed after a nonlinearity: the coherent part of their gradient needs data (gates="data"), or is left out on '
     'both sides by channels="random-signs"'
 )
@@ -109,7 +109,7 @@ def survey(
     spread = found.spread.get(output, {})
     if power == 2 and summed:
         if any(found.coherent()):
-            found.add(COHERENT if data else BENT, "")
+            found.add(COHERENT if data else NEEDS_DATA, "")
         elif not data and channel is not None and any(channel in axes for axes in spread.values()):
             found.add(CHANNELS, "")
     return found.survey(output)
@@ -122,13 +122,13 @@ class _Surveyor:
         self.cone, self.weights, self.power, self.data, self.index = cone, weights, power, data, indices(cone)
         source = cone.block.inputs[0]
         self.spread: dict[Atom, Spread] = {source: {source: frozenset()}}
-        self.chain: dict[Atom, Atom] = {}
+        self.base: dict[Atom, Atom] = {}
         self.silenced: dict[Atom, str] = {}
         self.places: dict[str, list[str]] = {}
         self.silent: dict[str, None] = {}
         self.tests: list[tuple[str, str, float]] = []
         self.uses = Uses()
-        self.bent: set[Atom] = set()
+        self.nonlinear: set[Atom] = set()
         self.chains = outermost(cone)
 
     def add(self, reason: str, place: str) -> None:
@@ -154,37 +154,38 @@ class _Surveyor:
         if (
             kind in (Kind.GATE, Kind.EXCLUSIVE)
             or isinstance(kind, Choice)
-            or any(step.equation.inputs[i] in self.bent for i in operands)
+            or any(step.equation.inputs[i] in self.nonlinear for i in operands)
         ):
-            self.bent.add(step.output)
+            self.nonlinear.add(step.output)
 
     def _elementwise(self, step: Step, operands: list[int], kind: Any) -> None:
         """Operands of one chain add up before they are squared; others meet as strangers, or interfere."""
-        if not (self.data and self.power == 1) and self._bending(step, kind):
+        if not (self.data and self.power == 1) and self._knows_sizes(step, kind):
             self.add(WIDE if self.data else NORMAL, place(step.equation))
-        chains: dict[Atom, Spread] = {}
+        bases = self._by_base(step, operands)
+        several = len(bases) > 1 and self._passing(step, operands) > 1
+        if len(bases) == 1 and next(iter(bases)).shape == step.output.shape:
+            (self.base[step.output],) = bases
+        if several and kind in PRODUCTS:
+            if self.power == 2 or not self.data:
+                self.add(PRODUCT, place(step.equation))
+        elif several and kind is not Kind.EXCLUSIVE and self.power == 2 and _shared(bases.values()):
+            self.add(JOIN, place(step.equation))
+        self.spread[step.output] = _union(bases.values())
+
+    def _by_base(self, step: Step, operands: list[int]) -> dict[Atom, Spread]:
+        """The spread of every base of the operands; an operand of fewer entries is spread along all axes that it is shared by."""
+        found: dict[Atom, Spread] = {}
         for i in operands:
             atom = step.equation.inputs[i]
-            whole = atom.shape == step.output.shape
-            chain = self.chain.get(atom, atom) if whole else atom
-            axes = frozenset() if whole else frozenset(a for a, n in enumerate(lengths(step.box)) if n > 1)
-            chains[chain] = {root: held | axes for root, held in self.spread[atom].items()}
-        if len(chains) == 1:
-            (only,) = chains
-            if only.shape == step.output.shape:
-                self.chain[step.output] = only
-        elif kind in PRODUCTS and self._passing(step, operands) > 1 and (self.power == 2 or not self.data):
-            self.add(PRODUCT, place(step.equation))
-        elif (
-            kind is not Kind.EXCLUSIVE
-            and _shared(chains.values())
-            and self.power == 2
-            and self._passing(step, operands) > 1
-        ):
-            self.add(JOIN, place(step.equation))
-        self.spread[step.output] = _union(chains.values())
+            if atom.shape == step.output.shape:
+                found[self.base.get(atom, atom)] = self.spread[atom]
+            else:
+                axes = frozenset(a for a, n in enumerate(lengths(step.box)) if n > 1)
+                found[atom] = {root: held | axes for root, held in self.spread[atom].items()}
+        return found
 
-    def _bending(self, step: Step, kind: Any) -> bool:
+    def _knows_sizes(self, step: Step, kind: Any) -> bool:
         """Whether the slopes of an elementwise operation know more than the sign of a sum of random terms."""
         if step.output not in self.chains:
             several = len({a for a in step.equation.inputs if isinstance(a, Var)}) > 1
@@ -193,7 +194,7 @@ class _Surveyor:
         if chain is None or affine(chain):
             return False
         added = shifts(chain)
-        return added is None or chain.base in self.bent or not all(map(centred, added))
+        return added is None or chain.base in self.nonlinear or not all(map(centred, added))
 
     def _passing(self, step: Step, operands: list[int]) -> int:
         """How many operands are not silent."""
@@ -241,7 +242,7 @@ class _Surveyor:
             moved, summed = passage(view, held, box)
             if sums and self.power == 2 and any(axes & summed for axes in before.values()):
                 self.add(INTERFERENCE, place(step.equation))
-            elif sums and self.power == 2 and summed and step.equation.inputs[i] in self.bent:
+            elif sums and self.power == 2 and summed and step.equation.inputs[i] in self.nonlinear:
                 self.add(GATES, place(step.equation))
             after.append({root: moved(axes) for root, axes in before.items()})
         merged = _union(after)
@@ -273,13 +274,13 @@ class _Surveyor:
     def coherent(self) -> Iterable[bool]:
         """For every random contraction that the mean gradient reaches, whether it passes on."""
 
-        def drawn(equation: Equation, operand: int) -> bool:
+        def is_random(equation: Equation, operand: int) -> bool:
             return (self.index[id(equation)], operand) in self.weights
 
-        lit = nonlinear_downstream(self.cone, drawn)
+        reached = nonlinear_downstream(self.cone, is_random)
         for step in self.cone.steps:
-            if step.output in lit and kind_of(step.equation) is Kind.BILINEAR:
-                yield lit[step.output] and self._reset_by(step)
+            if step.output in reached and kind_of(step.equation) is Kind.BILINEAR:
+                yield reached[step.output] and self._reset_by(step)
 
     def _reset_by(self, step: Step) -> bool:
         return any((self.index[id(step.equation)], i) in self.weights for i in range(len(step.operands)))

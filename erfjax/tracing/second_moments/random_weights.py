@@ -35,12 +35,12 @@ def weights(cone: Cone) -> frozenset[Operand]:
     for at, atom in _known_operands(cone):
         value, channels = atom.concrete, channel_axes(cone.block.equations[at[0]], at[1])
         if atom.captured:
-            drawn = value is None or not is_filter(np.asarray(value, np.float64), channels)
+            random = value is None or not is_filter(np.asarray(value, np.float64), channels)
         elif value is None or not (np.less(value, 0).any() and np.greater(value, 0).any()):
-            drawn = False
+            random = False
         else:
-            drawn = all(p > CHANCE for _, p in independence(np.asarray(value, np.float64), channels))
-        if drawn:
+            random = all(p > CHANCE for _, p in independence(np.asarray(value, np.float64), channels))
+        if random:
             found.add(at)
     return frozenset(found)
 
