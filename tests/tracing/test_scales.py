@@ -19,7 +19,8 @@ read = functools.partial(analytic, layout="NWC", channels="random-signs")
 def signs(scale, layers, phi=lambda y: y, dtype=jnp.float32):
     """Three taps ±scale per layer: the squared weights of any scale are those of scale 1 but for a factor."""
     rng = np.random.default_rng(0)
-    kernels = [jnp.asarray(rng.choice([-scale, scale], (3, 1, 1)), dtype) for _ in range(layers)]
+    mixed = np.array([scale, scale, -scale]).reshape(3, 1, 1)  # taps of one sign would be a filter
+    kernels = [jnp.asarray(rng.permutation(mixed), dtype) for _ in range(layers)]
     return lambda x: functools.reduce(lambda y, w: phi(conv(y, w)), kernels, x)
 
 
