@@ -131,8 +131,8 @@ def _units(cone: Cone, chain: Chain, centre: Any, sigma: Any) -> tuple[Any, Any]
     """The exponents of the greatest φ and φ' near the centre, so that no square under- or overflows."""
 
     def greatest(most: tuple[Any, Any], at: Any) -> tuple[tuple[Any, Any], None]:
-        parts = _both(cone, chain, centre + at * sigma)
-        return tuple(jnp.maximum(m, jnp.max(jnp.abs(part))) for m, part in zip(most, parts, strict=True)), None
+        value, slope = (jnp.max(jnp.abs(part)) for part in _both(cone, chain, centre + at * sigma))
+        return (jnp.maximum(most[0], value), jnp.maximum(most[1], slope)), None
 
     zero = jnp.zeros((), sigma.dtype)
     most, _ = lax.scan(greatest, (zero, zero), jnp.asarray(LOOKED_AT, sigma.dtype))

@@ -283,8 +283,8 @@ class _Walk:
             weights = weights.astype(self.dtype)
             return self.product(step, [x, weights] if i == 0 else [weights, x])
 
-        squares = self.weigh(step.equation, 1 - i, weight) if self.power == 2 else self.scaled(weight).power(2)
-        variance = contract(state.square if random else state.variance, squares)
+        raised = self.weigh(step.equation, 1 - i, weight) if self.power == 2 else self.scaled(weight).power(2)
+        variance = contract(state.square if random else state.variance, raised)
         still = random or state.mean is None
         return State(None if still else contract(state.mean, self.scaled(weight)), variance)
 
