@@ -243,7 +243,11 @@ def _squares(both: Both, ends: np.ndarray) -> np.ndarray:
 
 
 def integrals(
-    terms: Callable[[Any, Any], Sequence[Any]], zeros: Sequence[Any], ends: np.ndarray, mean: Any, sigma: Any
+    terms: Callable[[Any, Any], Sequence[Any]],
+    zeros: Sequence[Any],
+    ends: np.ndarray | Sequence[float],
+    mean: Any,
+    sigma: Any,
 ) -> tuple[Any, ...]:
     """∫ of each term over the normal distribution of z, position by position, as JAX arrays.
 

@@ -41,7 +41,13 @@ class WindowRule:
 def bind(
     equation: Equation, result: int, operands: Sequence[Any], boxes: Sequence[Box], box: Box, **changed: Any
 ) -> Any:
-    """The primitive on the operands as they are, with some parameters changed."""
+    """The primitive on the operands as they are, with some parameters changed: how most window rules evaluate.
+
+    Example:
+        >>> from erfjax.tracing import WindowRule, bind
+        >>> WindowRule(bind).outside
+        'whole'
+    """
     results = jx.bind(equation, operands, **changed)
     return results[result] if equation.primitive.multiple_results else results
 

@@ -24,7 +24,13 @@ from typing import Any
 
 
 class Kind(enum.Enum):
-    """How the Jacobian of a primitive is built."""
+    """How the Jacobian of a primitive is built.
+
+    Example:
+        >>> from erfjax.tracing import Kind
+        >>> Kind.GATE.value
+        'any other elementwise operation: a nonlinearity'
+    """
 
     LINEAR = "elementwise and linear in all operands together: add, subtract, convert"
     SCALED = "an elementwise product"
