@@ -5,9 +5,8 @@ carries the variance to the next layer by q' = σ_w² E[φ(z)²] + σ_b². Expec
 
     E[g(√q z)] = ∫ g(√q z) e^{-z²/2} dz / √(2π)
 
-done by composite Gauss-Legendre quadrature in float64, whatever JAX's x64 flag says. Kinks and jumps of φ and φ' (ReLU,
-hard tanh, ELU ...) are found first and become ends of panels, so the result has some twelve digits for them too. φ is
-any elementwise JAX function, or a name.
+done in float64 whatever JAX's x64 flag says (`gaussian_integrals`), to some twelve digits. φ is any elementwise JAX function,
+or a name.
 """
 
 import functools
@@ -20,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
 
+from erfjax.closed_form.gaussian_integrals import Profile, expectations
 from erfjax.errors import KernelError
 from erfjax.typing import Number
 
@@ -41,30 +41,6 @@ ACTIVATIONS: dict[str, Callable[..., Any]] = {
     )
 }
 """Every activation that has a name, here and in `layers`."""
-
-WIDTH = 10.0
-"""Standard deviations integrated over; beyond lies 1e-23 of the mass."""
-
-RULE = np.polynomial.legendre.leggauss(16)
-"""Nodes and weights of one panel."""
-
-EDGES = np.concatenate([[0.0], 1e-4 * 1.6 ** np.arange(40)])
-"""Ends of panels in units of the pre-activation, 0 .. 1e4 and mirrored: features of φ are resolved whatever q is."""
-
-REFINEMENTS = (1, 2, 4, 8, 16)
-"""Into how many parts panels are cut until the result stands still."""
-
-PROBES = np.linspace(-9.9034876, 9.9021123, 2**15)
-"""arsinh of the points at which φ is searched for kinks: 6e-4 apart at 0, 6e-4 |x| further out; no round numbers."""
-
-BEND = 1e-4
-"""Second difference of neighbouring probes, relative to the size of the function there, that may be a kink."""
-
-BLOCK = 2**12
-"""φ is evaluated at so many points at a time: one panel set of one variance."""
-
-KINKS = 256
-"""At most so many kinks are refined, those nearest to 0 first."""
 
 TABLE = 256
 """More different variances are interpolated from as many Chebyshev nodes in log q, where every gain is analytic."""
@@ -196,50 +172,8 @@ def fixed_point(phi: Activation, sigma_w: Number = 1.0, sigma_b: Number = 0.0, s
 def _moment(phi: Activation, q: Any, g: Callable[[np.ndarray], np.ndarray]) -> Any:
     """E[g], a function of φ and φ' stacked, for every q."""
     function = _named(phi)
-    profile = _profile(function) if isinstance(function, Hashable) else _Profile(function)
-    return _over(q, functools.partial(_expectation, profile, g))
-
-
-class _Profile:
-    """An activation as the quadrature sees it: φ and φ' in float64 on the host, and where they are not smooth."""
-
-    def __init__(self, phi: Callable[..., Any]):
-        self.compiled = jax.jit(functools.partial(_value_and_slope, phi))
-        self.dtype: Any = np.float64
-        try:
-            self(np.zeros(1))
-        except (TypeError, ValueError):  # φ insists on float32, e.g. by constants under strict promotion
-            self.dtype = np.float32
-        self.check()
-        self.kinks = np.union1d(_kinks(lambda x: self(x)[0]), _kinks(lambda x: self(x)[1]))
-
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        """φ and φ' at x, stacked: shape (2, *x.shape); in blocks of one size, so that φ is compiled once."""
-        blocks = np.zeros((-(-x.size // BLOCK), BLOCK), dtype=self.dtype)
-        blocks.reshape(-1)[: x.size] = x.reshape(-1)
-        with jax.ensure_compile_time_eval(), jax.enable_x64(self.dtype == np.float64):
-            both = np.concatenate([np.asarray(self.compiled(block), dtype=np.float64) for block in blocks], axis=1)
-        return both[:, : x.size].reshape(2, *x.shape)
-
-    def check(self) -> None:
-        """Moves half a block elsewhere and changes its neighbours: an elementwise function must not notice."""
-        x, half = np.linspace(-2.1, 2, BLOCK), BLOCK // 2
-        try:
-            here, there = self(x)[:, :half], self(np.concatenate([1 - x[half:], x[:half]]))[:, half:]
-        except Exception as error:
-            raise KernelError(
-                f"Mean field needs an elementwise function of JAX arrays, but calling it failed: {error}"
-            ) from error
-        if not np.allclose(here, there, rtol=1e-5, equal_nan=True):
-            raise KernelError(
-                "Mean field needs an elementwise function, but this one mixes the entries of its input "
-                "(as softmax does)."
-            )
-
-
-def _value_and_slope(phi: Callable[..., Any], x: jax.Array) -> jax.Array:
-    value, pullback = jax.vjp(phi, x)
-    return jnp.stack([value, pullback(jnp.ones_like(value))[0]])
+    profile = _profile(function) if isinstance(function, Hashable) else _checked(function)
+    return _over(q, functools.partial(expectations, profile, g))
 
 
 def _named(phi: Activation) -> Callable[..., Any]:
@@ -253,57 +187,14 @@ def _named(phi: Activation) -> Callable[..., Any]:
 
 
 @functools.lru_cache(maxsize=128)
-def _profile(phi: Callable[..., Any]) -> _Profile:
-    return _Profile(phi)
+def _profile(phi: Callable[..., Any]) -> Profile:
+    return _checked(phi)
 
 
-def _kinks(f: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Points where f bends or jumps: second differences that do not shrink with the square of the spacing, bisected to
-    the last digit.
-
-    Over a stretch of length h a smooth function has a second difference of h² |f''|, a bend h |Δf'|, a jump |Δf|.
-    """
-    values = f(np.sinh(PROBES))
-    with np.errstate(invalid="ignore", over="ignore"):
-        fine = np.abs(values[:-2] - 2 * values[1:-1] + values[2:])[3:-3]
-        wide = np.abs(values[:-8] - 2 * values[4:-4] + values[8:])
-        local = np.max([np.abs(values[i : len(values) - 8 + i]) for i in (0, 4, 8)], axis=0)
-        central = np.nanmax(np.abs(values[np.abs(PROBES) < 3]), initial=0.0)
-        pair, reach = fine[:-1] + fine[1:], np.maximum(wide[:-1], wide[1:])
-        bent = (pair > BEND * np.maximum(local[:-1], 1e-8 * central)) & (pair > 0.19 * reach)
-    index = np.flatnonzero(bent) + 4
-    index = index[np.argsort(np.abs(PROBES[index]), kind="stable")[:KINKS]]
-    if not len(index):
-        return np.empty(0)
-    low, high = PROBES[index], PROBES[index + 1]
-    for _ in range(50):
-        steps = np.linspace(low, high, 5)
-        a, b, c, d, e = f(np.sinh(steps))
-        left = np.abs(a - 2 * b + c) > np.abs(c - 2 * d + e)
-        low, high = np.where(left, low, steps[2]), np.where(left, steps[2], high)
-    return np.unique(np.sinh(low))
-
-
-def _expectation(profile: _Profile, g: Callable[[np.ndarray], np.ndarray], q: np.ndarray) -> np.ndarray:
-    """E[g(φ(z), φ'(z))] for each q of a vector, by panels that end at the kinks, cut until the result stands still."""
-    root = np.sqrt(q)[:, None]
-    ends = np.concatenate([-EDGES, EDGES, profile.kinks])[None] / root
-    ends = np.concatenate(
-        [np.broadcast_to(np.linspace(-WIDTH, WIDTH, 41), (len(q), 41)), np.clip(ends, -WIDTH, WIDTH)], axis=1
-    )
-    ends.sort(axis=1)
-    nodes, weights = RULE
-    tolerance, last = (1e-11 if profile.dtype == np.float64 else 1e-5), None
-    for parts in REFINEMENTS:
-        cuts = ends[:, :-1, None] + np.diff(ends)[..., None] * np.arange(parts) / parts
-        half = np.diff(ends)[..., None, None] / (2 * parts)
-        z = cuts[..., None] + half * (1 + nodes)
-        density = half * weights * np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
-        result = (g(profile(z * root[..., None, None])) * density).sum(axis=(1, 2, 3))
-        if last is not None and np.allclose(result, last, rtol=tolerance, atol=1e-300):
-            break
-        last = result
-    return result
+def _checked(phi: Callable[..., Any]) -> Profile:
+    profile = Profile(phi)
+    profile.check()
+    return profile
 
 
 def _over(q: Any, function: Callable[[np.ndarray], np.ndarray]) -> Any:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from erfjax.errors import DataDependentError
 from erfjax.layouts import Layout
 from erfjax.measurement.probe import Piece, Probe
+from erfjax.tracing import jaxpr as jx
 from erfjax.tracing.positions.index_sets import Box, Points, full
 from erfjax.tracing.program.equations import Known, Program, Var
 from erfjax.tracing.registry import lengths
@@ -27,6 +28,7 @@ LOOP_SHARE = (
     0.5  # a cone unrolls loops: worth its compiling if it computes no more than this share of all positions ...
 )
 MOST_UNROLLED = 64  # ... in no more equations than this
+COTANGENT = 48  # the exponent of cotangents: gradients from 1e-52 to 1e23 then are normal numbers
 MOST_PIECES = 16  # units that would fall into more groups than that share one cone: compiling has a cost too
 
 
@@ -145,7 +147,21 @@ def probe_of(traced: Traced) -> Probe:
         cost=sum(
             math.prod(lengths(step.box)) * step.output.dtype.itemsize for _, cone in groups for step in cone.steps
         ),
+        shift=_shift([cone for _, cone in groups]),
     )
+
+
+def _shift(cones: Sequence[Cone]) -> int:
+    """The exponent by which cotangents are scaled: exact, since pulling back is linear.
+
+    Processors flush what is below the normal numbers of single precision (1e-38) to zero, and in a deep network the border of a
+    field lies far below its centre. Not so in double precision, which needs no help; nor in half precision with its few
+    exponents; nor behind a derivative that somebody wrote, which may clip its cotangent.
+    """
+    steps = [step for cone in cones for step in cone.steps]
+    dtypes = {step.output.dtype for step in steps if jnp.issubdtype(step.output.dtype, jnp.inexact)}
+    written = any(step.equation.primitive is jx.CUSTOM_VJP for step in steps)
+    return 0 if written or not dtypes <= {jnp.dtype(jnp.float32), jnp.dtype(jnp.bfloat16)} else COTANGENT
 
 
 def _groups(traced: Traced) -> list[tuple[tuple[int, ...], Cone]]:

@@ -30,10 +30,11 @@ def sample_maps(probe: Probe, statistic: Statistic, channels: Channels) -> Calla
 
     def piece_maps(piece: Piece, function: Callable[[Any], Any], key: Any, window: Any) -> Any:
         output, jacobian = differentiate(function, probe.piece_of(window, piece), probes(probe, piece, channels))
-        rows = cotangents(channels, probe.channels, output.dtype, key)
+        rows = cotangents(channels, probe.channels, output.dtype, key) * np.asarray(2.0**probe.shift, output.dtype)
 
         def unit_map(unit: Any) -> Any:
-            return reduction.reduce(jacobian(unit, rows), statistic, probe.layout)
+            maps, exponent, finite = reduction.reduce(jacobian(unit, rows), statistic, probe.layout)
+            return maps, exponent - probe.shift, finite
 
         maps, exponents, finite = for_each(unit_map, jnp.arange(len(piece.units)))
         fault = jnp.where(finite.all(), 0, GRADIENT_FAULT)

@@ -38,6 +38,7 @@ class Probe:
         channels: how many channels the output has.
         pixel_bytes: bytes of the input per spatial position.
         cost: bytes that one evaluation may hold, as an upper estimate.
+        shift: gradients are pulled back with cotangents of 2**shift in place of 1.
     """
 
     functions: Callable[[Any, Any, Sequence[Any]], Sequence[Callable[[Any], Any]]]
@@ -49,6 +50,7 @@ class Probe:
     channels: int
     pixel_bytes: int
     cost: int
+    shift: int = 0
 
     @functools.cached_property
     def start(self) -> tuple[int, ...]:

@@ -12,17 +12,19 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from erfjax.errors import ErfjaxError, LayoutError, MapError, SampleError
+from erfjax.errors import ErfjaxError, LayoutError, SampleError
 from erfjax.fields import EffectiveField, TheoreticalField
 from erfjax.layouts import Layouts
 from erfjax.measurement.engine import HOST_BUDGET
 from erfjax.measurement.inputs import split
 from erfjax.measurement.model import cached
-from erfjax.readings.moment_pass import MomentPass, Options, finish, sides
+from erfjax.readings import rounding
+from erfjax.readings.moment_pass import MomentPass, Options, finish, plain, sides
 from erfjax.readings.question import Question, ask, one_sample, require_floating
 from erfjax.readings.theoretical import fields_of
 from erfjax.tracing.registry import lengths
 from erfjax.tracing.second_moments.coverage import Survey
+from erfjax.tracing.second_moments.scaled import Scaled
 from erfjax.typing import Channels, Function, Gates, Given, Shaped, Statistic, Tree, Unit, Weights
 
 MOST_ROWS = 16  # rows that share one call; more make nothing faster
@@ -37,6 +39,7 @@ class _Compiled:
     rows_at_once: int
     run: Callable[..., Any]
     theory: tuple[TheoreticalField | str, ...]
+    notes: tuple[str, ...]
 
     def asked(self, question: Question) -> "_Compiled":
         """The same for a model that differs in the weights it holds as a pytree: surveyed anew, not compiled anew."""
@@ -195,7 +198,10 @@ def analytic_map(
     _check(question, options)
     moment_pass = MomentPass.of(question, options)
     run = jax.jit(lambda consts, rows: lax.map(functools.partial(moment_pass.moments, consts), rows))
-    maps = finish(jnp.mean(run(question.consts, rows), axis=0), moment_pass, jnp)
+    found = run(question.consts, rows)
+    highest = found.exponent.max(0)
+    digits = jax.vmap(lambda one: jax.vmap(Scaled.at)(one, highest))(found)
+    maps = finish(jax.vmap(Scaled.restored)(Scaled(digits.mean(0), highest)), moment_pass, jnp)
     maps = jnp.pad(maps, [(0, 0), *sides(moment_pass)])
     return maps if question.several else maps[0]
 
@@ -267,7 +273,9 @@ def _compile(question: Question, f: Function, options: Options) -> _Compiled:
     cone = moment_pass.cone
     held = 1 if cone is None else sum(math.prod(lengths(step.box)) * step.output.dtype.itemsize for step in cone.steps)
     at_once = max(1, min(MOST_ROWS, HOST_BUDGET // max(1, 2 * held)))
-    return _Compiled(moment_pass, moment_pass.survey(), at_once, _compiled(moment_pass), theory_of(question, f))
+    cancelled = rounding.notes(question, options.channels) if options.coherent and options.gates == "data" else ()
+    run = _compiled(moment_pass)
+    return _Compiled(moment_pass, moment_pass.survey(), at_once, run, theory_of(question, f), cancelled)
 
 
 def _compiled(moment_pass: MomentPass) -> Callable[..., Any]:
@@ -294,8 +302,8 @@ def _fields(question: Question, f: Function, rows: tuple[Any, ...], options: Opt
         size = len(chunk[0])
         if count > step:  # the last chunk is filled up, so that all have one shape
             chunk = [np.concatenate([leaf, np.repeat(leaf[-1:], step - size, axis=0)]) for leaf in chunk]
-        found = np.asarray(compiled.run(question.consts, tuple(chunk)), np.float64)
-        total = total + found[:size].sum(axis=0)
+        found = compiled.run(question.consts, tuple(chunk))
+        total = total + plain(found, moment_pass, chunk)[:size].sum(axis=0)
     maps = finish(total / count, moment_pass, np)
     metadata = {"rows": count, "layout": question.source.letters}
     return tuple(_field(np.pad(m, sides(moment_pass)), compiled, i, metadata) for i, m in enumerate(maps))
@@ -305,11 +313,6 @@ def _field(values: np.ndarray, compiled: _Compiled, i: int, metadata: dict[str, 
     """The field of one unit."""
     survey, theory = compiled.survey, compiled.theory[i]
     question, options = compiled.moment_pass.question, compiled.moment_pass.options
-    if not np.isfinite(values).all():
-        raise MapError(
-            "The second moment over- or underflows, or an activation is not finite: scale the input, or compute in float64 "
-            "(jax.enable_x64)."
-        )
     explained = values.any() or any(word in note for note in survey.notes for word in ("silent", "does not depend"))
     dead = () if explained else ("every gradient is zero: the unit is dead",)
     unknown = (theory,) if isinstance(theory, str) else ()
@@ -322,7 +325,7 @@ def _field(values: np.ndarray, compiled: _Compiled, i: int, metadata: dict[str, 
         unit=question.units[i],
         theoretical=None if isinstance(theory, str) else theory,
         coverage="approximate" if survey.reasons else "exact",
-        notes=(*question.notes, *survey.reasons, *survey.notes, *dead, *unknown),
+        notes=(*question.notes, *survey.reasons, *survey.notes, *compiled.notes, *dead, *unknown),
         metadata={**dataclasses.asdict(options), **metadata},
         channels=options.channels if isinstance(options.channels, str) else int(options.channels),
         averages=("inputs and weights" if data else "weights") if options.power == 2 else ("inputs" if data else None),

@@ -24,6 +24,7 @@ from erfjax.measurement.every_unit import lines, sample_map
 from erfjax.measurement.inputs import Source, open_source
 from erfjax.measurement.model import cached
 from erfjax.measurement.run import Run
+from erfjax.readings import rounding
 from erfjax.readings.analytic import theory_of
 from erfjax.readings.question import Question, ask, require_floating
 from erfjax.readings.theoretical import fields_of
@@ -263,14 +264,15 @@ def _compiled(f: Function, question: Question, source: Source, settings: _Settin
 
     def make() -> _Compiled:
         options = (settings.statistic, settings.channels, source.draw, base, settings.mesh, question.main)
+        notes = rounding.notes(question, settings.channels)
         if not settings.every:
-            return _Compiled(assemble(probe_of(question), *options), theory_of(question, f))
+            return _Compiled(assemble(probe_of(question), *options), theory_of(question, f), notes)
         (field,) = theory = fields_of(question, f)
         along = lines(field)
         count = math.prod(line.count for line in along)
         one = sample_map(question, along, field.unit, settings.statistic, settings.channels)
         note = f"the mean over {count} units that see the image alone, each moved to unit {field.unit}"
-        return _Compiled(assemble(whole_probe(question), *options, one), theory, (note,))
+        return _Compiled(assemble(whole_probe(question), *options, one), theory, (note, *notes))
 
     identity = (
         "empirical",

@@ -4,20 +4,22 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from erfjax.errors import SampleError
+from erfjax.errors import MapError, SampleError
 from erfjax.measurement.cone import cone_of, read
 from erfjax.readings.question import Question
 from erfjax.tracing.positions.index_sets import Box, full
 from erfjax.tracing.program.equations import Equation
 from erfjax.tracing.registry import lengths
-from erfjax.tracing.second_moments import coverage, mean_field, random_weights, summed_channels
+from erfjax.tracing.second_moments import backward, coverage, mean_field, random_weights
+from erfjax.tracing.second_moments.activity import Weigh, fault, observed
 from erfjax.tracing.second_moments.coverage import Survey
-from erfjax.tracing.second_moments.push import Weigh, observed, transposed
 from erfjax.tracing.second_moments.random_weights import Operand
+from erfjax.tracing.second_moments.scaled import Scaled, unscaled
 from erfjax.tracing.windows.cone import Cone
 from erfjax.typing import Given
 
@@ -101,38 +103,53 @@ class MomentPass:
             channel=self.question.target.channel,
         )
 
-    def moments(self, consts: Sequence[Any], leaves: Sequence[Any]) -> Any:
+    def moments(self, consts: Sequence[Any], leaves: Sequence[Any]) -> Scaled:
         """The expected power of the gradient for one sample (or its second moments), by unit: (units, *window)."""
         units, target = self.question.units, self.question.target
         cone, power = _cone(self.question, consts), self.options.power
         if cone is None:
-            return jnp.zeros((len(units), *self.question.spec.shape), self.question.spec.dtype)
+            zero = jnp.zeros((len(units), *self.question.spec.shape), self.question.spec.dtype)
+            return jax.vmap(Scaled.of)(zero)
         weigh, index = self.weigh(cone.settled()), random_weights.indices(cone)
 
         def is_random(equation: Equation, operand: int) -> bool:
             return power == 2 and (index[id(equation)], operand) in self.random
 
-        others = [leaf for i, leaf in enumerate(leaves) if i != self.question.main]
-        ordered = [leaves[self.question.main], *others]
         if self.options.gates == "data":
-            activities = observed(cone, [read(*pair) for pair in zip(ordered, cone.windows, strict=True)])
+            activities = observed(cone, self.windows(cone, leaves))
             activity = activities(power)
         else:
-            activity = mean_field.expected(cone, ordered, power, is_random, weigh)
+            activity = mean_field.expected(cone, self.ordered(leaves), power, is_random, weigh)
         (box,) = cone.wanted.values()
         (output,) = cone.wanted
 
-        def one(at: Any) -> Any:
+        def one(at: Any) -> Scaled:
             cotangent = self.cotangent(lengths(box), output.dtype, at)
             if power == 2 and self.options.gates == "data" and self.options.coherent:
-                return summed_channels.transposed(cone, activities, weigh, is_random, [cotangent])
-            return transposed(cone, activity, power, weigh, [cotangent])
+                return backward.coherent_moments(cone, activities, weigh, is_random, [cotangent])
+            return backward.moments(cone, activity, power, weigh, [cotangent])
 
         places = np.zeros((len(units), len(box)), np.int32)
         for row, unit in zip(places, units, strict=True):
             for axis, u in zip(target.spatial, unit, strict=True):
                 row[axis] = u - int(box[axis].start)
-        return one(places[0])[None] if len(places) == 1 else lax.map(one, jnp.asarray(places))
+        if len(places) == 1:
+            return jax.tree.map(lambda a: a[None], one(places[0]))
+        return lax.map(one, jnp.asarray(places))
+
+    def fault(self, leaves: Sequence[Any]) -> str:
+        """Why the moments for a sample are not finite, and what helps."""
+        if self.cone is None or self.options.gates != "data":
+            return "a mean or variance is not finite: look at the weights, and at what divides or takes roots."
+        return fault(self.cone, self.windows(self.cone, leaves))
+
+    def windows(self, cone: Cone, leaves: Sequence[Any]) -> list[Any]:
+        """The leaves of a sample on their windows, the input asked about first."""
+        return [read(*pair) for pair in zip(self.ordered(leaves), cone.windows, strict=True)]
+
+    def ordered(self, leaves: Sequence[Any]) -> list[Any]:
+        """The leaves of a sample, the input asked about first."""
+        return [leaves[self.question.main], *(leaf for i, leaf in enumerate(leaves) if i != self.question.main)]
 
     def cotangent(self, shape: tuple[int, ...], dtype: Any, at: Any) -> Any:
         """One at the channels that are probed of the unit at a place of the output's box."""
@@ -146,18 +163,40 @@ class MomentPass:
         """How known weights are read."""
         power, index = self.options.power, random_weights.indices(cone)
 
-        def weigh(equation: Equation, operand: int, weight: Any) -> Any:
+        def weigh(equation: Equation, operand: int, weight: Any) -> Scaled:
             if self.options.weights == "exchangeable" and (index[id(equation)], operand) in self.random:
                 axes = random_weights.channel_axes(equation, operand)
-                whole = equation.inputs[operand].value ** power  # type: ignore[union-attr]
-                return jnp.broadcast_to(jnp.mean(whole, axes, keepdims=True), weight.shape)
-            return weight**power
+                whole = Scaled.of(equation.inputs[operand].value).power(power)  # type: ignore[union-attr]
+                return whole.linear(lambda a: jnp.broadcast_to(jnp.mean(a, axes, keepdims=True), weight.shape))
+            return Scaled.of(weight).power(power)
 
         return weigh
 
 
 def _cone(question: Question, consts: Sequence[Any]) -> Cone | None:
     return cone_of(question.program(consts), question.source, question.target, question.units)
+
+
+def plain(found: Scaled, moment_pass: MomentPass, leaves: Sequence[np.ndarray]) -> np.ndarray:
+    """The moments of samples in float64.
+
+    Raises:
+        MapError: some are not finite, or all of a unit beyond the range of double precision.
+    """
+    digits, exponents = np.asarray(found.digits), np.asarray(found.exponent)
+    axes = tuple(range(exponents.ndim, digits.ndim))
+    broken = ~np.isfinite(digits).all(axis=axes).all(axis=1)
+    if broken.any():
+        sample = [jnp.asarray(leaf[broken.argmax()]) for leaf in leaves]
+        raise MapError(f"The closed form is not finite: {moment_pass.fault(sample)}")
+    moments = unscaled(digits, exponents)
+    lost = ~np.isfinite(moments).all(axis=axes) | (digits.any(axis=axes) & ~moments.any(axis=axes))
+    if lost.any():
+        raise MapError(
+            f"The second moment is about 2**{exponents[lost][0]}, beyond the range of double precision: rescale the weights of "
+            "some layers, which changes no size."
+        )
+    return moments
 
 
 def finish(moments: Any, moment_pass: MomentPass, library: Any) -> Any:

@@ -15,13 +15,13 @@ from erfjax.tracing import jaxpr as jx
 from erfjax.tracing.positions.access import Seen
 from erfjax.tracing.positions.index_sets import Box
 from erfjax.tracing.program.equations import Block, Equation
+from erfjax.tracing.second_moments.kinds import Moment
 
 Hull = Callable[[Equation, int], Sequence[Seen | None]]
-Moment = Callable[..., Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Local:
+class WindowRule:
     """How to evaluate an equation on windows of its operands. All boxes are intervals inside their arrays.
 
     Attributes:
@@ -41,12 +41,18 @@ class Local:
 def bind(
     equation: Equation, result: int, operands: Sequence[Any], boxes: Sequence[Box], box: Box, **changed: Any
 ) -> Any:
-    """The primitive on the operands as they are, with some parameters changed."""
+    """The primitive on the operands as they are, with some parameters changed: how most window rules evaluate.
+
+    Example:
+        >>> from erfjax.tracing import WindowRule, bind
+        >>> WindowRule(bind).outside
+        'whole'
+    """
     results = jx.bind(equation, operands, **changed)
     return results[result] if equation.primitive.multiple_results else results
 
 
-SAME = Local(bind)
+SAME = WindowRule(bind)
 """The primitive itself serves on any window."""
 
 
@@ -62,13 +68,13 @@ class Rule:
     Attributes:
         hull: (equation, index of the result) -> how each operand is seen; None where that result does not need the operand.
         restrict: how to evaluate the equation on windows of its operands; None: on whole arrays only.
-        moment: how the equation acts on a pushed second moment; None: the analytic reading refuses it.
+        moment: what is known of its squared Jacobian, a `Kind` or a `Choice`; None: the analytic reading refuses it.
         pointwise: True if result position o depends on operand position o alone.
         layer: True if people would call an equation of this primitive a layer (convolution, pooling, contraction).
     """
 
     hull: Hull
-    restrict: Local | None = None
+    restrict: WindowRule | None = None
     moment: Moment | None = None
     pointwise: bool = False
     layer: bool = False
@@ -86,11 +92,34 @@ def register(primitive: Any, rule: Rule) -> None:
 
     Example:
         >>> from erfjax.tracing.jaxpr import Primitive
-        >>> from erfjax.tracing import Rule, register
-        >>> from erfjax.tracing.positions.access import IDENTITY
+        >>> from erfjax.tracing import IDENTITY, Rule, register
         >>> register(Primitive("mine"), Rule(hull=lambda equation, result: [IDENTITY]))
     """
     _RULES[primitive] = rule
+
+
+def extend(primitive: Any, **columns: Any) -> None:
+    """Gives the rule of a primitive new columns, and leaves the others as they are.
+
+    Args:
+        primitive: the primitive object itself.
+        columns: attributes of `Rule`.
+
+    Raises:
+        UnsupportedPrimitiveError: there is no rule yet.
+
+    Example:
+        >>> from erfjax.tracing import IDENTITY, Kind, Rule, extend, register
+        >>> from erfjax.tracing.jaxpr import Primitive
+        >>> cube = Primitive("cube")
+        >>> register(cube, Rule(hull=lambda equation, result: [IDENTITY], pointwise=True))
+        >>> extend(cube, moment=Kind.GATE)
+    """
+    if primitive not in _RULES:
+        raise UnsupportedPrimitiveError(
+            f"`{primitive}` has no rule to extend: teach it first with erfjax.tracing.register(primitive, Rule(hull=...))."
+        )
+    register(primitive, dataclasses.replace(_RULES[primitive], **columns))
 
 
 def row(names: str, rule: Rule) -> None:
@@ -152,15 +181,16 @@ def lookup(equation: Equation, column: str = "hull") -> Rule:
         UnsupportedPrimitiveError: there is none, or it lacks the column.
     """
     rule = _RULES.get(equation.primitive)
-    if rule is None or getattr(rule, column) is None:
+    if rule is None:
         raise UnsupportedPrimitiveError(
-            f"no {'' if rule is None else f'{column} '}rule for the primitive {equation}. Two ways out: measure with "
-            "ej.empirical, which works for every differentiable function, or teach it with "
-            "erfjax.tracing.register(primitive, Rule(hull=...))."
-            + (
-                ' For the theoretical field alone, unknown="everything" lets it see its whole operands.'
-                if column == "hull"
-                else ""
-            )
+            f"no rule for the primitive {equation}. Two ways out: measure with ej.empirical, which works for every "
+            "differentiable function, or teach it with erfjax.tracing.register(primitive, Rule(hull=..., moment=...)), as "
+            'CONTRIBUTING.md shows. For the theoretical field alone, unknown="everything" lets it see its whole operands.'
+        )
+    if getattr(rule, column) is None:
+        raise UnsupportedPrimitiveError(
+            f"the rule for the primitive {equation} has no `{column}` column. Two ways out: measure with ej.empirical, which "
+            f"works for every differentiable function, or add the column and keep the others with "
+            f"erfjax.tracing.extend(primitive, {column}=...), as CONTRIBUTING.md shows."
         )
     return rule

@@ -29,6 +29,14 @@ def blur(x, size=3):
     return conv(x, jnp.full((size, 1, x.shape[-1]), 1 / size, x.dtype), groups=x.shape[-1])
 
 
+def upsampled(x):
+    """Every entry twice, as a transposed convolution with two taps and stride two."""
+    ones, dims = jnp.ones((2, 1, x.shape[-1]), x.dtype), ("NWC", "WIO", "NWC")
+    return lax.conv_general_dilated(
+        x, ones, (1,), ((1, 1),), (2,), dimension_numbers=dims, feature_group_count=x.shape[-1]
+    )
+
+
 def pooled(x, kind, size=2, stride=2):
     window = ((1, size, 1), (1, stride, 1), "SAME")
     if kind == "max":
@@ -72,6 +80,7 @@ EXACT = {
     "two averages that do not overlap": functools.partial(
         plain, after=lambda y: pooled(pooled(y, "average"), "average")
     ),
+    "transposed convolutions that do not overlap": functools.partial(plain, after=lambda y: upsampled(upsampled(y))),
     "resize along one axis": functools.partial(plain, after=stretched),
     "residual": lambda x: (lambda y: conv(y + conv(jax.nn.relu(y), W2), W3))(conv(x, W1)),
     "one function twice": functools.partial(plain, between=lambda y: y + jax.nn.relu(y) - 0.3 * jnp.abs(y)),
@@ -204,7 +213,8 @@ def test_a_dead_unit_is_reported():
     dead = read(lambda x: jax.nn.relu(conv(x, W1) - 100.0), X)
     assert not dead.map.any()
     assert any("dead" in note for note in dead.notes)
-    silent = read(lambda x: conv(conv(x, W1), jnp.zeros((3, 6, 2))), X)
+    zero = jnp.zeros((3, 6, 2))
+    silent = read(lambda x: conv(conv(x, W1), zero), X)
     assert any("silent" in note for note in silent.notes)
 
 
@@ -224,6 +234,33 @@ def test_independent_draws_pass_and_others_fail():
     assert np.mean(np.array(passed) < 0.01) < 0.06
     smooth = rng.normal(size=(3, 3, 8, 8)).cumsum(axis=0)
     assert min(p for _, p in random_weights.independence(smooth, (2, 3))) < 1e-6
+
+
+def test_many_tests_of_independence_fail_by_chance_no_more_often_than_one():
+    chance = ("layer", "mean", 0.5 * random_weights.CHANCE)
+    assert random_weights.unlikely([chance])
+    assert not random_weights.unlikely([chance, *[("layer", "mean", 0.5)] * 9])
+
+
+ONE_PIXEL = jnp.zeros((1, 9, 1)).at[0, 4, 0].set(1.7)
+A, B = (jnp.asarray(taps, jnp.float32).reshape(3, 1, 1) for taps in ([0.4, -0.7, 1.3], [-0.9, 0.3, 0.5]))
+KNOWN_WEIGHTS = {
+    "gate": lambda x: jax.nn.relu(-conv(x, A)),
+    "square": lambda x: jnp.square(conv(x, A)),
+    "product": lambda x: conv(x, A) * conv(x, B),
+    "contraction": lambda x: jnp.einsum("nlc,nlc->nl", conv(x, A), conv(x, B))[..., None],
+}
+
+
+@pytest.mark.parametrize("name", KNOWN_WEIGHTS)
+def test_weights_that_their_result_determines_have_no_variance_left(name):
+    """Of one pixel a result is one weight times it, so that weight is known: the second moment there is the squared gradient."""
+    f = KNOWN_WEIGHTS[name]
+    field = analytic(f, ONE_PIXEL, layout="NWC", channels="sum")
+    gradient = jax.grad(lambda x: f(x)[0, 4, 0])(ONE_PIXEL)
+    assert float(gradient[0, 4, 0]) != 0
+    assert field.map[4] == pytest.approx(float(gradient[0, 4, 0]) ** 2, rel=1e-5)
+    assert any("coherent part" in note for note in field.notes)
 
 
 def test_mean_field_max_pool_takes_entries_evenly():

@@ -1,15 +1,18 @@
 """Contractions: dot products, and the dense linear algebra that sees its matrices whole."""
 
+import functools
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from erfjax.tracing.positions.access import WHOLE, Along, AxisView, Lookup, Seen, View
 from erfjax.tracing.positions.index_sets import Box
 from erfjax.tracing.program.equations import Atom, Equation, Known
-from erfjax.tracing.registry import Local, Rule, bind, row
-from erfjax.tracing.second_moments.kinds import bilinear
+from erfjax.tracing.registry import Rule, WindowRule, bind, row
+from erfjax.tracing.second_moments.kinds import Kind
+from erfjax.tracing.second_moments.scaled import wider
 
 LARGEST_PATTERN = 1 << 27  # a known matrix with more entries (512 MB) is taken to be dense rather than read
 
@@ -109,7 +112,28 @@ def channel_axes(equation: Equation, operand: int) -> tuple[int, ...]:
     return tuple(sorted(spec[:2]))
 
 
-row("dot_general", Rule(hull=dot_general, restrict=Local(bind, narrow=same_contraction), moment=bilinear, layer=True))
+def accumulated(equation: Equation, operands: Sequence[Any]) -> Any:
+    """The precision in which a contraction adds up: its own, or that of operands that are wider than the equation says.
+
+    A walk may evaluate an equation of a half-precision model in single precision.
+    """
+    wanted = equation.params["preferred_element_type"]
+    kept = all(value.dtype == atom.dtype for value, atom in zip(operands, equation.inputs, strict=True))
+    return wanted if kept or wanted is None else functools.reduce(wider, (value.dtype for value in operands), wanted)
+
+
+def dot_on_window(equation: Equation, result: int, operands: Sequence[Any], boxes: Sequence[Box], box: Box) -> Any:
+    """The same contraction of whatever lies in the windows."""
+    element = accumulated(equation, operands)
+    return bind(equation, result, operands, boxes, box, preferred_element_type=element)
+
+
+row(
+    "dot_general",
+    Rule(
+        hull=dot_general, restrict=WindowRule(dot_on_window, narrow=same_contraction), moment=Kind.BILINEAR, layer=True
+    ),
+)
 row(
     "cholesky cholesky_update eig eigh hessenberg householder_product lu ormqr qr schur svd symmetric_product tridiagonal",
     Rule(hull=whole_matrices, layer=True),

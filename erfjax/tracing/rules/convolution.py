@@ -1,5 +1,6 @@
 """Convolution in every layout: strides, both dilations, groups, batch groups, asymmetric and negative padding."""
 
+import functools
 import math
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
@@ -11,8 +12,9 @@ from jax import lax
 from erfjax.tracing.positions.access import WHOLE, Along, AxisView, IrregularError, Lookup, Mapping, Seen, Shift, View
 from erfjax.tracing.positions.index_sets import Box, Points
 from erfjax.tracing.program.equations import Equation
-from erfjax.tracing.registry import Local, Rule, bind, lengths, row
-from erfjax.tracing.second_moments.kinds import bilinear
+from erfjax.tracing.registry import Rule, WindowRule, bind, lengths, row
+from erfjax.tracing.rules.contraction import accumulated
+from erfjax.tracing.second_moments.kinds import Kind
 from erfjax.tracing.windows.cpu_taps import convolved, on_cpu, sums_taps
 
 UNPADDED = (
@@ -88,11 +90,13 @@ def conv_on_window(equation: Equation, result: int, operands: Sequence[Any], box
         for o, i, k, (stride, dilation, base, (low, _)) in zip(out[2:], lhs[2:], rhs[2:], window, strict=True)
     )
     counts = [lengths(box)[o] for o in out[2:]]
+    element = accumulated(equation, operands)
     if sums_taps(equation, math.prod(counts)):
-        return convolved(equation, operands[0], operands[1], padding, counts)
+        return convolved(equation, operands[0], operands[1], padding, counts, element)
+    shared = functools.partial(bind, equation, result, operands, boxes, box, preferred_element_type=element)
     if not on_cpu() or any(map(any, padding)) or counts[0] < UNPADDED:
-        return bind(equation, result, operands, boxes, box, padding=padding)
-    spare = bind(equation, result, operands, boxes, box, padding=((0, params["window_strides"][0]), *padding[1:]))
+        return shared(padding=padding)
+    spare = shared(padding=((0, params["window_strides"][0]), *padding[1:]))
     return lax.slice_in_dim(spare, 0, counts[0], axis=out[2])
 
 
@@ -109,8 +113,8 @@ row(
     "conv_general_dilated",
     Rule(
         hull=conv_general_dilated,
-        restrict=Local(conv_on_window, all_features, outside="stand in"),
-        moment=bilinear,
+        restrict=WindowRule(conv_on_window, all_features, outside="stand in"),
+        moment=Kind.BILINEAR,
         layer=True,
     ),
 )

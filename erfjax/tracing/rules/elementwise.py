@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from erfjax.tracing import jaxpr as jx
 from erfjax.tracing.positions.access import IDENTITY, ONLY, SCALAR, Along, Seen, View
 from erfjax.tracing.program.equations import Equation
-from erfjax.tracing.registry import SAME, Local, Rule, register, row
-from erfjax.tracing.second_moments.kinds import exclusive, gate, linear, quotient, scaled, selection, silent
+from erfjax.tracing.registry import SAME, Rule, WindowRule, register, row
+from erfjax.tracing.second_moments.kinds import Kind
 
 NONLINEAR = """
     abs acos acosh asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt cos cosh digamma erf erf_inv erfc exp exp2 expm1
@@ -41,18 +41,20 @@ def parallel(equation: Equation, result: int) -> Sequence[Seen | None]:
     return [IDENTITY if i == result else None for i in range(len(equation.inputs))]
 
 
-row(NONLINEAR, Rule(hull=pointwise, restrict=SAME, moment=gate, pointwise=True))
-row(STEPS, Rule(hull=pointwise, restrict=SAME, moment=silent, pointwise=True))
-row(LINEAR, Rule(hull=pointwise, restrict=SAME, moment=linear, pointwise=True))
-row("mul", Rule(hull=pointwise, restrict=SAME, moment=scaled, pointwise=True))
-row("div", Rule(hull=pointwise, restrict=SAME, moment=quotient, pointwise=True))
-row(SELECTION, Rule(hull=pointwise, restrict=SAME, moment=exclusive, pointwise=True))
-row(BOOKKEEPING, Rule(hull=pointwise, restrict=SAME, moment=linear, pointwise=True))
+row(NONLINEAR, Rule(hull=pointwise, restrict=SAME, moment=Kind.GATE, pointwise=True))
+row(STEPS, Rule(hull=pointwise, restrict=SAME, moment=Kind.SILENT, pointwise=True))
+row(LINEAR, Rule(hull=pointwise, restrict=SAME, moment=Kind.LINEAR, pointwise=True))
+row("mul", Rule(hull=pointwise, restrict=SAME, moment=Kind.SCALED, pointwise=True))
+row("div", Rule(hull=pointwise, restrict=SAME, moment=Kind.QUOTIENT, pointwise=True))
+row(SELECTION, Rule(hull=pointwise, restrict=SAME, moment=Kind.EXCLUSIVE, pointwise=True))
+row(BOOKKEEPING, Rule(hull=pointwise, restrict=SAME, moment=Kind.LINEAR, pointwise=True))
 for primitive in (jx.CUSTOM_JVP, jx.CUSTOM_VJP):
-    register(primitive, Rule(hull=pointwise, moment=gate))
+    register(primitive, Rule(hull=pointwise, moment=Kind.GATE))
 row(
     "optimization_barrier",
     Rule(
-        hull=parallel, restrict=Local(lambda equation, result, operands, boxes, box: operands[result]), moment=selection
+        hull=parallel,
+        restrict=WindowRule(lambda equation, result, operands, boxes, box: operands[result]),
+        moment=Kind.SELECTION,
     ),
 )

@@ -25,8 +25,8 @@ from erfjax.tracing.positions.access import (
 )
 from erfjax.tracing.positions.index_sets import EMPTY, EVERYWHERE, Box, Points, Region, join
 from erfjax.tracing.program.equations import Atom, Equation, Known
-from erfjax.tracing.registry import Local, Rule, lengths, row
-from erfjax.tracing.second_moments.kinds import Choice, selection
+from erfjax.tracing.registry import Rule, WindowRule, lengths, row
+from erfjax.tracing.second_moments.kinds import Choice, Kind
 
 MOST_PLACES = 64  # of a scatter that overwrites; beyond, what it overwrites counts as seen
 
@@ -291,10 +291,10 @@ def moving_axes(equation: Equation, box: Box) -> Box:
     return tuple(Points(0, n) if at is None else points for at, n, points in zip(known, shape, box, strict=True))
 
 
-row("dynamic_slice", Rule(hull=dynamic_slice, restrict=Local(slice_on_window, moving_axes), moment=selection))
-row("dynamic_update_slice", Rule(hull=dynamic_update_slice, moment=selection))
-row("gather", Rule(hull=gather, moment=selection))
-row("scatter", Rule(hull=scatter, moment=selection))
-row("scatter_add", Rule(hull=scatter, moment=selection))
+row("dynamic_slice", Rule(hull=dynamic_slice, restrict=WindowRule(slice_on_window, moving_axes), moment=Kind.SELECTION))
+row("dynamic_update_slice", Rule(hull=dynamic_update_slice, moment=Kind.SELECTION))
+row("gather", Rule(hull=gather, moment=Kind.SELECTION))
+row("scatter", Rule(hull=scatter, moment=Kind.SELECTION))
+row("scatter_add", Rule(hull=scatter, moment=Kind.SELECTION))
 row("scatter_min scatter_max", Rule(hull=scatter, moment=Choice()))
 row("scatter_sub scatter_mul", Rule(hull=scatter))

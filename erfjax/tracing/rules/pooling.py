@@ -10,9 +10,9 @@ from jax import lax
 from erfjax.tracing.positions.access import SCALAR, Along, Prefix, Seen, Then, View
 from erfjax.tracing.positions.index_sets import Box, Points
 from erfjax.tracing.program.equations import Equation
-from erfjax.tracing.registry import Local, Rule, bind, lengths, row
+from erfjax.tracing.registry import Rule, WindowRule, bind, lengths, row
 from erfjax.tracing.rules.convolution import local_padding
-from erfjax.tracing.second_moments.kinds import Choice, total, window_total
+from erfjax.tracing.second_moments.kinds import Choice, Kind
 from erfjax.tracing.windows.cone import Step
 from erfjax.tracing.windows.cpu_taps import greater, lesser, pooled, pools_taps
 
@@ -71,7 +71,7 @@ def pool_on_window(equation: Equation, result: int, operands: Sequence[Any], box
     return bind(equation, result, operands, boxes, box, padding=padding)
 
 
-def by_lines(join: Callable[[Any, Any], Any], start: float) -> Local:
+def by_lines(join: Callable[[Any, Any], Any], start: float) -> WindowRule:
     """A pooling that may be computed one axis after the other, where that is quicker."""
 
     def evaluate(equation: Equation, result: int, operands: Sequence[Any], boxes: Sequence[Box], box: Box) -> Any:
@@ -79,7 +79,7 @@ def by_lines(join: Callable[[Any, Any], Any], start: float) -> Local:
             return pool_on_window(equation, result, operands, boxes, box)
         return pooled(equation, operands[0], padding_on_window(equation, boxes[0], box), lengths(box), join, start)
 
-    return Local(evaluate)
+    return WindowRule(evaluate)
 
 
 def to_the_end(equation: Equation, box: Box) -> Box:
@@ -104,14 +104,16 @@ def mean_of_window(step: Step, array: Any) -> tuple[Any, Any]:
     return summed(array) / count, count
 
 
-row("reduce_window_sum", Rule(hull=reduce_window, restrict=by_lines(lax.add, 0.0), moment=window_total, layer=True))
+row(
+    "reduce_window_sum", Rule(hull=reduce_window, restrict=by_lines(lax.add, 0.0), moment=Kind.WINDOW_TOTAL, layer=True)
+)
 for name, sign, join in (("reduce_window_max", 1, greater), ("reduce_window_min", -1, lesser)):
     choice = Choice(mean_of_window, sign)
     row(name, Rule(hull=reduce_window, restrict=by_lines(join, -sign * np.inf), moment=choice, layer=True))
-row("select_and_gather_add", Rule(hull=reduce_window, restrict=Local(pool_on_window), moment=Choice(), layer=True))
+row("select_and_gather_add", Rule(hull=reduce_window, restrict=WindowRule(pool_on_window), moment=Choice(), layer=True))
 row("select_and_scatter_add", Rule(hull=select_and_scatter_add))
 row("reduce_window", Rule(hull=reduce_window, layer=True))
-UP_TO = Local(bind, to_the_end)
-row("cumsum", Rule(hull=cumulative, restrict=UP_TO, moment=total, layer=True))
+UP_TO = WindowRule(bind, to_the_end)
+row("cumsum", Rule(hull=cumulative, restrict=UP_TO, moment=Kind.TOTAL, layer=True))
 row("cummax cummin", Rule(hull=cumulative, restrict=UP_TO, moment=Choice(), layer=True))
 row("cumprod cumlogsumexp", Rule(hull=cumulative, restrict=UP_TO, layer=True))

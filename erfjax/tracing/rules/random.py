@@ -6,7 +6,7 @@ from erfjax.tracing.positions.access import WHOLE, Along, Seen, View
 from erfjax.tracing.program.equations import Equation
 from erfjax.tracing.registry import SAME, Rule, row
 from erfjax.tracing.rules.elementwise import pointwise
-from erfjax.tracing.second_moments.kinds import silent
+from erfjax.tracing.second_moments.kinds import Kind
 
 
 def of_keys(equation: Equation, result: int) -> Sequence[Seen | None]:
@@ -20,8 +20,11 @@ def of_keys(equation: Equation, result: int) -> Sequence[Seen | None]:
     return [view(atom.shape) for atom in equation.inputs]
 
 
-row("random_seed random_fold_in", Rule(hull=pointwise, moment=silent))
-row("random_bits random_split random_wrap random_unwrap", Rule(hull=of_keys, moment=silent))
-row("rng_bit_generator", Rule(hull=lambda e, result: [View((WHOLE,) * len(a.shape)) for a in e.inputs], moment=silent))
-row("threefry2x32", Rule(hull=pointwise, restrict=SAME, moment=silent, pointwise=True))
+row("random_seed random_fold_in", Rule(hull=pointwise, moment=Kind.SILENT))
+row("random_bits random_split random_wrap random_unwrap", Rule(hull=of_keys, moment=Kind.SILENT))
+row(
+    "rng_bit_generator",
+    Rule(hull=lambda e, result: [View((WHOLE,) * len(a.shape)) for a in e.inputs], moment=Kind.SILENT),
+)
+row("threefry2x32", Rule(hull=pointwise, restrict=SAME, moment=Kind.SILENT, pointwise=True))
 row("random_gamma rng_uniform", Rule(hull=pointwise))

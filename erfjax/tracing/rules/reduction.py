@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from erfjax.tracing.positions.access import SCALAR, WHOLE, Along, Seen, View
 from erfjax.tracing.positions.index_sets import Box, Points
 from erfjax.tracing.program.equations import Equation
-from erfjax.tracing.registry import SAME, Hull, Local, Rule, bind, row
-from erfjax.tracing.second_moments.kinds import Choice, silent, total
+from erfjax.tracing.registry import SAME, Hull, Rule, WindowRule, bind, row
+from erfjax.tracing.second_moments.kinds import Choice, Kind
 from erfjax.tracing.windows.cone import Step
 
 
@@ -71,14 +71,16 @@ def mean_of_axes(step: Step, array: Any) -> tuple[Any, Any]:
     return jnp.mean(array, axes), math.prod(array.shape[a] for a in axes)
 
 
-row("reduce_sum", Rule(hull=reduce, restrict=SAME, moment=total))
-row("psum", Rule(hull=reduce, restrict=SAME, moment=total))  # over a named axis of vmap, which then is one of the array
+row("reduce_sum", Rule(hull=reduce, restrict=SAME, moment=Kind.TOTAL))
+row(
+    "psum", Rule(hull=reduce, restrict=SAME, moment=Kind.TOTAL)
+)  # over a named axis of vmap, which then is one of the array
 row("pmax pmin", Rule(hull=reduce, restrict=SAME))
 row("reduce_max", Rule(hull=reduce, restrict=SAME, moment=Choice(mean_of_axes)))
 row("reduce_min", Rule(hull=reduce, restrict=SAME, moment=Choice(mean_of_axes, -1)))
-row("reduce_and reduce_or reduce_xor argmax argmin", Rule(hull=reduce, restrict=SAME, moment=silent))
+row("reduce_and reduce_or reduce_xor argmax argmin", Rule(hull=reduce, restrict=SAME, moment=Kind.SILENT))
 row("reduce reduce_prod", Rule(hull=reduce, restrict=SAME))
-row("lu_pivots_to_permutation", Rule(hull=permutation, moment=silent))
-row("sort", Rule(hull=sort, restrict=Local(bind, along(sort)), moment=Choice(), layer=True))
-row("top_k approx_top_k", Rule(hull=top_k, restrict=Local(bind, along(top_k)), moment=Choice(), layer=True))
-row("fft", Rule(hull=fft, restrict=Local(bind, along(fft)), layer=True))
+row("lu_pivots_to_permutation", Rule(hull=permutation, moment=Kind.SILENT))
+row("sort", Rule(hull=sort, restrict=WindowRule(bind, along(sort)), moment=Choice(), layer=True))
+row("top_k approx_top_k", Rule(hull=top_k, restrict=WindowRule(bind, along(top_k)), moment=Choice(), layer=True))
+row("fft", Rule(hull=fft, restrict=WindowRule(bind, along(fft)), layer=True))

@@ -24,9 +24,9 @@ from erfjax.tracing.positions.access import (
 )
 from erfjax.tracing.positions.index_sets import EVERYWHERE, Box, Points, full
 from erfjax.tracing.program.equations import Equation, Known
-from erfjax.tracing.registry import SAME, Local, Rule, bind, lengths, row
+from erfjax.tracing.registry import SAME, Rule, WindowRule, bind, lengths, row
 from erfjax.tracing.rules.convolution import local_padding
-from erfjax.tracing.second_moments.kinds import selection
+from erfjax.tracing.second_moments.kinds import Kind
 
 
 def broadcast_in_dim(equation: Equation, result: int) -> Sequence[Seen | None]:
@@ -327,15 +327,18 @@ def unstack_on_window(equation: Equation, result: int, operands: Sequence[Any], 
     return lax.squeeze(operands[0], (equation.params["axis"],))
 
 
-row("broadcast_in_dim", Rule(hull=broadcast_in_dim, restrict=Local(broadcast_on_window), moment=selection))
-row("transpose", Rule(hull=transpose, restrict=SAME, moment=selection))
-row("squeeze", Rule(hull=squeeze, restrict=SAME, moment=selection))
-row("slice", Rule(hull=slice_, restrict=Local(slice_on_window), moment=selection))
-row("pad", Rule(hull=pad, restrict=Local(pad_on_window, outside="stand in"), moment=selection))
-row("rev", Rule(hull=reverse, restrict=SAME, moment=selection))
-row("concatenate", Rule(hull=concatenate, restrict=Local(concatenate_on_window, outside="leave out"), moment=selection))
-row("split", Rule(hull=split, restrict=Local(window_of), moment=selection))
-row("stack", Rule(hull=stack, restrict=Local(stack_on_window, outside="leave out"), moment=selection))
-row("unstack", Rule(hull=unstack, restrict=Local(unstack_on_window), moment=selection))
-row("tile", Rule(hull=tile, moment=selection))
-row("reshape", Rule(hull=reshape, restrict=Local(reshape_on_window, whole_rows), moment=selection))
+row("broadcast_in_dim", Rule(hull=broadcast_in_dim, restrict=WindowRule(broadcast_on_window), moment=Kind.SELECTION))
+row("transpose", Rule(hull=transpose, restrict=SAME, moment=Kind.SELECTION))
+row("squeeze", Rule(hull=squeeze, restrict=SAME, moment=Kind.SELECTION))
+row("slice", Rule(hull=slice_, restrict=WindowRule(slice_on_window), moment=Kind.SELECTION))
+row("pad", Rule(hull=pad, restrict=WindowRule(pad_on_window, outside="stand in"), moment=Kind.SELECTION))
+row("rev", Rule(hull=reverse, restrict=SAME, moment=Kind.SELECTION))
+row(
+    "concatenate",
+    Rule(hull=concatenate, restrict=WindowRule(concatenate_on_window, outside="leave out"), moment=Kind.SELECTION),
+)
+row("split", Rule(hull=split, restrict=WindowRule(window_of), moment=Kind.SELECTION))
+row("stack", Rule(hull=stack, restrict=WindowRule(stack_on_window, outside="leave out"), moment=Kind.SELECTION))
+row("unstack", Rule(hull=unstack, restrict=WindowRule(unstack_on_window), moment=Kind.SELECTION))
+row("tile", Rule(hull=tile, moment=Kind.SELECTION))
+row("reshape", Rule(hull=reshape, restrict=WindowRule(reshape_on_window, whole_rows), moment=Kind.SELECTION))

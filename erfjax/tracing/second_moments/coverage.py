@@ -25,11 +25,12 @@ from erfjax.tracing import registry
 from erfjax.tracing.positions.access import Along, AxisView, Fixed, Identity, Lookup, View
 from erfjax.tracing.program.equations import Atom, Equation, Known, Var
 from erfjax.tracing.registry import lengths
+from erfjax.tracing.second_moments.backward import nonlinear_downstream
 from erfjax.tracing.second_moments.chains import affine, outermost, shifts
-from erfjax.tracing.second_moments.kinds import PRODUCTS, Choice, bilinear, exclusive, gate, silent
-from erfjax.tracing.second_moments.push import dependent, elementwise, family
+from erfjax.tracing.second_moments.kinds import PRODUCTS, Choice, Kind
 from erfjax.tracing.second_moments.random_weights import (
     Operand,
+    Uses,
     centred,
     channel_axes,
     independence,
@@ -37,7 +38,7 @@ from erfjax.tracing.second_moments.random_weights import (
     listed,
     unlikely,
 )
-from erfjax.tracing.second_moments.summed_channels import bends
+from erfjax.tracing.second_moments.steps import dependent, elementwise, kind_of
 from erfjax.tracing.windows.cone import Cone, Step
 
 Spread = dict[Atom, frozenset[int]]
@@ -56,7 +57,7 @@ WIDE = (
     "gates that know more of the weights before them than the sign of their sum (smooth or shifted nonlinearities, "
     "max-pooling, sums of activations) are taken as independent of these weights, as at infinite width"
 )
-BENT = (
+NEEDS_DATA = (
     'channels are summed after a nonlinearity: the coherent part of their gradient needs data (gates="data"), or is left out on '
     'both sides by channels="random-signs"'
 )
@@ -83,13 +84,19 @@ class Survey:
 
 
 def survey(
-    cone: Cone, weights: frozenset[Operand], *, power: int, data: bool, summed: bool, channel: int | None
+    cone: Cone,
+    weights: frozenset[Operand],
+    *,
+    power: int,
+    data: bool,
+    summed: bool,
+    channel: int | None,
 ) -> Survey:
     """Why the moments pass over a cone is exact, or is not.
 
     Args:
         cone: the cone with concrete weights.
-        weights: which known operands are random draws (see `weights`).
+        weights: which known operands are random draws (see `random_weights.weights`).
         power: first moments (1) never interfere.
         data: whether gates come from data.
         summed: whether the unit's channels are summed as they are, not with random signs.
@@ -101,9 +108,8 @@ def survey(
     (output,) = cone.wanted
     spread = found.spread.get(output, {})
     if power == 2 and summed:
-        bent = any(found.coherent())
-        if bent:
-            found.add(COHERENT if data else BENT, "")
+        if any(found.coherent()):
+            found.add(COHERENT if data else NEEDS_DATA, "")
         elif not data and channel is not None and any(channel in axes for axes in spread.values()):
             found.add(CHANNELS, "")
     return found.survey(output)
@@ -116,14 +122,14 @@ class _Surveyor:
         self.cone, self.weights, self.power, self.data, self.index = cone, weights, power, data, indices(cone)
         source = cone.block.inputs[0]
         self.spread: dict[Atom, Spread] = {source: {source: frozenset()}}
-        self.island: dict[Atom, Atom] = {}
+        self.base: dict[Atom, Atom] = {}
         self.silenced: dict[Atom, str] = {}
         self.places: dict[str, list[str]] = {}
         self.silent: dict[str, None] = {}
         self.tests: list[tuple[str, str, float]] = []
-        self.used: dict[Any, str] = {}
-        self.bent: set[Atom] = set()
-        self.islands = outermost(cone)
+        self.uses = Uses()
+        self.nonlinear: set[Atom] = set()
+        self.chains = outermost(cone)
 
     def add(self, reason: str, place: str) -> None:
         places = self.places.setdefault(reason, [])
@@ -131,14 +137,14 @@ class _Surveyor:
             places.append(place)
 
     def step(self, step: Step) -> None:
-        kind = family(step.equation)
+        kind = kind_of(step.equation)
         operands = [i for i in dependent(step) if step.equation.inputs[i] in self.spread]
-        if kind is silent or not operands or not jnp.issubdtype(step.output.dtype, jnp.inexact):
+        if kind is Kind.SILENT or not operands or not jnp.issubdtype(step.output.dtype, jnp.inexact):
             return
         self._silence(step, operands, kind)
         if elementwise(step):
             self._elementwise(step, operands, kind)
-        elif kind is bilinear and self._reset(step, operands):
+        elif kind is Kind.BILINEAR and self._reset(step, operands):
             self.spread[step.output] = {step.output: self._displaced(step, operands)}
             return
         else:
@@ -146,48 +152,49 @@ class _Surveyor:
             if isinstance(kind, Choice) and not (self.data and self.power == 1):
                 self.add(WIDE if self.data else EVENLY, place(step.equation))
         if (
-            kind in (gate, exclusive)
+            kind in (Kind.GATE, Kind.EXCLUSIVE)
             or isinstance(kind, Choice)
-            or any(step.equation.inputs[i] in self.bent for i in operands)
+            or any(step.equation.inputs[i] in self.nonlinear for i in operands)
         ):
-            self.bent.add(step.output)
+            self.nonlinear.add(step.output)
 
     def _elementwise(self, step: Step, operands: list[int], kind: Any) -> None:
-        """Operands of one island add up before they are squared; others meet as strangers, or interfere."""
-        if not (self.data and self.power == 1) and self._bending(step, kind):
+        """Operands of one chain add up before they are squared; others meet as strangers, or interfere."""
+        if not (self.data and self.power == 1) and self._knows_sizes(step, kind):
             self.add(WIDE if self.data else NORMAL, place(step.equation))
-        islands: dict[Atom, Spread] = {}
+        bases = self._by_base(step, operands)
+        several = len(bases) > 1 and self._passing(step, operands) > 1
+        if len(bases) == 1 and next(iter(bases)).shape == step.output.shape:
+            (self.base[step.output],) = bases
+        if several and kind in PRODUCTS:
+            if self.power == 2 or not self.data:
+                self.add(PRODUCT, place(step.equation))
+        elif several and kind is not Kind.EXCLUSIVE and self.power == 2 and _shared(bases.values()):
+            self.add(JOIN, place(step.equation))
+        self.spread[step.output] = _union(bases.values())
+
+    def _by_base(self, step: Step, operands: list[int]) -> dict[Atom, Spread]:
+        """The spread of every base of the operands; an operand of fewer entries is spread along all axes that it is shared by."""
+        found: dict[Atom, Spread] = {}
         for i in operands:
             atom = step.equation.inputs[i]
-            whole = atom.shape == step.output.shape
-            island = self.island.get(atom, atom) if whole else atom
-            axes = frozenset() if whole else frozenset(a for a, n in enumerate(lengths(step.box)) if n > 1)
-            islands[island] = {root: held | axes for root, held in self.spread[atom].items()}
-        if len(islands) == 1:
-            (only,) = islands
-            if only.shape == step.output.shape:
-                self.island[step.output] = only
-        elif kind in PRODUCTS and self._passing(step, operands) > 1 and (self.power == 2 or not self.data):
-            self.add(PRODUCT, place(step.equation))
-        elif (
-            kind is not exclusive
-            and _shared(islands.values())
-            and self.power == 2
-            and self._passing(step, operands) > 1
-        ):
-            self.add(JOIN, place(step.equation))
-        self.spread[step.output] = _union(islands.values())
+            if atom.shape == step.output.shape:
+                found[self.base.get(atom, atom)] = self.spread[atom]
+            else:
+                axes = frozenset(a for a, n in enumerate(lengths(step.box)) if n > 1)
+                found[atom] = {root: held | axes for root, held in self.spread[atom].items()}
+        return found
 
-    def _bending(self, step: Step, kind: Any) -> bool:
+    def _knows_sizes(self, step: Step, kind: Any) -> bool:
         """Whether the slopes of an elementwise operation know more than the sign of a sum of random terms."""
-        if step.output not in self.islands:
+        if step.output not in self.chains:
             several = len({a for a in step.equation.inputs if isinstance(a, Var)}) > 1
-            return several and (kind is gate or (kind is exclusive and not self.data))
-        island = self.islands[step.output]
-        if island is None or affine(island):
+            return several and (kind is Kind.GATE or (kind is Kind.EXCLUSIVE and not self.data))
+        chain = self.chains[step.output]
+        if chain is None or affine(chain):
             return False
-        added = shifts(island)
-        return added is None or island.base in self.bent or not all(map(centred, added))
+        added = shifts(chain)
+        return added is None or chain.base in self.nonlinear or not all(map(centred, added))
 
     def _passing(self, step: Step, operands: list[int]) -> int:
         """How many operands are not silent."""
@@ -207,10 +214,8 @@ class _Surveyor:
             random = True
             weight = np.asarray(atom.value, np.float64)  # type: ignore[union-attr]
             self.tests += [(place(equation), name, p) for name, p in independence(weight, channel_axes(equation, i))]
-            mark = (weight.size, f"{np.square(weight).sum():.10e}", f"{np.abs(weight).max():.10e}")
-            if mark in self.used and self.power == 2 and weight.any():
+            if self.uses.again(weight) and self.power == 2 and weight.any():
                 self.add(SHARED, place(equation))
-            self.used[mark] = place(equation)
         return random
 
     def _displaced(self, step: Step, operands: list[int]) -> frozenset[int]:
@@ -237,7 +242,7 @@ class _Surveyor:
             moved, summed = passage(view, held, box)
             if sums and self.power == 2 and any(axes & summed for axes in before.values()):
                 self.add(INTERFERENCE, place(step.equation))
-            elif sums and self.power == 2 and summed and step.equation.inputs[i] in self.bent:
+            elif sums and self.power == 2 and summed and step.equation.inputs[i] in self.nonlinear:
                 self.add(GATES, place(step.equation))
             after.append({root: moved(axes) for root, axes in before.items()})
         merged = _union(after)
@@ -251,9 +256,14 @@ class _Surveyor:
         """Notes where zeros end a branch, and where a silent branch is left out of a sum."""
         equation = step.equation
         quiet = [self.silenced.get(equation.inputs[i]) for i in operands]
-        if kind in (bilinear, *PRODUCTS):
+        if kind in (Kind.BILINEAR, *PRODUCTS):
             for atom in equation.inputs:
-                if isinstance(atom, Known) and jnp.issubdtype(atom.dtype, jnp.inexact) and _zero(atom):
+                if (
+                    isinstance(atom, Known)
+                    and (atom.captured or not atom.shape)
+                    and jnp.issubdtype(atom.dtype, jnp.inexact)
+                    and _zero(atom)
+                ):
                     self.silenced[step.output] = place(equation)
                     return
         if all(quiet):
@@ -264,13 +274,13 @@ class _Surveyor:
     def coherent(self) -> Iterable[bool]:
         """For every random contraction that the mean gradient reaches, whether it passes on."""
 
-        def drawn(equation: Equation, operand: int) -> bool:
+        def is_random(equation: Equation, operand: int) -> bool:
             return (self.index[id(equation)], operand) in self.weights
 
-        lit = bends(self.cone, drawn)
+        reached = nonlinear_downstream(self.cone, is_random)
         for step in self.cone.steps:
-            if step.output in lit and family(step.equation) is bilinear:
-                yield lit[step.output] and self._reset_by(step)
+            if step.output in reached and kind_of(step.equation) is Kind.BILINEAR:
+                yield reached[step.output] and self._reset_by(step)
 
     def _reset_by(self, step: Step) -> bool:
         return any((self.index[id(step.equation)], i) in self.weights for i in range(len(step.operands)))

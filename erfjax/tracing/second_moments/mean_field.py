@@ -9,7 +9,7 @@ entries concentrates, as the statistics of a normalisation do. A maximum takes e
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -19,24 +19,12 @@ from scipy import special
 from erfjax.errors import DataDependentError
 from erfjax.tracing.program.equations import Atom, Equation, Known, Var
 from erfjax.tracing.registry import lengths
-from erfjax.tracing.second_moments import chains
-from erfjax.tracing.second_moments.kinds import (
-    PRODUCTS,
-    Choice,
-    bilinear,
-    exclusive,
-    linear,
-    selection,
-    slope,
-    sum_of,
-    total,
-    window_total,
-)
-from erfjax.tracing.second_moments.push import Activity, Gates, Weigh, dependent, elementwise, family
+from erfjax.tracing.second_moments import chains, scaled
+from erfjax.tracing.second_moments.activity import Activity, Gates, IsRandom, Weigh
+from erfjax.tracing.second_moments.kinds import PRODUCTS, Choice, Kind
+from erfjax.tracing.second_moments.scaled import Scaled
+from erfjax.tracing.second_moments.steps import applied, dependent, elementwise, kind_of, precision, slope
 from erfjax.tracing.windows.cone import Cone, Step, cut
-
-Drawn = Callable[[Equation, int], bool]
-"""(equation, operand) -> whether a known operand is drawn at random with zero mean."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,36 +37,36 @@ class State:
         concentrated: whether it hardly varies, being a sum of many terms.
     """
 
-    mean: Any
-    variance: Any
+    mean: Scaled | None
+    variance: Scaled
     concentrated: bool = False
 
     @property
-    def centre(self) -> Any:
-        return jnp.zeros_like(self.variance) if self.mean is None else self.mean
+    def centre(self) -> Scaled:
+        return Scaled.of(jnp.zeros_like(self.variance.digits)) if self.mean is None else self.mean
 
     @property
-    def square(self) -> Any:
+    def square(self) -> Scaled:
         """The second moment."""
-        return self.variance if self.mean is None else self.variance + self.mean**2
+        return self.variance if self.mean is None else self.variance + self.mean.power(2)
 
     def cut(self, held: Any, box: Any) -> "State":
         """The state on a smaller box."""
-        return State(
-            None if self.mean is None else cut(self.mean, held, box), cut(self.variance, held, box), self.concentrated
-        )
+        mean = None if self.mean is None else self.mean.linear(lambda a: cut(a, held, box))
+        return State(mean, self.variance.linear(lambda a: cut(a, held, box)), self.concentrated)
 
 
-def expected(cone: Cone, squares: Sequence[Any], power: int, drawn: Drawn, weigh: Weigh) -> Activity:
+def expected(cone: Cone, squares: Sequence[Any], power: int, is_random: IsRandom, weigh: Weigh) -> Activity:
     """The activity that inputs of zero mean and these second moments cause, over all draws of the weights.
 
     Raises:
         DataDependentError: the data decide what is computed.
     """
-    walk = _Walk(cone, power, drawn, weigh)
+    walk = _Walk(cone, power, is_random, weigh)
     for source, window, square in zip(cone.block.inputs, cone.windows, squares, strict=True):
         if jnp.issubdtype(source.dtype, jnp.inexact):
-            walk.states[source] = State(None, jnp.broadcast_to(jnp.asarray(square, source.dtype), lengths(window)))
+            whole = jnp.broadcast_to(jnp.asarray(square, walk.dtype), lengths(window))
+            walk.states[source] = State(None, Scaled.of(whole))
     for step in cone.steps:
         walk.step(step)
     for output in cone.wanted:
@@ -94,36 +82,34 @@ class _Means(dict[Atom, Any]):
         self.walk = walk
 
     def __missing__(self, atom: Atom) -> Any:
-        return self.walk.state(atom).centre
+        return self.walk.state(atom).centre.restored()
 
 
 class _Walk:
-    """States and gates, in the order of the steps; results of islands only where something asks for them."""
+    """States and gates, in the order of the steps; results of chains only where something asks for them."""
 
-    def __init__(self, cone: Cone, power: int, drawn: Drawn, weigh: Weigh):
-        self.cone, self.power, self.drawn, self.weigh = cone, power, drawn, weigh
-        self.islands = chains.islands(cone)
+    def __init__(self, cone: Cone, power: int, is_random: IsRandom, weigh: Weigh):
+        self.cone, self.power, self.is_random, self.weigh = cone, power, is_random, weigh
+        self.chains, self.dtype = chains.chains(cone), precision(cone)
         self.states: dict[Atom, State] = {}
         self.gates: dict[Atom, Gates] = {}
 
     def state(self, atom: Atom) -> State:
         """The state of a variable on its box."""
         if atom not in self.states:
-            self.island(atom)
+            self.chain(atom)
         return self.states[atom]
 
-    def powered(self, state: State) -> Any:
+    def powered(self, state: State) -> Scaled:
         return state.square if self.power == 2 else state.centre
 
     def step(self, step: Step) -> None:
-        """Notes what a step's result does, unless it is an island or no number: those are computed when asked for."""
-        if step.output in self.islands or not jnp.issubdtype(step.output.dtype, jnp.inexact):
+        """Notes what a step's result does, unless it is a chain or no number: those are computed when asked for."""
+        if step.output in self.chains or not jnp.issubdtype(step.output.dtype, jnp.inexact):
             return
         values = [self.operand(step, i) for i in range(len(step.operands))]
-        if elementwise(step):
-            self.states[step.output] = self.meeting(step, values)
-        else:
-            self.states[step.output] = self.reached(step, values)
+        rule = self.meeting if elementwise(step) else self.reached
+        self.states[step.output] = rule(step, values)
 
     def operand(self, step: Step, i: int) -> Any:
         """An operand on its box: a State, a known array, the chance of a comparison, or None where the step leaves it out."""
@@ -134,141 +120,192 @@ class _Walk:
             return self.cone.read({}, atom, box)
         if jnp.issubdtype(atom.dtype, jnp.inexact):
             return self.state(atom).cut(self.cone.boxes[atom], box)
-        island = self.islands.get(atom)
-        if family(step.equation) is exclusive and island and jnp.issubdtype(island.base.dtype, jnp.inexact):
-            base = self.state(island.base)
-            chance = chains.chance(self.cone, island, base.centre, base.variance)
+        chain = self.chains.get(atom)
+        if kind_of(step.equation) is Kind.EXCLUSIVE and chain and jnp.issubdtype(chain.base.dtype, jnp.inexact):
+            base = self.state(chain.base)
+            chance = chains.chance(self.cone, chain, base.centre, base.variance)
             return cut(chance, self.cone.boxes[atom], box)
         raise _steered(step.equation)
 
-    def island(self, atom: Atom) -> None:
-        """The state of an island's result, and its gate with respect to the base."""
-        whole = self.islands[atom]
-        if whole.base not in self.states and whole.base not in self.islands:  # a comparison of integers
+    def scaled(self, value: Any) -> Scaled:
+        """A known number as an array of the walk."""
+        return Scaled.of(value).astype(self.dtype)
+
+    def moments_of(self, values: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """The means and the second moments of operands: Scaled for variables and known numbers, as they are for all else."""
+
+        def both(value: Any) -> tuple[Any, Any]:
+            if isinstance(value, State):
+                return value.centre, value.square
+            if value is None or not jnp.issubdtype(value.dtype, jnp.inexact):
+                return value, value
+            return self.scaled(value), self.scaled(value).power(2)
+
+        means, squares = zip(*map(both, values), strict=True)
+        return list(means), list(squares)
+
+    def linear(self, step: Step, operands: Sequence[Any]) -> Scaled:
+        """The step, linear in its Scaled operands together."""
+        places = [i for i, operand in enumerate(operands) if isinstance(operand, Scaled)]
+        digits, exponent = scaled.aligned([operands[i] for i in places])
+        held = list(operands)
+        for i, array in zip(places, digits, strict=True):
+            held[i] = array
+        return Scaled.of(applied(step, held, self.dtype), exponent)
+
+    def product(self, step: Step, operands: Sequence[Scaled]) -> Scaled:
+        """A product, quotient or contraction of two Scaled operands."""
+        one, two = operands
+        sign = -1 if kind_of(step.equation) is Kind.QUOTIENT else 1
+        return Scaled.of(applied(step, [one.digits, two.digits], self.dtype), one.exponent + sign * two.exponent)
+
+    def chain(self, atom: Atom) -> None:
+        """The state of a chain's result, and its gate with respect to the base."""
+        whole = self.chains[atom]
+        if whole.base not in self.states and whole.base not in self.chains:  # a comparison of integers
             raise _steered(whole.steps[0].equation)
         at, held = self.state(whole.base), self.cone.boxes[whole.base]
-        affine, island = chains.straightened(whole)
-        gain = jnp.ones_like(at.variance)
+        affine, rest = chains.straightened(whole)
+        gain = self.scaled(jnp.ones_like(at.variance.digits))
         for step in affine:
-            (moving,) = dependent(step)
-            at = at.cut(held, step.box)
-            values = [at.centre if j == moving else self.operand(step, j) for j in range(len(step.operands))]
-            by = slope(step, values, moving)
-            still = at.mean is None and (len(values) == 1 or family(step.equation) is not linear)
-            at = State(None if still else step.apply(values), by**2 * at.variance, at.concentrated)
-            gain, held = cut(gain, held, step.box) * by, step.box
-        gate = gain**self.power
-        if island.steps:
+            at, by = self.moved(step, at.cut(held, step.box))
+            gain, held = gain.linear(functools.partial(cut, held=held, wanted=step.box)) * by, step.box
+        gate = gain.power(self.power)
+        if rest.steps:
             rule = chains.at_mean if at.concentrated else chains.expectations
-            mean, variance, by = rule(self.cone, island, at.mean, at.variance, self.power)
-            gate = cut(gate, held, island.steps[-1].box) * by
-            at = State(mean, variance, at.concentrated)
+            mean, variance, by = rule(self.cone, rest, at.mean, at.variance, self.power)
+            gate = gate.linear(lambda a: cut(a, held, rest.steps[-1].box)) * by.astype(self.dtype)
+            at = State(mean.astype(self.dtype), variance.astype(self.dtype), at.concentrated)
         self.states[atom] = at
-        self.gates[atom] = [(whole.base, gate)]
+        self.gates[atom] = [(whole.base, rest.steps[-1].box if rest.steps else held, gate)]
+
+    def moved(self, step: Step, at: State) -> tuple[State, Scaled]:
+        """A state behind an affine step of one variable, and the slope of that step."""
+        (moving,) = dependent(step)
+        zero = jnp.zeros(at.variance.shape, step.equation.inputs[moving].dtype)
+        values = [zero if j == moving else self.operand(step, j) for j in range(len(step.operands))]
+        by, still = self.scaled(slope(step, values, moving)), at.mean is None
+        if still and (len(values) == 1 or kind_of(step.equation) is not Kind.LINEAR):
+            return State(None, by.power(2) * at.variance, at.concentrated), by
+        return State(by * at.centre + self.scaled(step.apply(values)), by.power(2) * at.variance, at.concentrated), by
 
     def meeting(self, step: Step, values: list[Any]) -> State:
         """An elementwise operation on several independent variables."""
-        means = [v.centre if isinstance(v, State) else v for v in values]
-        kind = family(step.equation)
-        if kind is exclusive and isinstance(step.equation.inputs[0], Var):
-            return self.chosen(step, values, means)
-        by = {i: slope(step, means, i) for i in dependent(step)}
+        kind, operands = kind_of(step.equation), dependent(step)
+        if kind is Kind.EXCLUSIVE and isinstance(step.equation.inputs[0], Var):
+            return self.chosen(step, values)
+        means, squares = self.moments_of(values)
+        states = [v for v in values if isinstance(v, State)]
+        points = [v.restored() if isinstance(v, Scaled) else v for v in means]
         if kind in PRODUCTS:
-            sizes = [jnp.sqrt(v.square) if isinstance(v, State) else v for v in values]
-            by = {i: slope(step, sizes if self.power == 2 else means, i) for i in by}
-        self.gates[step.output] = self.gated(step, {i: slopes**self.power for i, slopes in by.items()})
-        mean = step.apply(means)
-        still = kind in PRODUCTS and any(v.mean is None for v in values if isinstance(v, State))
-        still = still or (kind is linear and all(isinstance(v, State) and v.mean is None for v in values))
-        if kind in PRODUCTS or kind is exclusive:
-            variance = jnp.maximum(step.apply([_squared(v) for v in values]) - mean**2, 0)
+            powered = squares if self.power == 2 else means
+            by = {i: self.partial_product(step, powered, i) for i in operands}
         else:
-            variance = sum_of(slopes**2 * values[i].variance for i, slopes in by.items())
-        concentrated = all(v.concentrated for v in values if isinstance(v, State))
-        return State(None if still else mean, variance, concentrated)
+            by = {i: self.scaled(slope(step, points, i)).power(self.power) for i in operands}
+        self.gated(step, by)
+        if kind in PRODUCTS:
+            mean, square = self.product(step, means), self.product(step, squares)
+            still = any(v.mean is None for v in states)
+        elif kind is Kind.EXCLUSIVE:
+            mean, square, still = self.linear(step, means), self.linear(step, squares), False
+        else:
+            mean = self.linear(step, means) if kind is Kind.LINEAR else self.scaled(applied(step, points, self.dtype))
+            still = kind is Kind.LINEAR and all(isinstance(v, State) and v.mean is None for v in values)
+            slopes = by if self.power == 2 else {i: self.scaled(slope(step, points, i)).power(2) for i in operands}
+            spread = scaled.total([slopes[i] * values[i].variance for i in operands])
+            square = spread + mean.power(2)
+        return State(None if still else mean, _positive(square - mean.power(2)), all(v.concentrated for v in states))
 
-    def chosen(self, step: Step, values: list[Any], means: list[Any]) -> State:
+    def partial_product(self, step: Step, powered: Sequence[Scaled], i: int) -> Scaled:
+        """The power of ∂(product)/∂(operand i), from the powers of the operands: the partner, or for a divisor b of a/b a/b²."""
+        one, two = powered
+        if kind_of(step.equation) is Kind.SCALED:
+            return powered[1 - i]
+        unit = self.scaled(jnp.ones_like(two.digits))
+        return unit / two if i == 0 else one / two.power(2) * (unit if self.power == 2 else unit.linear(jnp.negative))
+
+    def chosen(self, step: Step, values: list[Any]) -> State:
         """One of two operands, chosen by a comparison of other variables: a mixture."""
         chance, *cases = values
-        shares = {1: 1 - chance, 2: chance}
-        self.gates[step.output] = self.gated(step, {i: shares[i] for i in dependent(step)})
-        mean = sum_of(shares[i] * means[i] for i in shares)
-        square = sum_of(share * _squared(values[i]) for i, share in shares.items())
-        still = all(v.mean is None for v in cases if isinstance(v, State)) and all(isinstance(v, State) for v in cases)
-        return State(None if still else mean, jnp.maximum(square - mean**2, 0))
+        shares = [self.scaled(1 - chance), self.scaled(chance)]
+        self.gated(step, {i: shares[i - 1] for i in dependent(step)})
+        mean, square = (
+            scaled.total([share * m for share, m in zip(shares, moments, strict=True)])
+            for moments in self.moments_of(cases)
+        )
+        still = all(isinstance(v, State) and v.mean is None for v in cases)
+        return State(None if still else mean, _positive(square - mean.power(2)))
 
-    def gated(self, step: Step, gains: dict[int, Any]) -> Gates:
-        """The gates of a result with respect to the roots of its operands, from those with respect to the operands."""
-        gates: dict[Atom, Any] = {}
+    def gated(self, step: Step, gains: dict[int, Scaled]) -> None:
+        """Notes the gates of a result with respect to the bases of its operands, from those with respect to the operands."""
+        gates: dict[Atom, tuple[Any, Scaled]] = {}
         for i, gain in gains.items():
             atom, box = step.equation.inputs[i], step.operands[i] or ()
-            self.state(atom)  # its gates, if it is an island
-            for root, gate in self.gates.get(atom, [(atom, None)]) if atom in self.islands else [(atom, None)]:
-                whole = gain if gate is None else gain * cut(gate, self.cone.boxes[atom], box)
-                gates[root] = gates[root] + whole if root in gates else whole
-        return list(gates.items())
+            self.state(atom)  # its gates, if it is a chain
+            if atom in self.chains and atom.shape == step.output.shape:
+                ((base, held, gate),) = self.gates[atom]
+                gain = gain * gate.linear(functools.partial(cut, held=held, wanted=box))
+            else:
+                base = atom
+            gates[base] = (box, gates[base][1] + gain if base in gates else gain)
+        self.gates[step.output] = [(base, box, gain) for base, (box, gain) in gates.items()]
 
     def reached(self, step: Step, values: list[Any]) -> State:
         """Everything that is not elementwise."""
-        kind, states = family(step.equation), [v for v in values if isinstance(v, State)]
-        if kind is bilinear:
+        kind, states = kind_of(step.equation), [v for v in values if isinstance(v, State)]
+        if kind is Kind.BILINEAR:
             return self.contraction(step, values)
         if isinstance(kind, Choice):
             return self.extremum(step, kind, states)
-        if kind not in (selection, total, window_total):
-            raise DataDependentError(f'Mean field has no rule for {step.equation}: use gates="data".')
-        means = [v.centre if isinstance(v, State) else v for v in values]
-        still = all(v.mean is None for v in states) and not any(
-            isinstance(a, Known) and jnp.issubdtype(a.dtype, jnp.inexact) for a in step.equation.inputs
-        )
-        spread = [v.variance if isinstance(v, State) else _nothing(v) for v in values]
-        concentrated = kind is total or all(v.concentrated for v in states)
-        return State(None if still else step.apply(means), step.apply(spread), concentrated)
+        means, _ = self.moments_of(values)
+        spread = [v.variance if isinstance(v, State) else self.nothing(v) for v in values]
+        added = (isinstance(a, Known) and jnp.issubdtype(a.dtype, jnp.inexact) for a in step.equation.inputs)
+        still = all(v.mean is None for v in states) and not any(added)
+        concentrated = kind is Kind.TOTAL or all(v.concentrated for v in states)
+        return State(None if still else self.linear(step, means), self.linear(step, spread), concentrated)
+
+    def nothing(self, value: Any) -> Any:
+        """A known operand has no variance; indices stay what they are."""
+        known = value is None or not jnp.issubdtype(value.dtype, jnp.inexact)
+        return value if known else self.scaled(jnp.zeros_like(value))
 
     def contraction(self, step: Step, values: list[Any]) -> State:
         """Σ w x: random weights leave no mean; fixed ones, or other variables, pass it on."""
         if all(isinstance(v, State) for v in values):
-            one, two = values
-            mean = step.apply([one.centre, two.centre])
-            square = step.apply([one.square, two.square]) - step.apply([one.centre**2, two.centre**2])
-            return State(None if one.mean is None or two.mean is None else mean, square)
+            means, squares = self.moments_of(values)
+            still = any(v.mean is None for v in values)
+            square = self.product(step, squares) - self.product(step, [mean.power(2) for mean in means])
+            return State(None if still else self.product(step, means), square)
         (i,) = (k for k, v in enumerate(values) if isinstance(v, State))
-        state, weight = values[i], values[1 - i]
-        random = self.drawn(step.equation, 1 - i)
-        squares = self.weigh(step.equation, 1 - i, weight) if self.power == 2 else weight**2
-        operands = [state.square if random else state.variance, squares]
-        variance = step.apply(operands if i == 0 else operands[::-1])
-        if random or state.mean is None:
-            return State(None, variance)
-        return State(step.apply([state.mean, weight] if i == 0 else [weight, state.mean]), variance)
+        state, weight, random = values[i], values[1 - i], self.is_random(step.equation, 1 - i)
+
+        def contract(x: Scaled, weights: Scaled) -> Scaled:
+            weights = weights.astype(self.dtype)
+            return self.product(step, [x, weights] if i == 0 else [weights, x])
+
+        raised = self.weigh(step.equation, 1 - i, weight) if self.power == 2 else self.scaled(weight).power(2)
+        variance = contract(state.square if random else state.variance, raised)
+        still = random or state.mean is None
+        return State(None if still else contract(state.mean, self.scaled(weight)), variance)
 
     def extremum(self, step: Step, kind: Choice, states: list[State]) -> State:
         """The greatest of K independent normal entries."""
         if kind.evenly is None or len(states) != 1:
             raise DataDependentError(f'Mean field has no rule for {step.equation}: use gates="data".')
-        (state,) = states
-        mean, count = kind.evenly(step, state.centre)
-        variance, _ = kind.evenly(step, state.variance)
-        number = jnp.log(jnp.asarray(count, variance.dtype))
-        counts, means, variances = (a.astype(variance.dtype) for a in order_statistics())
-        shift = jnp.interp(number, counts, means) * jnp.sqrt(jnp.maximum(variance, jnp.finfo(variance.dtype).tiny))
-        return State(mean + kind.sign * shift, jnp.interp(number, counts, variances) * variance)
+        (state,), evenly = states, kind.evenly
+        count = jnp.asarray(evenly(step, state.variance.digits)[1], self.dtype)
+        mean, variance = (part.linear(lambda a: evenly(step, a)[0]) for part in (state.centre, state.variance))
+        counts, means, variances = (jnp.asarray(a, self.dtype) for a in order_statistics())
+        shift, share = (self.scaled(jnp.interp(jnp.log(count), counts, a)) for a in (kind.sign * means, variances))
+        return State(mean + shift * variance.root(), share * variance)
+
+
+def _positive(variance: Scaled) -> Scaled:
+    return variance.linear(lambda a: jnp.maximum(a, 0))
 
 
 def _steered(equation: Equation) -> DataDependentError:
     return DataDependentError(f'{equation} is steered by the data, which mean field does not have: use gates="data".')
-
-
-def _squared(value: Any) -> Any:
-    """What a product or a choice makes second moments of."""
-    if isinstance(value, State):
-        return value.square
-    return value**2 if jnp.issubdtype(value.dtype, jnp.inexact) else value
-
-
-def _nothing(value: Any) -> Any:
-    """A known operand has no variance; indices stay what they are."""
-    return jnp.zeros_like(value) if value is not None and jnp.issubdtype(value.dtype, jnp.inexact) else value
 
 
 @functools.cache

@@ -9,8 +9,8 @@ from scipy import special
 
 from erfjax.tracing.program.equations import Known
 from erfjax.tracing.rules.contraction import channel_axes
-from erfjax.tracing.second_moments.kinds import bilinear
-from erfjax.tracing.second_moments.push import family
+from erfjax.tracing.second_moments.kinds import Kind
+from erfjax.tracing.second_moments.steps import kind_of
 from erfjax.tracing.windows.cone import Cone
 
 CHANCE = 1e-3  # how often independent weights may be called dependent, over all tests of a network
@@ -35,12 +35,12 @@ def weights(cone: Cone) -> frozenset[Operand]:
     for at, atom in _known_operands(cone):
         value, channels = atom.concrete, channel_axes(cone.block.equations[at[0]], at[1])
         if atom.captured:
-            drawn = value is None or not is_filter(np.asarray(value, np.float64), channels)
+            random = value is None or not is_filter(np.asarray(value, np.float64), channels)
         elif value is None or not (np.less(value, 0).any() and np.greater(value, 0).any()):
-            drawn = False
+            random = False
         else:
-            drawn = all(p > CHANCE for _, p in independence(np.asarray(value, np.float64), channels))
-        if drawn:
+            random = all(p > CHANCE for _, p in independence(np.asarray(value, np.float64), channels))
+        if random:
             found.add(at)
     return frozenset(found)
 
@@ -48,7 +48,7 @@ def weights(cone: Cone) -> frozenset[Operand]:
 def _known_operands(cone: Cone) -> Iterable[tuple[Operand, Known]]:
     index = indices(cone)
     for step in cone.steps:
-        if family(step.equation) is bilinear:
+        if kind_of(step.equation) is Kind.BILINEAR:
             for i, atom in enumerate(step.equation.inputs):
                 if isinstance(atom, Known) and jnp.issubdtype(atom.dtype, jnp.inexact):
                     yield (index[id(step.equation)], i), atom
@@ -62,6 +62,29 @@ def is_filter(weight: np.ndarray, channels: Sequence[int]) -> bool:
     if len(taps) == 1:
         return bool((taps >= 0).all() or (taps <= 0).all())
     return bool((taps == taps[:1]).all())
+
+
+class Uses:
+    """Which weights have been met already: the same array, or another of exactly these values, transposed or not."""
+
+    def __init__(self) -> None:
+        self.met: dict[object, list[np.ndarray]] = {}
+
+    def again(self, weight: np.ndarray) -> bool:
+        """Whether these weights were met before; from now on they were.
+
+        Example:
+            >>> import numpy as np
+            >>> from erfjax.tracing.second_moments.random_weights import Uses
+            >>> uses, matrix = Uses(), np.array([[1.0, -1.0], [2.0, 3.0]])
+            >>> uses.again(matrix), uses.again(-matrix), uses.again(matrix.T.copy())
+            (False, False, True)
+        """
+        corners = (float(weight.flat[0]), float(weight.flat[-1])) if weight.size else ()
+        others = self.met.setdefault((tuple(sorted(weight.shape)), corners), [])
+        known = any(np.array_equal(weight, other) or np.array_equal(weight.T, other) for other in others)
+        others.append(weight)
+        return known
 
 
 def centred(known: Known) -> bool:
@@ -81,7 +104,7 @@ def independence(weight: np.ndarray, channels: Sequence[int]) -> list[tuple[str,
 
     Example:
         >>> import numpy as np
-        >>> from erfjax.tracing.second_moments.coverage import independence
+        >>> from erfjax.tracing.second_moments.random_weights import independence
         >>> smooth = np.random.default_rng(0).normal(size=(1, 50, 50)) + np.zeros((3, 1, 1))
         >>> [(name, p < 1e-6) for name, p in independence(smooth, (1, 2))]
         [('mean', False), ('neighbours', True)]

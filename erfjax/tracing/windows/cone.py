@@ -19,7 +19,7 @@ from erfjax.tracing.positions.hull import refuse
 from erfjax.tracing.positions.index_sets import EMPTY, Box, Points, Region, clip, full, join, shadow
 from erfjax.tracing.program.equations import Atom, Block, Equation, Known, Var
 from erfjax.tracing.program.flatten import retrace
-from erfjax.tracing.registry import Local
+from erfjax.tracing.registry import WindowRule
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class Step:
     result: int
     operands: tuple[Box | None, ...]
     box: Box
-    local: Local
+    local: WindowRule
 
     @property
     def output(self) -> Var:
@@ -154,7 +154,7 @@ def cut_equation(equation: Equation, result: int, box: Box) -> Step:
     return Step(equation, result, whole, full(equation.outputs[result].shape), WHOLE)
 
 
-def _local(equation: Equation) -> Local | None:
+def _local(equation: Equation) -> WindowRule | None:
     if equation.blocks:
         return DERIVED if registry.known(equation.primitive) and not registry.bodies(equation) else None
     return registry.lookup(equation).restrict if registry.known(equation.primitive) else None
@@ -196,7 +196,7 @@ def _evaluate_whole(equation: Equation, result: int, operands: Sequence[Any], bo
     return jx.evaluate(equation.raw, operands)[result]
 
 
-WHOLE = Local(_evaluate_whole)
+WHOLE = WindowRule(_evaluate_whole)
 
 
 def _evaluate_derived(equation: Equation, result: int, operands: Sequence[Any], boxes: Sequence[Box], box: Box) -> Any:
@@ -223,7 +223,7 @@ def _evaluate_derived(equation: Equation, result: int, operands: Sequence[Any], 
     return forward(*moved)
 
 
-DERIVED = Local(_evaluate_derived)
+DERIVED = WindowRule(_evaluate_derived)
 
 
 @functools.lru_cache(maxsize=4096)

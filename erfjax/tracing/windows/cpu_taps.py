@@ -53,8 +53,11 @@ def sums_taps(equation: Equation, positions: int) -> bool:
     return count == 1 or (wide and count <= DENSE_TAPS and positions <= SMALL)
 
 
-def convolved(equation: Equation, x: Any, kernel: Any, sides: Sides, counts: Sequence[int]) -> Any:
-    """Σ over taps t of (x moved by t) · w[t], on so many positions per axis of the kernel; `sides` pads or crops x."""
+def convolved(equation: Equation, x: Any, kernel: Any, sides: Sides, counts: Sequence[int], element: Any) -> Any:
+    """Σ over taps t of (x moved by t) · w[t], on so many positions per axis of the kernel; `sides` pads or crops x.
+
+    `element` is the precision in which it adds up.
+    """
     params = equation.params
     lhs, rhs, out = params["dimension_numbers"]
     dense = params["feature_group_count"] == 1
@@ -75,7 +78,7 @@ def convolved(equation: Equation, x: Any, kernel: Any, sides: Sides, counts: Seq
             return moved * lax.broadcast_in_dim(lax.squeeze(weights, rhs[1:]), moved.shape, (lhs[1],))
         matrix = lax.squeeze(weights, rhs[2:])
         contracted = (((lhs[1],), (int(rhs[1] > rhs[0]),)), ((), ()))
-        return lax.dot_general(moved, matrix, contracted, params["precision"], params["preferred_element_type"])
+        return lax.dot_general(moved, matrix, contracted, params["precision"], element)
 
     total = functools.reduce(lax.add, map(product, moved, weights))
     order = [*(a for a in range(x.ndim) if a != lhs[1]), lhs[1]] if dense else range(x.ndim)

@@ -1,0 +1,150 @@
+"""Arrays with a binary exponent beside them, so that no product over many layers under- or overflows.
+
+A second moment is a product of squared weights over all layers: twenty layers of weights 0.05 already leave single precision.
+So every array of the walks is digits · 2^exponent, the largest digit in [1/2, 1), with one integer exponent. Scaling by a
+power of two is exact, so nothing else changes. Only what is smaller than the largest entry of the *same* array by more than
+the range of its precision is lost.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+EMPTY = -(2**24)
+"""The exponent of zero: below everything, so that adding zero moves no point."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Scaled:
+    """digits · 2**exponent.
+
+    Attributes:
+        digits: a floating-point array.
+        exponent: one int32 for the whole array.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from erfjax.tracing.second_moments.scaled import Scaled
+        >>> tiny = Scaled.of(jnp.array([3e-30, 1e-30]))
+        >>> square = tiny.power(2)
+        >>> float((square * Scaled.of(jnp.array(1e30)).power(2)).restored()[0].round(3))
+        9.0
+    """
+
+    digits: Any
+    exponent: Any
+
+    @classmethod
+    def of(cls, array: Any, exponent: Any = 0) -> "Scaled":
+        """array · 2**exponent, with the largest digit in [1/2, 1)."""
+        array = widened(array)
+        largest = jnp.max(jnp.abs(lax.stop_gradient(array)), initial=0.0)
+        own = jnp.where(jnp.isfinite(largest) & (largest > 0), _exponent(largest), 0)
+        own = lax.optimization_barrier(
+            own
+        )  # the compiler multiplies constant factors with each other, beyond their range
+        return cls(array * power_of_two(-own, array.dtype), jnp.where(largest == 0, EMPTY, exponent + own))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.digits.shape)
+
+    def __mul__(self, other: "Scaled") -> "Scaled":
+        """The product; what is exactly zero stays zero, even times infinity: a closed gate lets nothing through."""
+        zero = (self.digits == 0) | (other.digits == 0)
+        product = jnp.where(zero, 0, self.digits * jnp.where(zero, 0, other.digits))
+        return Scaled.of(product, self.exponent + other.exponent)
+
+    def __truediv__(self, other: "Scaled") -> "Scaled":
+        """The quotient, zero where the divisor is."""
+        known = other.digits != 0
+        quotient = jnp.where(known, self.digits / jnp.where(known, other.digits, 1), 0)
+        return Scaled.of(quotient, self.exponent - other.exponent)
+
+    def __add__(self, other: "Scaled") -> "Scaled":
+        (one, two), exponent = aligned([self, other])
+        return Scaled(one + two, exponent)
+
+    def __sub__(self, other: "Scaled") -> "Scaled":
+        (one, two), exponent = aligned([self, other])
+        return Scaled(one - two, exponent)
+
+    def astype(self, dtype: Any) -> "Scaled":
+        return Scaled(jnp.asarray(self.digits, dtype), self.exponent)
+
+    def power(self, power: int) -> "Scaled":
+        return Scaled(self.digits**power, self.exponent * power)
+
+    def root(self) -> "Scaled":
+        """The square root of what is not negative, with a finite slope at zero."""
+        odd = self.exponent % 2
+        digits = jnp.maximum(self.digits, 0) * power_of_two(odd, self.digits.dtype)
+        positive = digits > 0
+        return Scaled.of(jnp.where(positive, jnp.sqrt(jnp.where(positive, digits, 1)), 0), (self.exponent - odd) // 2)
+
+    def linear(self, function: Callable[[Any], Any]) -> "Scaled":
+        """A linear function of the digits."""
+        return Scaled(function(self.digits), self.exponent)
+
+    def at(self, exponent: Any) -> Any:
+        """The digits for another exponent that is no smaller."""
+        limit, by = jnp.finfo(self.digits.dtype).maxexp - 2, self.exponent - exponent
+        factor = power_of_two(jnp.maximum(by, -limit), self.digits.dtype)
+        return self.digits * jnp.where(by < -limit, 0, factor)
+
+    def restored(self) -> Any:
+        """The plain array, as far as its precision can hold it."""
+        half, dtype = self.exponent // 2, self.digits.dtype
+        return self.digits * power_of_two(half, dtype) * power_of_two(self.exponent - half, dtype)
+
+
+def aligned(parts: Sequence[Scaled]) -> tuple[list[Any], Any]:
+    """The digits of several arrays for one exponent, and that exponent."""
+    exponent = functools.reduce(jnp.maximum, (part.exponent for part in parts))
+    return [part.at(exponent) for part in parts], exponent
+
+
+def total(parts: Sequence[Scaled]) -> Scaled:
+    """The sum of one or more arrays."""
+    return functools.reduce(Scaled.__add__, parts)
+
+
+def widened(array: Any, dtype: Any = jnp.float32) -> Any:
+    """A floating-point array in a precision at least, single by default; anything else as it is."""
+    if array is None or not jnp.issubdtype(array.dtype, jnp.floating):
+        return array
+    return jnp.asarray(array, wider(array.dtype, dtype))
+
+
+def wider(one: Any, two: Any) -> Any:
+    """The precision of more bits, whatever JAX is set to promote."""
+    return max(jnp.dtype(one), jnp.dtype(two), key=lambda dtype: dtype.itemsize)
+
+
+def unscaled(digits: np.ndarray, exponents: np.ndarray) -> np.ndarray:
+    """The float64 arrays of digits with one exponent for each leading index."""
+    powers = np.asarray(exponents, np.int64).reshape(exponents.shape + (1,) * (digits.ndim - exponents.ndim))
+    return np.ldexp(np.asarray(digits, np.float64), powers)
+
+
+def power_of_two(exponent: Any, dtype: Any) -> Any:
+    """2**exponent, exactly, by its bits; clipped to the normal numbers of the precision."""
+    info = jnp.finfo(dtype)
+    integer = jnp.int64 if info.bits == 64 else jnp.int32
+    held = jnp.clip(jnp.asarray(exponent), info.minexp, info.maxexp - 1).astype(integer)
+    return lax.bitcast_convert_type((held + (info.maxexp - 1)) << info.nmant, jnp.dtype(dtype))
+
+
+def _exponent(number: Any) -> Any:
+    """e with 2**(e - 1) <= number < 2**e, for a number that is normal; int32."""
+    info = jnp.finfo(number.dtype)
+    bits = lax.bitcast_convert_type(number, jnp.int64 if info.bits == 64 else jnp.int32)
+    field = (bits >> info.nmant) & (2 * info.maxexp - 1)
+    return (field - (info.maxexp - 2)).astype(jnp.int32)

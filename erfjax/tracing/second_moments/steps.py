@@ -1,0 +1,92 @@
+"""What the walks ask of one step: its kind, its operands that carry gradients, its slopes."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from erfjax.errors import DataDependentError, UnsupportedPrimitiveError
+from erfjax.tracing import jaxpr as jx
+from erfjax.tracing import registry
+from erfjax.tracing.program.equations import Equation, Var
+from erfjax.tracing.second_moments.kinds import ELEMENTWISE, Kind, Moment
+from erfjax.tracing.second_moments.scaled import widened, wider
+from erfjax.tracing.windows.cone import Cone, Step
+
+
+def kind_of(equation: Equation) -> Moment:
+    """The moment column of an equation.
+
+    Raises:
+        DataDependentError: it chooses a body by the data.
+        UnsupportedPrimitiveError: there is no rule, or it acts on complex numbers.
+    """
+    if registry.bodies(equation):
+        raise DataDependentError(
+            f"{equation} chooses or derives by a rule of its own what no closed form can follow: measure with ej.empirical."
+        )
+    moment = registry.lookup(equation, "moment").moment
+    assert moment is not None  # `lookup` has refused it
+    if any(jnp.issubdtype(atom.dtype, jnp.complexfloating) for atom in equation.inputs):
+        raise UnsupportedPrimitiveError(
+            f"{equation} acts on complex numbers, whose squares are no second moments: measure with ej.empirical."
+        )
+    return moment
+
+
+def passes(step: Step) -> bool:
+    """Whether a gradient can pass the step at all."""
+    return jnp.issubdtype(step.output.dtype, jnp.inexact) and kind_of(step.equation) is not Kind.SILENT
+
+
+def elementwise(step: Step) -> bool:
+    """Whether the step acts position by position on floating-point operands."""
+    return jnp.issubdtype(step.output.dtype, jnp.inexact) and kind_of(step.equation) in ELEMENTWISE
+
+
+def dependent(step: Step) -> list[int]:
+    """The operands of a step that a gradient can pass through."""
+    return [
+        i
+        for i, (atom, box) in enumerate(zip(step.equation.inputs, step.operands, strict=True))
+        if isinstance(atom, Var) and box is not None and jnp.issubdtype(atom.dtype, jnp.inexact)
+    ]
+
+
+def exchanged(step: Step, values: Sequence[Any], places: Sequence[int], arrays: Sequence[Any]) -> Any:
+    """The step on `values`, those at some places exchanged."""
+    held = list(values)
+    for i, array in zip(places, arrays, strict=True):
+        held[i] = array
+    return step.apply(held)
+
+
+def precision(cone: Cone) -> Any:
+    """The precision of a walk: the widest in the cone, and single at least."""
+    atoms = {atom for step in cone.steps for atom in (step.output, *step.equation.inputs)} | set(cone.block.inputs)
+    dtypes = {atom.dtype for atom in atoms if jnp.issubdtype(atom.dtype, jnp.floating)}
+    return functools.reduce(wider, dtypes, jnp.dtype(jnp.float32))
+
+
+def applied(step: Step, operands: Sequence[Any], dtype: Any) -> Any:
+    """The step with all floating-point operands in one precision, whatever that of the model."""
+    return widened(step.apply([widened(operand, dtype) for operand in operands]), dtype)
+
+
+def slope(step: Step, values: Sequence[Any], operand: int) -> Any:
+    """∂f/∂x_operand of an elementwise operation at `values`, computed in the precision of the model."""
+    held = [
+        value if value is None or value.dtype == atom.dtype else jnp.asarray(value, atom.dtype)
+        for value, atom in zip(values, step.equation.inputs, strict=True)
+    ]
+    x = held[operand]
+
+    def moved(a: Any) -> Any:
+        return exchanged(step, held, [operand], [a])
+
+    if step.equation.primitive is jx.CUSTOM_VJP:
+        y, pull = jax.vjp(moved, x)
+        return widened(pull(jnp.ones_like(y))[0])
+    return widened(jax.jvp(moved, [x], [jnp.ones_like(x)])[1])
