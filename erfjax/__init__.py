@@ -21,6 +21,7 @@ from erfjax.agreement import Comparison, compare
 from erfjax.fields import EffectiveField, TheoreticalField
 from erfjax.readings.analytic import analytic, analytic_map
 from erfjax.readings.empirical import empirical
+from erfjax.readings.redrawn import redraw
 from erfjax.readings.theoretical import theoretical
 
 __version__ = "0.1.0"
@@ -42,6 +43,7 @@ __all__ = [
     "measures",
     "plot",
     "protocols",
+    "redraw",
     "studies",
     "theoretical",
     "tracing",
