@@ -15,10 +15,8 @@ import numpy as np
 from erfjax.tracing import jaxpr as jx
 from erfjax.tracing.program.equations import Known
 
-MOVES = {
-    jx.lax_primitive(f"{name}_p")
-    for name in ["transpose", "reshape", "squeeze", "expand_dims", "slice", "dynamic_slice", "rev", "copy", "split", "broadcast_in_dim"]
-}
+NAMES = ("transpose", "reshape", "squeeze", "slice", "dynamic_slice", "rev", "copy", "split", "broadcast_in_dim")
+MOVES = {jx.lax_primitive(f"{name}_p") for name in NAMES} - {None}
 CAST = jx.lax_primitive("convert_element_type_p")
 
 
