@@ -1,4 +1,4 @@
-"""The promise in one expression, for twelve kinds of networks: the closed form of exchangeable weights against weights drawn anew.
+"""The promise in one expression, for twelve kinds of networks: closed forms of exchangeable weights against weights drawn anew.
 
     ej.compare(ej.analytic(f, x, weights="exchangeable"), ej.empirical(ej.redraw(f), x, key=key, samples=...))
 
@@ -20,7 +20,7 @@ import erfjax as ej
 from benchmarks import harness, models
 from erfjax.errors import ErfjaxError
 
-SAMPLES = 400
+SAMPLES = 200
 ROWS = 16  # inputs
 WIDTH = 16
 SPACE = {1: "NWC", 2: "NHWC", 3: "NDHWC"}

@@ -24,7 +24,7 @@ from erfjax.layouts import parse_input
 from erfjax.readings.analytic import analytic
 from erfjax.readings.empirical import empirical
 from erfjax.readings.redrawn import redraw
-from erfjax.typing import Gates, Statistic
+from erfjax.typing import Channels, Gates, Statistic
 
 ROWS = 8  # inputs of a closed form whose gates come from data, where they are drawn by a function
 GAUSSIAN = {"abs": math.sqrt(2 / math.pi), "relu": math.sqrt(0.5 / math.pi)}
@@ -40,7 +40,7 @@ def growth(
     layout: str = "NHWC",
     out_layout: str | None = None,
     unit: Any = None,
-    channels: int | str = "sum",
+    channels: Channels = "sum",
     statistic: Statistic = "square",
     gates: Gates = "data",
     measure: str = "luo",
@@ -150,7 +150,7 @@ class _Reader:
     layout: str
     out_layout: str | None
     unit: Any
-    channels: int | str
+    channels: Channels
     statistic: Statistic
     gates: Gates
     settings: dict[str, Any]
@@ -162,7 +162,7 @@ class _Reader:
 
     def closed(self, network: Any, n: int) -> EffectiveField:
         """The closed form."""
-        statistic: Statistic = "rms" if self.statistic in GAUSSIAN else self.statistic
+        statistic: Any = "rms" if self.statistic in GAUSSIAN else self.statistic
         inputs = self.inputs(n)
         if isinstance(network, Stack):
             shape = (
@@ -217,7 +217,7 @@ class _Reader:
         if inputs is None:
             raise SampleError(f"`x` has no inputs for n = {n}: give an array or a function for every depth.")
         g: Any = network.sampler(**self.settings) if isinstance(network, Stack) else redraw(network)
-        field = empirical(
+        field: Any = empirical(
             g,
             inputs,
             key=jax.random.fold_in(self.key, n),
@@ -225,17 +225,16 @@ class _Reader:
             unit=self.unit,
             layout=self.layout,
             out_layout=self.out_layout,
-            statistic="signed" if self.statistic == "mean" else self.statistic,
+            statistic=self.statistic,
             channels=self.channels,
             progress=False,
         )
-        field = cast(EffectiveField, field)
         if not np.any(field.map):
             raise SampleError(
                 f"The unit of the network at n = {n} was dead in all {field.samples} samples, so it has no size: take more "
                 "samples, or inputs with bright and dark parts."
             )
-        return field
+        return cast(EffectiveField, field)
 
 
 def _depths(depths: Iterable[int], least: int = 2) -> tuple[int, ...]:

@@ -20,9 +20,9 @@ from jax import lax
 
 from erfjax.tracing import jaxpr as jx
 from erfjax.tracing import registry
-from erfjax.tracing.program.equations import Block, Equation, Known, Program
-from erfjax.tracing.program.flatten import trace
-from erfjax.tracing.program.origins import Origins, constants, moved
+from erfjax.tracing.program.equations import Block, Equation, Known, Program, Var
+from erfjax.tracing.program.flatten import record
+from erfjax.tracing.program.origins import Origins, moved
 from erfjax.tracing.second_moments.coverage import place
 from erfjax.tracing.second_moments.kinds import bilinear
 from erfjax.tracing.second_moments.random_weights import CHANCE, channel_axes, independence, listed, stands_for_draws
@@ -80,7 +80,9 @@ class Plan:
             return (drawn * jnp.asarray(draw.scale, drawn.dtype)).astype(draw.operand.dtype)
 
         drawn = {place: value(draw) for place, draw in self.draws.items()}
-        return jax.tree.unflatten(jax.tree.structure(self.program.tree), _evaluate(self.program, [x], drawn))
+        return jax.tree.unflatten(
+            jax.tree.structure(self.program.tree), _evaluate(self.program, jax.tree.leaves(x), drawn)
+        )
 
 
 class Redrawn:
@@ -96,11 +98,12 @@ class Redrawn:
 
     def __call__(self, key: Any, x: Any) -> Any:
         """The output for x of a network whose weights are drawn from `key`."""
-        x = x if hasattr(x, "dtype") else jnp.asarray(x)
-        name = (tuple(x.shape), str(x.dtype))
+        x = jax.tree.map(lambda leaf: leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf), x)
+        specs = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, jax.dtypes.canonicalize_dtype(a.dtype)), x)
+        name = (jax.tree.structure(x), *((spec.shape, str(spec.dtype)) for spec in jax.tree.leaves(specs)))
         plan = self._plans.get(name)
         if plan is None:
-            plan = _plan(self.f, jax.ShapeDtypeStruct(x.shape, jax.dtypes.canonicalize_dtype(x.dtype)))
+            plan = _plan(self.f, specs)
             if plan.concrete:
                 self._plans[name] = plan
         return plan(key, x)
@@ -127,7 +130,7 @@ def redraw(f: Callable[..., Any]) -> Redrawn:
     that independent draws lose: orthogonality, low rank, zeros between channels, a mean, correlated taps.
 
     Args:
-        f: a function of one array. It is traced at the shape of x when g meets that shape, and once.
+        f: a function of an array, or of a tree of arrays. It is traced at the shape of x when g meets that shape, and once.
 
     Returns:
         g, a JAX function of a random key and of x: jit, vmap and differentiate it, or measure it with
@@ -169,9 +172,10 @@ def _evaluate(block: Block, operands: Sequence[Any], drawn: Mapping[Place, Any])
     return [value(atom) for atom in block.outputs]
 
 
-def _plan(f: Callable[..., Any], x: jax.ShapeDtypeStruct) -> Plan:
+def _plan(f: Callable[..., Any], x: Any) -> Plan:
     """Traces f, and decides what is drawn."""
-    program = trace(f, x)
+    recorded = record(f, x)
+    program = recorded.program([Var(*spec) for spec in recorded.operands])
     origins, draws = Origins(), {}
     kept: dict[str, list[str]] = collections.defaultdict(list)
     used: dict[int, list[str]] = collections.defaultdict(list)
@@ -181,7 +185,7 @@ def _plan(f: Callable[..., Any], x: jax.ShapeDtypeStruct) -> Plan:
     for equation, i, at in _weights(program):
         weight, channels = equation.inputs[i], channel_axes(equation, i)
         assert isinstance(weight, Known)
-        captured = any(map(_held, constants(weight)))
+        captured = weight.captured
         given = weight.concrete
         if captured and at is None:
             kept["weights inside a function with a derivative of its own"].append(place(equation))
@@ -204,11 +208,6 @@ def _plan(f: Callable[..., Any], x: jax.ShapeDtypeStruct) -> Plan:
     notes += [f"kept, {what}{listed(list(dict.fromkeys(where)))}" for what, where in kept.items()]
     notes += [f"lost, {what}{listed(list(dict.fromkeys(where)))}" for what, where in lost.items()]
     return Plan(program, draws, tuple(known.shape for known in origins.found), tuple(notes), concrete)
-
-
-def _held(constant: Known) -> bool:
-    """Whether a constant is an array of numbers that the function closed over."""
-    return int(np.prod(constant.shape)) > 1 and bool(jnp.issubdtype(constant.dtype, jnp.floating))
 
 
 def _weights(block: Block, whole: bool = False) -> Iterator[tuple[Equation, int, Place | None]]:

@@ -265,6 +265,16 @@ def test_under_jit_weights_may_be_traced():
     np.testing.assert_allclose(inside, ej.redraw(lambda x: jnp.tanh(x @ w))(KEYS[0], x), rtol=1e-5)
 
 
+def test_functions_of_several_arrays_and_with_several_outputs():
+    w = jnp.asarray(normal(0, 3, 4))
+    g = ej.redraw(lambda x: {"sum": x["a"] @ w + x["b"] @ w, "b": x["b"]})
+    x = {"a": jnp.asarray(normal(1, 2, 3)), "b": jnp.asarray(normal(2, 2, 3))}
+    y = g(KEYS[0], x)
+    drawn = ej.redraw(lambda x: x @ w)(KEYS[0], jnp.eye(3))
+    np.testing.assert_allclose(y["sum"], (x["a"] + x["b"]) @ drawn, rtol=1e-5)
+    np.testing.assert_array_equal(y["b"], x["b"])
+
+
 def corners(seed, *shape):
     """Weights of unequal variance along the taps, most of it at one end."""
     taps = np.linspace(1.5, 0.2, shape[0], dtype=np.float32)

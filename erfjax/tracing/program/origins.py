@@ -88,19 +88,5 @@ def moved(known: Known, numbers: Any) -> Any:
     return numbers
 
 
-def constants(known: Known) -> Iterator[Known]:
-    """The constants that an array is made of."""
-    pending, seen = [known], set()
-    while pending:
-        one = pending.pop()
-        if id(one) in seen:
-            continue
-        seen.add(id(one))
-        if one.made is None:
-            yield one
-        else:
-            pending += [atom for atom in one.made[1] if isinstance(atom, Known)]
-
-
 def _inexact(atom: Any) -> bool:
     return bool(jnp.issubdtype(atom.dtype, jnp.inexact))
