@@ -118,10 +118,25 @@ def test_both_sides_read_the_same(chains):
     assert chains.predicted[0].size("sigma") == pytest.approx(np.sqrt(16 / 3))
     for size, error, field in zip(chains.sizes, chains.stderrs, chains.measured, strict=True):
         assert (size, error) == (field.size("sigma"), field.size_stderr("sigma"))
-    both = ej.growth(flat, (1, 2), X, channels="frobenius", statistic="abs", samples=3, **OPTIONS)
-    for closed, measured in zip(both.closed, both.measured, strict=True):
-        assert closed.metadata["channels"] == measured.metadata["channels"] == "frobenius"
-        assert closed.statistic == measured.statistic == "abs"
+
+
+def test_functions_are_read_with_exchangeable_and_with_redrawn_weights():
+    kernel = np.random.default_rng(1).normal(size=(3, 2, 2)).astype(np.float32)
+    x, key, asked = X[:, :9, :2], jax.random.key(4), {"layout": "NWC", "channels": "frobenius"}
+
+    def family(n):
+        dims = ("NWC", "WIO", "NWC")
+        return lambda x: lax.conv_general_dilated(x, kernel, (1,), "SAME", rhs_dilation=(n,), dimension_numbers=dims)
+
+    found = ej.growth(family, (1, 2), x, channels="frobenius", statistic="abs", samples=3, key=key, **OPTIONS)
+    for n, closed, measured in zip((1, 2), found.closed, found.measured, strict=True):
+        theory = ej.analytic(family(n), x, weights="exchangeable", statistic="rms", **asked)
+        np.testing.assert_allclose(closed.map, np.sqrt(2 / np.pi) * theory.map, rtol=1e-5)  # E|g| of a normal g
+        again = ej.empirical(
+            ej.redraw(family(n)), x, key=jax.random.fold_in(key, n), samples=3, statistic="abs", **asked
+        )
+        np.testing.assert_allclose(measured.map, again.map, rtol=1e-5)
+        assert (closed.statistic, closed.coverage, measured.statistic) == ("abs", "approximate", "abs")
 
 
 def test_slopes_and_their_intervals_by_hand(chains):
