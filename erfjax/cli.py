@@ -133,7 +133,7 @@ def growth(context: click.Context, target: str | None, out: Path | None, **optio
 
 
 def _growth_of(
-    target: str, shape: tuple[int, ...] | None, seed: int, channels: str, predict: Any, **options: Any
+    target: str, shape: tuple[int, ...] | None, seed: int, channels: Any, predict: Any, **options: Any
 ) -> Any:
     """The growth laws of a family that is named on the command line, on Gaussian noise."""
     import jax

@@ -94,7 +94,7 @@ def growth(
         >>> x = jnp.ones((1, 41, 4))
         >>> found = ej.growth(family, (2, 4), x, layout="NWC", measure="sigma", samples=20, predict=(16,))
         >>> found.trf, found.predicted[0].sigma()[0].__round__(1)
-        ((5.0, 9.0), 3.0)
+        ((5.0, 9.0), 2.9)
     """
     measured, predicted = _depths(depths), _depths(predict, least=0)
     predicted = tuple(n for n in predicted if n not in measured)
@@ -172,7 +172,7 @@ class _Reader:
             settings = dict(self.settings)
             if shape is not None:
                 settings.setdefault("in_channels", shape[self.layout.index("C")])
-            if "channels" in inspect.signature(network.analytic).parameters:  # SHIM
+            if "channels" in inspect.signature(network.analytic).parameters:  # a stack that knows them
                 settings["channels"] = self.channels
             field: Any = network.analytic(statistic, image_shape=space, unit=self.unit, **settings)
         else:
