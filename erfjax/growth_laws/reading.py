@@ -5,7 +5,6 @@ assumes, or a stack, which has a closed form and a sampler of its own.
 """
 
 import dataclasses
-import inspect
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping
@@ -172,9 +171,8 @@ class _Reader:
             settings = dict(self.settings)
             if shape is not None:
                 settings.setdefault("in_channels", shape[self.layout.index("C")])
-            if "channels" in inspect.signature(network.analytic).parameters:  # a stack that knows them
-                settings["channels"] = self.channels
-            field: Any = network.analytic(statistic, image_shape=space, unit=self.unit, **settings)
+            options = {"channels": self.channels, "image_shape": space, "unit": self.unit}
+            field: Any = network.analytic(statistic, **options, **settings)
         else:
             if self.settings:
                 raise StackError(
