@@ -19,8 +19,10 @@ from erfjax import (
 )
 from erfjax.agreement import Comparison, compare
 from erfjax.fields import EffectiveField, TheoreticalField
+from erfjax.growth_laws import Growth, growth
 from erfjax.readings.analytic import analytic, analytic_map
 from erfjax.readings.empirical import empirical
+from erfjax.readings.redrawn import redraw
 from erfjax.readings.theoretical import theoretical
 
 __version__ = "0.1.0"
@@ -28,6 +30,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Comparison",
     "EffectiveField",
+    "Growth",
     "TheoreticalField",
     "analytic",
     "analytic_map",
@@ -36,12 +39,14 @@ __all__ = [
     "empirical",
     "errors",
     "geometry",
+    "growth",
     "initializers",
     "layers",
     "layouts",
     "measures",
     "plot",
     "protocols",
+    "redraw",
     "studies",
     "theoretical",
     "tracing",

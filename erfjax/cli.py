@@ -75,13 +75,14 @@ def main() -> None:
     """Theoretical and effective receptive fields of any JAX function."""
 
 
+OWN = ("activations", "weights", "kernel", "width", "image")  # options of the stacks that are read without a TARGET
+GIVEN = ("shape", "layout", "out_layout", "channels", "measure", "predict")  # options of a TARGET
+
+
 @main.command()
+@click.argument("target", required=False)
 @click.option("--depths", default="5,10,20,40", callback=_integers, show_default=True, help="Numbers of layers.")
-@click.option("--activations", default="linear,relu", callback=_words("linear", "relu"), show_default=True)
-@click.option("--weights", default="uniform,random", callback=_words("uniform", "random"), show_default=True)
-@click.option("--kernel", default=3, show_default=True, help="Taps along each axis of the kernel.")
-@click.option("--width", default=32, show_default=True, help="Channels of the random networks.")
-@click.option("--samples", default=128, show_default=True, help="Fresh networks and crops per depth.")
+@click.option("--samples", default=128, show_default=True, help="Draws of weights and input, at the largest depth.")
 @click.option(
     "--statistic",
     default="square",
@@ -89,18 +90,69 @@ def main() -> None:
     type=click.Choice(["square", "rms", "abs", "relu"]),
     help="Of the gradient of random networks.",
 )
+@click.option("--seed", default=0, show_default=True)
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for the figure and the data.")
+@click.option(
+    "--shape", callback=_integers, help="TARGET: shape of the input, such as 1,128,128,3; its values are noise."
+)
+@click.option("--layout", default="NHWC", show_default=True, help="TARGET: one letter per axis of the input.")
+@click.option("--out-layout", help="TARGET: the same for the output; like the input by default.")
+@click.option("--channels", default="sum", show_default=True, help="TARGET: sum, frobenius, random-signs or a number.")
+@click.option("--measure", default="luo", show_default=True, help="TARGET: which size, such as luo, sigma or fwhm.")
+@click.option("--predict", callback=_integers, help="TARGET: further depths, read in closed form only.")
+@click.option("--activations", default="linear,relu", callback=_words("linear", "relu"), show_default=True)
+@click.option("--weights", default="uniform,random", callback=_words("uniform", "random"), show_default=True)
+@click.option("--kernel", default=3, show_default=True, help="Taps along each axis of the kernel.")
+@click.option("--width", default=32, show_default=True, help="Channels of the random networks.")
 @click.option(
     "--image", type=click.Path(path_type=Path), help="Photograph to crop inputs from; matplotlib's by default."
 )
-@click.option("--seed", default=0, show_default=True)
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for the figure and the data.")
-def growth(out: Path | None, **options: Any) -> None:
-    """The growth laws: closed form against measurement, by depth."""
-    from erfjax.studies import growth as study
+@click.pass_context
+def growth(context: click.Context, target: str | None, out: Path | None, **options: Any) -> None:
+    """The growth laws: closed form against measurement, by depth.
 
+    TARGET is package.module:family or file.py:family, a function n -> network, where a network is a function of an array (its
+    weights are drawn anew for the measurement) or a stack of erfjax.layers. Without TARGET: stacks of convolutions on crops of a
+    photograph.
+    """
+    default = click.core.ParameterSource.DEFAULT
+    for option in GIVEN if target is None else OWN:
+        if context.get_parameter_source(option) is not default:
+            said = "needs a TARGET" if target is None else "describes the stacks that are read without a TARGET"
+            raise click.BadParameter(
+                f"--{option.replace('_', '-')} {said}: erfjax growth models.py:family --shape 1,64,64,3"
+            )
     with _explained():
         _folder(out)
-        _show(study(**options), out)
+        if target is None:
+            from erfjax.studies import growth as study
+
+            _show(study(**{name: value for name, value in options.items() if name not in GIVEN}), out)
+        else:
+            _show(_growth_of(target, **{name: value for name, value in options.items() if name not in OWN}), out)
+
+
+def _growth_of(
+    target: str, shape: tuple[int, ...] | None, seed: int, channels: Any, predict: Any, **options: Any
+) -> Any:
+    """The growth laws of a family that is named on the command line, on Gaussian noise."""
+    import jax
+
+    from erfjax.growth_laws import growth as laws
+    from erfjax.report import load_target
+
+    if not shape:
+        raise click.BadParameter("a family needs --shape, the shape of its input, such as --shape 1,128,128,3")
+    network, noise = jax.random.split(jax.random.key(seed))
+    return laws(
+        load_target(target),
+        x=jax.random.normal(noise, (max(shape[0], 8), *shape[1:]) if options["layout"].startswith("N") else shape),
+        key=network,
+        channels=int(channels) if channels.isdigit() else channels,
+        predict=predict or (),
+        name=target.rsplit(":", 1)[-1],
+        **options,
+    )
 
 
 @main.command()

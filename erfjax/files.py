@@ -100,6 +100,17 @@ def save_json(path: str | os.PathLike[str], content: JSON) -> Path:
     return save_text(path, json.dumps(_strict(content), indent=1, allow_nan=False) + "\n")
 
 
+def save_folder(
+    folder: str | os.PathLike[str], name: str, kind: str, arrays: dict[str, np.ndarray], content: JSON, text: str
+) -> Path:
+    """The folder that holds a result under a name: arrays and content (.npz), content (.json), what it prints (.txt)."""
+    place = Path(folder)
+    save(place / f"{name}.npz", kind, arrays, content)
+    save_text(place / f"{name}.txt", f"{text}\n")
+    save_json(place / f"{name}.json", content)
+    return place
+
+
 def _strict(value: Any) -> Any:
     """The same in JSON's own types, numbers that are none as text."""
     if isinstance(value, dict):

@@ -49,6 +49,51 @@ def test_growth_prints_tables_and_writes_a_folder(tmp_path):
     assert (tmp_path / "g" / "growth.png").stat().st_size > 10_000
 
 
+FAMILY = """
+import jax, jax.numpy as jnp
+
+def family(n):
+    kernel = jax.random.normal(jax.random.key(n), (3, 2, 2))
+
+    def f(x):
+        for _ in range(n):
+            x = jax.lax.conv_general_dilated(x, kernel, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"))
+        return x
+
+    return f
+
+def network(x):
+    return jnp.sin(x)
+"""
+
+
+def test_growth_reads_a_family_of_the_user(tmp_path):
+    path = tmp_path / "my_models.py"
+    path.write_text(FAMILY)
+    shape = ("--shape", "1,17,2", "--layout", "NWC", "--depths", "1,3", "--measure", "sigma")
+    done = run("growth", f"{path}:family", *shape, "--samples", "9", "--predict", "5", "--out", tmp_path / "g")
+    assert done.exit_code == 0, done.output
+    assert "field by depth: family" in done.output
+    assert "channels 'sum'" in done.output
+    assert [line.split()[:2] for line in done.output.splitlines() if line.strip()[:2] in ("1 ", "3 ", "5 ")] == [
+        ["1", "3"],
+        ["3", "7"],
+        ["5", "11"],
+    ]
+    assert (tmp_path / "g" / "growth.png").exists()
+    for arguments, says in (
+        ((f"{path}:family",), "needs --shape"),
+        ((f"{path}:family", *shape, "--kernel", "5"), "read without a TARGET"),
+        (("--predict", "80"), "--predict needs a TARGET"),
+        ((f"{path}:other", *shape), "has no 'other'"),
+        ((f"{path}:network", *shape), "`family` must give a function"),
+    ):
+        refused = run("growth", *arguments)
+        assert refused.exit_code
+        assert says in refused.output
+        assert "Traceback" not in refused.output
+
+
 class Saved:
     """A study that takes no time."""
 

@@ -8,8 +8,9 @@ import pytest
 
 import erfjax as ej
 from erfjax.errors import FileFormatError, SampleError, StackError
+from erfjax.growth_laws import Growth
 from erfjax.studies import datasets
-from erfjax.studies._growth import Curve, growth
+from erfjax.studies._growth import growth
 
 PUBLISHED = {5: 8.31, 10: 11.70, 20: 16.16, 40: 22.74}  # exact Luo sizes of n uniform 3x3 kernels
 
@@ -21,11 +22,11 @@ def result():
 
 def test_closed_forms_have_the_published_sizes_and_slopes():
     closed = tuple((ej.layers.Conv(3) ** n).analytic("mean", width=1) for n in PUBLISHED)
-    curve = Curve("uniform", "linear", "mean", tuple(PUBLISHED), closed, closed)
+    curve = Growth("uniform", tuple(PUBLISHED), closed, closed, (), (), "luo", {})
     assert np.round(curve.closed_sizes, 2).tolist() == list(PUBLISHED.values())
     assert curve.trf == (11, 21, 41, 81)
-    size, share = curve.slopes()[0].slope, curve.slopes(share=True)[0].slope
-    assert (size, share) == (pytest.approx(0.482, abs=0.002), pytest.approx(-0.478, abs=0.002))
+    size, share = curve.laws()
+    assert (size.closed, share.closed) == (pytest.approx(0.482, abs=0.002), pytest.approx(-0.478, abs=0.002))
 
 
 def test_uniform_linear_networks_have_the_same_sizes():
@@ -47,15 +48,23 @@ def test_shallow_nets_get_more_samples(result):
 
 def test_tables_have_a_row_per_network(result):
     rows = result.table().to_dict()
-    assert [(row["weights"], row["activation"], row["n"], row["TRF"]) for row in rows[:3]] == [
-        ("uniform", "linear", 2, 5),
-        ("uniform", "linear", 3, 7),
-        ("uniform", "relu", 2, 5),
+    assert [(row["network"], row["n"], row["TRF"]) for row in rows[:3]] == [
+        ("uniform, linear", 2, 5),
+        ("uniform, linear", 3, 7),
+        ("uniform, relu", 2, 5),
     ]
-    assert all(row["ratio"] == row["measured"] / row["closed form"] for row in rows)
-    assert len(result.slopes().rows) == 4
+    assert [row["measured"] for row in rows] == [size for curve in result.curves for size in curve.sizes]
+    assert len(result.slopes().rows) == 8
     assert "log-log slopes" in str(result)
+    assert "random: both sides: statistic 'square', channels 'random-signs'" in str(result)
     assert result._repr_html_().count("<table") == 3  # sizes, slopes, and what the paper has
+
+
+def test_the_figure_has_the_measured_sizes_of_every_network(result):
+    axes = next(axes for axes in result.plot().get_axes() if axes.get_title() == "size of the ERF")
+    assert len(axes.containers) == len(result.curves)
+    for bars, curve in zip(axes.containers, result.curves, strict=True):
+        np.testing.assert_allclose(bars[0].get_ydata(), curve.sizes)
 
 
 def test_saved_folder_holds_figure_tables_and_maps(result, tmp_path):
@@ -81,7 +90,7 @@ def test_units_that_most_crops_leave_dead_have_no_error_bar(tmp_path):
     options = {"activations": ["relu"], "weights": ["uniform"], "samples": 8}
     found = growth((5, 20), **options, progress=False)
     assert np.isnan(found.curves[0].stderrs).any()
-    assert "nan" in str(found)
+    assert "no interval" in str(found)
     assert (found.save(tmp_path) / "growth.png").exists()
 
 

@@ -25,7 +25,6 @@ from erfjax.plot.experiments import architecture, shapes, slopes
 from erfjax.plot.learning import training
 from erfjax.plot.maps import comparison, effective
 from erfjax.plot.side_by_side import depth, fields, profile
-from erfjax.plot.studies import growth
 
 __all__ = [
     "architecture",
@@ -40,7 +39,6 @@ __all__ = [
     "figure",
     "flat",
     "gaussian_of",
-    "growth",
     "initialisation",
     "line_through",
     "middle",

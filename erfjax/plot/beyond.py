@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from erfjax.plot.canvas import CONTOUR, DASHES, INK, MARKERS, draw_map, draw_section, figure, legend_below, log_log
-from erfjax.plot.experiments import GREY, limits, markers, profile, theory
+from erfjax.plot.profiles import GREY, limits, markers, profile, theory
 
 
 def design(result: Any) -> Any:

@@ -6,6 +6,8 @@ unpadded convolutions and its crop is exactly as large as its theoretical field,
 
 * weights "random": independent zero-mean He weights, fresh for every sample. E[g²] is v^{*n} for the uniform profile v,
   whatever the width; E|g| and the like are √(v^{*n}) for wide networks.
+  Squares are read with a random sign per channel, on both sides: a plain sum would add what the channels of a rectified layer
+  have in common.
 * weights "uniform": every weight is 1 / fan-in, so all channels are copies of one and one is enough. The gradient itself is
   v^{*n}; there is nothing random to square, so the statistic is the signed gradient. With ReLU, the picture alone decides
   which paths are open.
@@ -13,21 +15,20 @@ unpadded convolutions and its crop is exactly as large as its theoretical field,
 
 import dataclasses
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
 
-from erfjax import layers, summary
-from erfjax.agreement import ScalingLaw, scaling_law
+from erfjax import growth_laws, layers, summary
 from erfjax.errors import SampleError, StackError
-from erfjax.fields import EffectiveField
-from erfjax.readings.empirical import empirical
+from erfjax.growth_laws import figure
+from erfjax.growth_laws.result import COLUMNS, SLOPES, Growth, slope_row
 from erfjax.studies import datasets
 from erfjax.studies._slopes import REPORTED
-from erfjax.studies._support.pairs import CLOSED, Claim, Result, bar
+from erfjax.studies._support.pairs import Claim, Result
 from erfjax.typing import Statistic
 
 Nonlinearity = Literal["linear", "relu"]
@@ -35,70 +36,8 @@ Weights = Literal["uniform", "random"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Curve:
-    """One kind of network at every depth: closed form and measurement.
-
-    Attributes:
-        weights, activation, statistic: what kind, and which statistic of its gradient.
-        depths: the number of layers.
-        closed, measured: the fields, one per depth.
-    """
-
-    weights: str
-    activation: str
-    statistic: str
-    depths: tuple[int, ...]
-    closed: tuple[EffectiveField, ...]
-    measured: tuple[EffectiveField, ...]
-
-    def __repr__(self) -> str:
-        return f"Curve({self.name}, {self.statistic}, depths {self.depths})"
-
-    @property
-    def name(self) -> str:
-        """The kind in two words."""
-        return f"{self.weights}, {self.activation}"
-
-    @property
-    def trf(self) -> tuple[int, ...]:
-        """Sizes of the theoretical fields along one axis, in pixels: the measured maps are exactly that large."""
-        return tuple(field.map.shape[0] for field in self.measured)
-
-    @property
-    def closed_sizes(self) -> tuple[float, ...]:
-        """Luo sizes of the closed forms, in pixels."""
-        return tuple(field.size() for field in self.closed)
-
-    @property
-    def sizes(self) -> tuple[float, ...]:
-        """Luo sizes of the measured maps, in pixels."""
-        return tuple(field.size() for field in self.measured)
-
-    @property
-    def stderrs(self) -> tuple[float, ...]:
-        """Their standard errors; 0 where there was but one sample."""
-        return tuple(field.size_stderr() or 0.0 for field in self.measured)
-
-    def slopes(self, share: bool = False) -> tuple[ScalingLaw, ScalingLaw]:
-        """The log-log slopes of closed form and measurement: of the size, or of its share of the theoretical field.
-
-        Ordinary least squares with an interval from the scatter about the line, the same for both, so that they compare.
-        """
-        by = np.array(self.trf if share else [1] * len(self.trf), dtype=np.float64)
-        n = np.array(self.depths, dtype=np.float64)
-        return scaling_law(n, self.closed_sizes / by), scaling_law(n, self.sizes / by)
-
-    @property
-    def slope_stderr(self) -> float:
-        """What the standard errors of the measured sizes alone make of the slope."""
-        x = np.log(np.array(self.depths, dtype=np.float64))
-        lever = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
-        return float(np.sqrt(((lever * np.array(self.stderrs) / np.array(self.sizes)) ** 2).sum()))
-
-
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class GrowthResult(Result):
-    """What `growth` found: a curve per kind of network.
+    """What `growth` found: growth laws of every kind of network.
 
     Attributes:
         curves: one per kind.
@@ -106,7 +45,7 @@ class GrowthResult(Result):
 
     name = "growth"
 
-    curves: tuple[Curve, ...]
+    curves: tuple[Growth, ...]
 
     @property
     def depths(self) -> tuple[int, ...]:
@@ -114,48 +53,22 @@ class GrowthResult(Result):
         return self.curves[0].depths
 
     def table(self) -> summary.Table:
-        """One row per network and depth: TRF, size in closed form, size measured with its standard error, their ratio."""
-        rows = tuple(
-            (curve.weights, curve.activation, n, trf, closed, size, stderr, size / closed, field.samples)
-            for curve in self.curves
-            for n, trf, closed, size, stderr, field in zip(
-                curve.depths, curve.trf, curve.closed_sizes, curve.sizes, curve.stderrs, curve.measured, strict=True
-            )
+        """One row per network and depth: TRF, size in closed form, size measured with its 95 % interval, their ratio."""
+        rows = tuple((curve.name, *row) for curve in self.curves for row in curve.rows())
+        s, notes = (
+            self.settings,
+            dict.fromkeys(f"{c.name.split(',')[0]}: {note}" for c in self.curves for note in c.notes()),
         )
-        s = self.settings
-        notes = (
-            f"random weights: {self.curves[-1].statistic} statistic, width {s['width']}; "
-            "uniform weights: the gradient itself",
-            f"Luo size in pixels: √(pixels above 4.55 % of the centre); inputs: crops of {s['image']}",
-        )
-        columns = ("weights", "activation", "n", "TRF", "closed form", "measured", "± se", "ratio", "samples")
-        return summary.Table(f"ERF of n convolutions {s['kernel']} x {s['kernel']}", columns, rows, notes)
+        title = f"ERF of n convolutions {s['kernel']} x {s['kernel']}, width {s['width']}, on crops of {s['image']}"
+        return summary.Table(title, ("network", *COLUMNS), rows, tuple(notes))
 
     def slopes(self) -> summary.Table:
-        """One row per network: log-log slopes with 95 % confidence intervals, of the size and of its share of the TRF."""
-        rows = []
-        for curve in self.curves:
-            size, share = curve.slopes(), curve.slopes(share=True)
-            rows.append(
-                (
-                    curve.weights,
-                    curve.activation,
-                    *map(_with_interval, size),
-                    curve.slope_stderr,
-                    *map(_with_interval, share),
-                )
-            )
-        columns = (
-            "weights",
-            "activation",
-            "size: closed form",
-            "size: measured",
-            "± sampling",
-            "share of TRF: closed form",
-            "share of TRF: measured",
+        """Two rows per network: log-log slopes of the size and of its share of the TRF, with 95 % intervals."""
+        rows = tuple((curve.name, *slope_row(law)) for curve in self.curves for law in curve.laws())
+        notes = (
+            "intervals: 95 %, from the standard errors of the measured sizes; √n is the limit: few layers bend the line",
         )
-        notes = ("intervals: 95 %, from the scatter about the line; a finite range of n bends it: √n is the limit",)
-        return summary.Table("log-log slopes", columns, tuple(rows), notes)
+        return summary.Table("log-log slopes", ("network", *SLOPES), rows, notes)
 
     def tables(self) -> tuple[summary.Table, ...]:
         """Sizes and slopes."""
@@ -163,28 +76,27 @@ class GrowthResult(Result):
 
     def claims(self) -> tuple[Claim, ...]:
         """The reported slopes beside those of the last curve."""
-        found, curve = [], self.curves[-1]
-        for what, share, reported in (("size", False, REPORTED.size), ("share of the TRF", True, REPORTED.ratio)):
-            closed, measured = curve.slopes(share)
-            here = f"{closed.slope:.3f} in closed form, {measured.slope:.3f} measured ({curve.name}, {curve.statistic})"
-            found.append(Claim(f"log-log slope of the {what}", str(reported), here))
-        return tuple(found)
+        curve = self.curves[-1]
+        kind = f"({curve.name}, {curve.settings['statistic']})"
+        return tuple(
+            Claim(
+                f"log-log slope of the {law.of}",
+                str(reported),
+                f"{law.closed:.3f} in closed form, {law.measured:.3f} ± {law.stderr:.3f} measured {kind}",
+            )
+            for law, reported in zip(curve.laws(), (REPORTED.size, REPORTED.ratio), strict=True)
+        )
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Both maps of every curve and depth, and standard errors."""
         arrays: dict[str, np.ndarray] = {"depths": np.array(self.depths)}
         for curve in self.curves:
-            for n, closed, measured in zip(curve.depths, curve.closed, curve.measured, strict=True):
-                name = f"{curve.weights}_{curve.activation}_{n}"
-                arrays[f"{name}_closed"], arrays[f"{name}_measured"] = closed.map, measured.map
-                if measured.stderr is not None:
-                    arrays[f"{name}_stderr"] = measured.stderr
+            arrays |= curve.arrays(curve.name.replace(", ", "_") + "_")
         return arrays
 
-
-def _with_interval(law: ScalingLaw) -> str:
-    low, high = law.interval
-    return f"{law.slope:+.3f} [{low:+.3f}, {high:+.3f}]" if np.isfinite(low) else f"{law.slope:+.3f}"
+    def plot(self) -> Any:
+        """The figure of all kinds of networks."""
+        return figure.draw(self.curves)
 
 
 def growth(
@@ -231,38 +143,30 @@ def growth(
         >>> [round(size, 2) for size in result.curves[0].sizes]
         [5.0, 7.0]
     """
-    depths = _depths(depths)
     _chosen("statistic", (statistic,), ("square", "rms", "abs", "relu"))
     _chosen("activations", activations, get_args(Nonlinearity))
     _chosen("weights", weights, get_args(Weights))
     if samples < 1:
         raise SampleError(f"`samples` must be a positive integer, but got {samples}.")
+    depths = tuple(sorted(set(map(int, depths))))
     picture = datasets.standardised(datasets.photograph(image))
-    draws = {n: datasets.crops(picture, n * (kernel - 1) + 1) for n in depths}
+    if not depths or depths[0] < 1:
+        raise StackError(f"Growth needs at least two different depths of 1 or more, but got {depths}.")
+    crops = {n: datasets.crops(picture, n * (kernel - 1) + 1) for n in depths}
     kinds = [(w, a) for w in weights for a in activations]
-    jobs = bar([(kind, n) for kind in kinds for n in depths], progress)
-    closed: dict[Any, list[EffectiveField]] = {kind: [] for kind in kinds}
-    measured: dict[Any, list[EffectiveField]] = {kind: [] for kind in kinds}
-    keys = iter(jax.random.split(jax.random.key(seed), len(kinds) * len(depths)))
-    for kind, n in jobs:
-        jobs.set_postfix_str(f"{kind[0]} {kind[1]}, {n} layers")
-        stack = layers.Conv(kernel, padding="VALID") ** n
-        uniform = kind[0] == "uniform"
-        net: Any = {"in_channels": 3, "activation": kind[1]}
-        net |= {"width": 1, "init": "uniform"} if uniform else {"width": width, "init": "he"}
-        closed[kind].append(stack.analytic("mean" if uniform else CLOSED[statistic], **net))
-        field = empirical(
-            stack.sampler(**net),
-            draws[n],
-            key=next(keys),
-            samples=samples * depths[-1] // n,
-            statistic="mean" if uniform else statistic,
-            progress=False,
-        )
-        measured[kind].append(_alive(field, kind, n))
     curves = tuple(
-        Curve(*kind, "mean" if kind[0] == "uniform" else statistic, depths, tuple(closed[kind]), tuple(measured[kind]))
-        for kind in kinds
+        growth_laws.growth(
+            lambda n: layers.Conv(kernel, padding="VALID") ** n,
+            depths,
+            crops,
+            samples={n: samples * depths[-1] // n for n in depths},
+            key=key,
+            name=f"{kind}, {activation}",
+            progress=progress,
+            activation=activation,
+            **_settings(kind, width, statistic),
+        )
+        for (kind, activation), key in zip(kinds, jax.random.split(jax.random.key(seed), len(kinds)), strict=True)
     )
     settings = {
         "depths": list(depths),
@@ -278,24 +182,15 @@ def growth(
     return GrowthResult(settings, curves)
 
 
+def _settings(kind: str, width: int, statistic: Statistic) -> dict[str, Any]:
+    """How the networks of a kind are drawn and read: squares with a random sign per channel, which leaves no coherent part."""
+    if kind == "uniform":
+        return {"statistic": "mean", "channels": "sum", "width": 1, "init": "uniform"}
+    channels = "random-signs" if statistic in ("square", "rms") else "sum"
+    return {"statistic": statistic, "channels": channels, "width": width, "init": "he"}
+
+
 def _chosen(name: str, values: Sequence[str], allowed: Sequence[str]) -> None:
     """Refuses what is no choice."""
     if not values or not set(values) <= set(allowed):
         raise StackError(f"`{name}` must be of {', '.join(allowed)}, but got {', '.join(map(repr, values)) or 'none'}.")
-
-
-def _alive(field: EffectiveField, kind: tuple[str, str], n: int) -> EffectiveField:
-    """The field, if its unit was not dead in every sample."""
-    if not field.map.any():
-        raise SampleError(
-            f"The unit of the network of {n} layers ({kind[0]}, {kind[1]}) was dead in all {field.samples} samples, so it has "
-            "no size: take more samples, or an image with bright and dark parts."
-        )
-    return field
-
-
-def _depths(depths: Iterable[int]) -> tuple[int, ...]:
-    result = tuple(sorted({int(n) for n in depths}))
-    if len(result) < 2 or result[0] < 1:
-        raise StackError(f"Growth needs at least two different depths of 1 or more, but got {result}.")
-    return result

@@ -180,15 +180,11 @@ class Result:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """The folder with the figure (.png), the tables (.txt, .json) and the maps (.npz), named after the study."""
         folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
         content: dict[str, Any] = {"settings": self.settings}
         content["tables"] = {table.title: table.to_dict() for table in self.tables()}
         content["claims"] = [claim._asdict() for claim in self.claims()]
         plot.save(self.plot(), folder / f"{self.name}.png")
-        files.save(folder / f"{self.name}.npz", type(self).__name__, self.arrays(), content)
-        files.save_text(folder / f"{self.name}.txt", f"{self}\n")
-        files.save_json(folder / f"{self.name}.json", content)
-        return folder
+        return files.save_folder(folder, self.name, type(self).__name__, self.arrays(), content, str(self))
 
 
 def pair_arrays(pairs: Any) -> dict[str, np.ndarray]:

@@ -255,7 +255,13 @@ def _evaluated(equation: Any, inputs: Sequence[Atom]) -> list[Known]:
 
     captured = any(atom.captured for atom in inputs)  # type: ignore[union-attr]
     return [
-        Known(var.aval.shape, var.aval.dtype, lambda i=i: result(i), captured)  # type: ignore[misc]
+        Known(
+            var.aval.shape,
+            var.aval.dtype,
+            lambda i=i: result(i),  # type: ignore[misc]
+            captured,
+            (equation, tuple(inputs), i),
+        )
         for i, var in enumerate(equation.outvars)
     ]
 

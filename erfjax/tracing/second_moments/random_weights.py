@@ -33,16 +33,18 @@ def weights(cone: Cone) -> frozenset[Operand]:
     """
     found = set()
     for at, atom in _known_operands(cone):
-        value, channels = atom.concrete, channel_axes(cone.block.equations[at[0]], at[1])
-        if atom.captured:
-            random = value is None or not is_filter(np.asarray(value, np.float64), channels)
-        elif value is None or not (np.less(value, 0).any() and np.greater(value, 0).any()):
-            random = False
-        else:
-            random = all(p > CHANCE for _, p in independence(np.asarray(value, np.float64), channels))
-        if random:
+        if stands_for_draws(atom.concrete, channel_axes(cone.block.equations[at[0]], at[1]), atom.captured):
             found.add(at)
     return frozenset(found)
+
+
+def stands_for_draws(value: np.ndarray | None, channels: Sequence[int], captured: bool) -> bool:
+    """Whether a known operand of a contraction stands for random draws; see `weights`. None is a value not known yet."""
+    if captured:
+        return value is None or not is_filter(np.asarray(value, np.float64), channels)
+    if value is None or not (np.less(value, 0).any() and np.greater(value, 0).any()):
+        return False
+    return all(p > CHANCE for _, p in independence(np.asarray(value, np.float64), channels))
 
 
 def _known_operands(cone: Cone) -> Iterable[tuple[Operand, Known]]:
