@@ -47,7 +47,8 @@ class _Compiled:
         if all(a is b for a, b in zip(before, question.weights, strict=True)):
             return self
         moment_pass = MomentPass.of(question, self.moment_pass.options)
-        run = self.run if moment_pass.random == self.moment_pass.random else _compiled(moment_pass)
+        same = (moment_pass.random, moment_pass.sizes) == (self.moment_pass.random, self.moment_pass.sizes)
+        run = self.run if same else _compiled(moment_pass)
         return dataclasses.replace(self, moment_pass=moment_pass, survey=moment_pass.survey(), run=run)
 
 

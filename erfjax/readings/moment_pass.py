@@ -71,18 +71,22 @@ class MomentPass:
         cone: the cone of the units with the weights as they are, the input's channels and batch whole; None where the input
             does not matter.
         random: known operands (equation, operand) that are random weights rather than filters.
+        sizes: exponents of the known operands of contractions, where they can be known beforehand.
     """
 
     question: Question
     options: Options
     cone: Cone | None
     random: frozenset[Operand]
+    sizes: dict[Operand, int]
 
     @classmethod
     def of(cls, question: Question, options: Options) -> "MomentPass":
         """The pass of a question, its weights told from its filters."""
         cone = _cone(question, question.consts)
-        return cls(question, options, cone, frozenset() if cone is None else random_weights.weights(cone))
+        if cone is None:
+            return cls(question, options, cone, frozenset(), {})
+        return cls(question, options, cone, random_weights.weights(cone), random_weights.sizes(cone))
 
     @property
     def window(self) -> Box:
@@ -166,9 +170,10 @@ class MomentPass:
         def weigh(equation: Equation, operand: int, weight: Any) -> Scaled:
             if self.options.weights == "exchangeable" and (index[id(equation)], operand) in self.random:
                 axes = random_weights.channel_axes(equation, operand)
-                whole = Scaled.of(equation.inputs[operand].value).power(power)  # type: ignore[union-attr]
+                whole = Scaled.sized(equation.inputs[operand].value, self.sizes.get((index[id(equation)], operand)))  # type: ignore[union-attr]
+                whole = whole.power(power)
                 return whole.linear(lambda a: jnp.broadcast_to(jnp.mean(a, axes, keepdims=True), weight.shape))
-            return Scaled.of(weight).power(power)
+            return Scaled.sized(weight, self.sizes.get((index[id(equation)], operand))).power(power)
 
         return weigh
 

@@ -65,7 +65,7 @@ def test_random_stacks_equal_their_closed_form(name, precision):
     statistic = "rms" if name == "strided" else "square"
     random = {"gates": "mean-field", "weights": "exchangeable", "channels": "random-signs"}
     field = analytic(f, x, layout=layout, statistic=statistic, **random)
-    theory = stack.analytic(statistic, image_shape=shape, width=6, in_channels=2, init="lecun")
+    theory = stack.analytic(statistic, image_shape=shape, width=6, in_channels=2, init="lecun", channels="random-signs")
     close(field.map, theory.map, precision)
 
 

@@ -114,16 +114,18 @@ def test_half_precision_agrees_with_single_within_its_rounding(name, gates):
     )
     half, single = (read(f, X, gates=gates).map for f in (HALVES[name], whole))
     np.testing.assert_allclose(half, single, rtol=0.03)
-    assert np.abs(half / single - 1)[single > 0].max() > 1e-6  # it is another computation
+    seen = single > 0
+    assert np.abs(half[seen] / single[seen] - 1).max() > 1e-6  # it is another computation
 
 
 def test_infinite_slopes_behind_closed_gates_pass_nothing():
     def f(x):
         return jnp.sqrt(jax.nn.relu(conv(x, W1[:, :, :1])))
 
-    field = read(f, X)
-    gradient = jax.vmap(jax.grad(lambda x: f(x[None])[0, 6, 0]))(jnp.asarray(X))
-    open_rows = np.asarray(jax.vmap(lambda x: f(x[None])[0, 6, 0])(X)) > 0
+    x = weight(19, 8, 13, 4, scale=1.0)
+    field = read(f, x)
+    gradient = jax.vmap(jax.grad(lambda x: f(x[None])[0, 6, 0]))(x)
+    open_rows = np.asarray(jax.vmap(lambda x: f(x[None])[0, 6, 0])(x)) > 0
     assert open_rows.any()
     assert not open_rows.all()
     np.testing.assert_allclose(field.map, np.square(np.asarray(gradient, np.float64)).sum(-1).mean(0), rtol=1e-5)
@@ -147,7 +149,7 @@ CONSTANT = {
     "softmax": lambda x: jax.nn.softmax(conv(x, W1.astype(x.dtype))),
     "layer norm": lambda x: layer_norm(conv(jax.nn.relu(conv(x, W1.astype(x.dtype))), W2.astype(x.dtype))),
     "centred": lambda x: (lambda y: y - y.mean(-1, keepdims=True))(jax.nn.log_softmax(conv(x, W1.astype(x.dtype)))),
-    "weights that sum to zero": lambda x: conv(x, (W1 - W1.mean(-1, keepdims=True)).astype(x.dtype)),
+    "weights that sum to zero": lambda x: (lambda w: conv(x, w - w.mean(-1, keepdims=True)))(W1.astype(x.dtype)),
 }
 TRUE = {
     "softmax and a small signal": lambda x: jax.nn.softmax(conv(x, W1)) + 1e-4 * conv(x, W2[:, :4]),

@@ -45,7 +45,7 @@ def moments(cone: Cone, activity: Activity, power: int, weigh: Weigh, cotangents
     """The expected power of the gradient of Σ ±cotangent·unit, one random sign per entry, on the window of the input."""
     arrived = _Arrived(cone, power, cotangents)
     for step in reversed(cone.steps):
-        moment = arrived.take(step.output)
+        moment = arrived.take(step)
         if moment is not None:
             arrived.add_all(_pulled(cone, step, activity, power, weigh, moment))
     return arrived.at_input()
@@ -63,7 +63,7 @@ def coherent_moments(
     plain, squared = activities(1), activities(2)
     mean, variance = _Arrived(cone, 1, cotangents), _Arrived(cone, 2, ())
     for step in reversed(cone.steps):
-        m, v = mean.take(step.output), variance.take(step.output)
+        m, v = mean.take(step), variance.take(step)
         operand = random_operand(step, is_random) if m is not None else None
         if m is not None and operand is None:
             mean.add_all(_pulled(cone, step, plain, 1, as_given, m))
@@ -111,11 +111,19 @@ def random_operand(step: Step, is_random: IsRandom) -> int | None:
     return operands[0] if len(operands) == 1 and any(is_random(step.equation, i) for i in known) else None
 
 
+RESCALED_EVERY = 4  # contractions: each changes a moment of digits near one by 2**22 at most, for weights of known size
+
+
 class _Arrived:
-    """What has arrived at each variable, on its box, from the steps that read it."""
+    """What has arrived at each variable, on its box, from the steps that read it.
+
+    Digits are brought back near one every few contractions: to look for the largest costs a compiler more than the step itself.
+    """
 
     def __init__(self, cone: Cone, power: int, cotangents: Sequence[Any]):
         self.cone, self.held, self.dtype = cone, dict[Atom, Scaled](), precision(cone)
+        self.ages: dict[Atom, int] = {}
+        self.age = 0  # contractions since the last search, behind the step that was taken last
         for (atom, box), cotangent in zip(cone.wanted.items(), cotangents, strict=False):
             self.add(atom, box, Scaled.of(cotangent).power(power))
 
@@ -125,13 +133,21 @@ class _Arrived:
         sides = [(int(p.start - w.start), int(w.stop - p.stop), 0) for p, w in zip(box, whole, strict=True)]
         placed = moment.astype(self.dtype).linear(lambda a: lax.pad(a, jnp.zeros((), a.dtype), sides))
         self.held[atom] = self.held[atom] + placed if atom in self.held else placed
+        self.ages[atom] = max(self.ages.get(atom, 0), self.age)
 
     def add_all(self, parts: Iterator[tuple[Atom, Box, Scaled]]) -> None:
         for part in parts:
             self.add(*part)
 
-    def take(self, atom: Atom) -> Scaled | None:
-        return self.held.pop(atom, None)
+    def take(self, step: Step) -> Scaled | None:
+        """What has arrived at the result of a step."""
+        found, self.age = self.held.pop(step.output, None), self.ages.get(step.output, 0)
+        if found is None or not passes(step) or kind_of(step.equation) is not Kind.BILINEAR:
+            return found
+        self.age += 1
+        if self.age >= RESCALED_EVERY:
+            found, self.age = Scaled.of(found.digits, found.exponent), 0
+        return found
 
     def at_input(self) -> Scaled:
         source, window = self.cone.block.inputs[0], self.cone.windows[0]
@@ -147,7 +163,7 @@ def _pulled(
     dtype = moment.digits.dtype
     if elementwise(step):
         for base, box, gain in activity.gates.get(step.output, ()):
-            yield base, box, _summed_to(gain.astype(dtype) * moment, lengths(box))
+            yield base, box, _summed_to(gain.astype(dtype).times(moment), lengths(box))
         return
     kind, operands, inputs = kind_of(step.equation), dependent(step), step.equation.inputs
     if kind is Kind.BILINEAR:
@@ -184,7 +200,7 @@ def _contracted(step: Step, operand: int, partner: Scaled, cotangent: Scaled) ->
         return applied(step, _ordered(operand, x, partner.digits), dtype)
 
     (back,) = jax.linear_transpose(contract, shape)(cotangent.digits)
-    return Scaled.of(back, cotangent.exponent + partner.exponent)
+    return Scaled(back, cotangent.exponent + partner.exponent)
 
 
 def _ordered(operand: int, x: Any, partner: Any) -> list[Any]:

@@ -10,6 +10,7 @@ from scipy import special
 from erfjax.tracing.program.equations import Known
 from erfjax.tracing.rules.contraction import channel_axes
 from erfjax.tracing.second_moments.kinds import Kind
+from erfjax.tracing.second_moments.scaled import size_of
 from erfjax.tracing.second_moments.steps import kind_of
 from erfjax.tracing.windows.cone import Cone
 
@@ -45,6 +46,12 @@ def stands_for_draws(value: np.ndarray | None, channels: Sequence[int], captured
     if value is None or not (np.less(value, 0).any() and np.greater(value, 0).any()):
         return False
     return all(p > CHANCE for _, p in independence(np.asarray(value, np.float64), channels))
+
+
+def sizes(cone: Cone) -> dict[Operand, int]:
+    """The exponents of the known operands of contractions (see `scaled.size_of`), as far as their values are there."""
+    values = ((at, atom.concrete) for at, atom in _known_operands(cone))
+    return {at: size_of(value) for at, value in values if value is not None}
 
 
 def _known_operands(cone: Cone) -> Iterable[tuple[Operand, Known]]:

@@ -52,15 +52,31 @@ class Scaled:
         )  # the compiler multiplies constant factors with each other, beyond their range
         return cls(array * power_of_two(-own, array.dtype), jnp.where(largest == 0, EMPTY, exponent + own))
 
+    @classmethod
+    def sized(cls, array: Any, exponent: int | None) -> "Scaled":
+        """The same where the exponent of the largest digit is known beforehand, nearly: nothing is searched.
+
+        None searches. Known exponents come in steps of `SIZE_STEP`, so that most arrays stay as they are.
+        """
+        if exponent is None:
+            return cls.of(array)
+        array = widened(array)
+        digits = array if exponent == 0 else array * power_of_two(-exponent, array.dtype)
+        return cls(digits, jnp.asarray(exponent, jnp.int32))
+
+    def times(self, other: "Scaled") -> "Scaled":
+        """The product of two arrays whose digits are near one: nothing is searched. Zero stays zero, even times infinity."""
+        product = jnp.where((self.digits == 0) | (other.digits == 0), 0, self.digits * other.digits)
+        return Scaled(product, self.exponent + other.exponent)
+
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(self.digits.shape)
 
     def __mul__(self, other: "Scaled") -> "Scaled":
         """The product; what is exactly zero stays zero, even times infinity: a closed gate lets nothing through."""
-        zero = (self.digits == 0) | (other.digits == 0)
-        product = jnp.where(zero, 0, self.digits * jnp.where(zero, 0, other.digits))
-        return Scaled.of(product, self.exponent + other.exponent)
+        product = self.times(other)
+        return Scaled.of(product.digits, product.exponent)
 
     def __truediv__(self, other: "Scaled") -> "Scaled":
         """The quotient, zero where the divisor is."""
@@ -103,6 +119,17 @@ class Scaled:
         """The plain array, as far as its precision can hold it."""
         half, dtype = self.exponent // 2, self.digits.dtype
         return self.digits * power_of_two(half, dtype) * power_of_two(self.exponent - half, dtype)
+
+
+SIZE_STEP = 8  # exponents that are known beforehand are multiples of this
+
+
+def size_of(array: np.ndarray) -> int:
+    """The exponent of the largest entry, to the nearest multiple of `SIZE_STEP`; 0 where there is none."""
+    largest = float(np.max(np.abs(np.asarray(array, np.float64)), initial=0.0))
+    if not np.isfinite(largest) or largest == 0:
+        return 0
+    return SIZE_STEP * round(float(np.frexp(largest)[1]) / SIZE_STEP)
 
 
 def aligned(parts: Sequence[Scaled]) -> tuple[list[Any], Any]:
