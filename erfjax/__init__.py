@@ -18,6 +18,8 @@ from erfjax import (
     tracing,
 )
 from erfjax.agreement import Comparison, compare
+from erfjax.decisions.streaming import Context, context
+from erfjax.decisions.tiles import Tiling, tiling
 from erfjax.fields import EffectiveField, TheoreticalField
 from erfjax.readings.analytic import analytic, analytic_map
 from erfjax.readings.empirical import empirical
@@ -27,12 +29,15 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Comparison",
+    "Context",
     "EffectiveField",
     "TheoreticalField",
+    "Tiling",
     "analytic",
     "analytic_map",
     "closed_form",
     "compare",
+    "context",
     "empirical",
     "errors",
     "geometry",
@@ -44,5 +49,6 @@ __all__ = [
     "protocols",
     "studies",
     "theoretical",
+    "tiling",
     "tracing",
 ]

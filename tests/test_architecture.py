@@ -18,7 +18,7 @@ ROWS = (  # from the ground up; boxes on one row do not know each other
     {"tracing"},
     {"measurement"},
     {"readings", "layers"},
-    {"agreement", "protocols"},
+    {"agreement", "protocols", "decisions"},
     {"studies"},
     {"report", "gallery"},
     {"cli"},
