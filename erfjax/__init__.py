@@ -18,6 +18,7 @@ from erfjax import (
     tracing,
 )
 from erfjax.agreement import Comparison, compare
+from erfjax.decisions.sizing import Match, match, needed
 from erfjax.decisions.streaming import Context, context
 from erfjax.decisions.tiles import Tiling, tiling
 from erfjax.fields import EffectiveField, TheoreticalField
@@ -31,6 +32,7 @@ __all__ = [
     "Comparison",
     "Context",
     "EffectiveField",
+    "Match",
     "TheoreticalField",
     "Tiling",
     "analytic",
@@ -44,7 +46,9 @@ __all__ = [
     "initializers",
     "layers",
     "layouts",
+    "match",
     "measures",
+    "needed",
     "plot",
     "protocols",
     "studies",

@@ -276,8 +276,7 @@ def _proved(asked: Asked, cuts: Sequence[Cut], space: tuple[int, ...], may_be_wh
         grown = tuple(dataclasses.replace(cut, spare=step * cut.grid) for cut in cuts)
         known = [cut.window(n) == n and may_be_whole for cut, n in zip(cuts, piece, strict=True)]
         if any(
-            cut.tile and cut.window(n) == n and not before
-            for cut, n, before in zip(grown, piece, known, strict=True)
+            cut.tile and cut.window(n) == n and not before for cut, n, before in zip(grown, piece, known, strict=True)
         ):
             break
         found = _judged(asked, grown, piece)
@@ -339,7 +338,7 @@ def _verdicts(asked: Asked, cuts: tuple[Cut, ...], space: tuple[int, ...]) -> It
                 if not 0 <= at <= at + high - low <= part.output.shape[out]:
                     yield Verdict("a window gives fewer units than a tile has.")
                     return
-                more = min(max(map(lambda ends: ends[1] - ends[0], line.writes)) - (high - low), at)  # as large as any
+                more = min(max(b - a for a, b in line.writes) - (high - low), at)  # as large as any
                 boxes[0][out], boxes[1][out] = Points(low - more, high), Points(at - more, at + high - low)
         found = verdict(whole, tuple(boxes[0]), part, tuple(boxes[1]), offset)
         yield found

@@ -15,7 +15,13 @@ def conv(x, kernel, out=2, *, stride=1, padding="SAME", dilation=1, base=1, seed
     dims = (LAYOUTS[rank], KERNELS[rank], LAYOUTS[rank])
     padding = [padding] * rank if isinstance(padding, tuple) else padding
     return lax.conv_general_dilated(
-        x, jnp.asarray(w, x.dtype), (stride,) * rank, padding, (base,) * rank, (dilation,) * rank, dimension_numbers=dims
+        x,
+        jnp.asarray(w, x.dtype),
+        (stride,) * rank,
+        padding,
+        (base,) * rank,
+        (dilation,) * rank,
+        dimension_numbers=dims,
     )
 
 

@@ -24,7 +24,11 @@ CASES = [
     (networks.mirrored, (40, 33), 20),
     (networks.patches, (64, 48), 32),
 ]
-LARGE = [(networks.unet, (101, 90), 16), (networks.unet, (66, 41, 70), (8, None, 8)), (networks.mirrored, (22, 23, 21), 8)]
+LARGE = [
+    (networks.unet, (101, 90), 16),
+    (networks.unet, (66, 41, 70), (8, None, 8)),
+    (networks.mirrored, (22, 23, 21), 8),
+]
 
 
 def integers(space, seed=0, dtype=np.int32):
@@ -174,7 +178,7 @@ def test_what_is_not_the_same_everywhere_is_refused_by_name(f, why):
 
 def test_errors_teach():
     x = jax.ShapeDtypeStruct((1, 64, 64, 1), jnp.float32)
-    with pytest.raises(GeometryError, match="multiples of 4 .* use 8 or 12"):
+    with pytest.raises(GeometryError, match=r"multiples of 4 .* use 8 or 12"):
         ej.tiling(networks.unet, x, tile=10)
     with pytest.raises(GeometryError, match="positive number"):
         ej.tiling(networks.unet, x, tile=0)
