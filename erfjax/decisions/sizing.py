@@ -151,7 +151,7 @@ def match(fields: Mapping[str, EffectiveField], objects: Sequence[Number | Seque
     Example:
         >>> import erfjax as ej
         >>> conv = ej.layers.Conv(3)
-        >>> levels = {str(n): (conv**n).analytic((101, 101)) for n in (2, 8, 32)}
+        >>> levels = {str(n): (conv**n).analytic(image_shape=(101, 101)) for n in (2, 8, 32)}
         >>> ej.match(levels, [4, 12, 40]).best
         ('2', '8', '32')
     """

@@ -15,7 +15,7 @@ import numpy as np
 from erfjax.tracing import registry
 from erfjax.tracing.positions.access import Along, Fixed, Identity, Lookup, Prefix, Seen, Then, View
 from erfjax.tracing.positions.hull import Views
-from erfjax.tracing.positions.index_sets import Box, Points
+from erfjax.tracing.positions.index_sets import EMPTY, Box, Points
 from erfjax.tracing.program.equations import Atom, Block, Equation, Var
 
 
@@ -182,7 +182,7 @@ def _looked_up(axis: Lookup, span: Span) -> Span:
     ends = np.zeros(kinds.shape)
     for row, (start, stop) in zip(ends, kinds, strict=True):
         if stop > start:
-            points = axis.pull({axis.out: points_of(start, stop)})  # type: ignore[arg-type]
+            points = axis.pull((EMPTY,) * axis.out + (points_of(start, stop),))
             row[:] = (points.start, points.stop) if points else (0, 0)
     return Span(ends[which.ravel(), 0], ends[which.ravel(), 1])
 

@@ -295,7 +295,7 @@ def _measured(asked: _Asked, letter: str, rate: float | None) -> Context:
 
 def _growing(values: np.ndarray) -> bool:
     """Whether the units nearest to the end (listed first) look further than those before them."""
-    some = min(64, len(values) // 4)
+    some = len(values) // 4
     return bool(some) and bool(values[:some].max() > values[some : 2 * some].max())
 
 

@@ -45,7 +45,7 @@ class Boxes:
         return len(self.start)
 
 
-def locate(field: "TheoreticalField", units: Sequence[Sequence[int]] | np.ndarray) -> Boxes:
+def locate(field: "TheoreticalField", units: Sequence[int] | Sequence[Sequence[int]] | np.ndarray) -> Boxes:
     """The boxes that units see; see `TheoreticalField.locate`."""
     if len(field.output_shape) != len(field.image_shape):
         raise _unpaired(field)
@@ -54,7 +54,7 @@ def locate(field: "TheoreticalField", units: Sequence[Sequence[int]] | np.ndarra
     return Boxes(np.stack([start for start, _ in edges], -1), np.stack([stop for _, stop in edges], -1))
 
 
-def units_of(field: "TheoreticalField", pixels: Sequence[Sequence[int]] | np.ndarray) -> Boxes:
+def units_of(field: "TheoreticalField", pixels: Sequence[int] | Sequence[Sequence[int]] | np.ndarray) -> Boxes:
     """The boxes of units that see pixels; see `TheoreticalField.units_of`."""
     rows = _rows(pixels, field.image_shape, "pixels", "the image")
     if len(field.output_shape) != len(field.image_shape):
@@ -90,7 +90,9 @@ def _edges(field: "TheoreticalField", axis: int, units: np.ndarray) -> tuple[np.
     return np.array([row.start for row in rows]) + moved, np.array([row.stop for row in rows]) + moved
 
 
-def _rows(given: Sequence[Sequence[int]] | np.ndarray, shape: tuple[int, ...], name: str, of: str) -> np.ndarray:
+def _rows(
+    given: Sequence[int] | Sequence[Sequence[int]] | np.ndarray, shape: tuple[int, ...], name: str, of: str
+) -> np.ndarray:
     """Integers, one row per unit or pixel, inside the array.
 
     Raises:

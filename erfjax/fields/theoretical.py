@@ -122,7 +122,7 @@ class TheoreticalField(summary.Shown):
         """
         return advise(self.size, self.layers, image_size_per_axis(image_size, self.image_shape))
 
-    def locate(self, units: Sequence[Sequence[int]] | np.ndarray) -> Boxes:
+    def locate(self, units: Sequence[int] | Sequence[Sequence[int]] | np.ndarray) -> Boxes:
         """The boxes of the input that units see, and their centres: unclipped hulls in pixels, one row per unit.
 
         Args:
@@ -140,7 +140,7 @@ class TheoreticalField(summary.Shown):
         """
         return locate(self, units)
 
-    def units_of(self, pixels: Sequence[Sequence[int]] | np.ndarray) -> Boxes:
+    def units_of(self, pixels: Sequence[int] | Sequence[Sequence[int]] | np.ndarray) -> Boxes:
         """The boxes of units that see pixels (their projective fields): the other way round, one row per pixel.
 
         Args:

@@ -23,7 +23,7 @@ def normalised(x):
     with jax.named_scope("first"):
         x = causal(x, 3)
     with jax.named_scope("norm"):
-        x = (x - x.mean((0, 1))) * lax.rsqrt(x.var((0, 1)) + 1e-3)
+        x = (x - x.mean((0, 1), keepdims=True)) * lax.rsqrt(x.var((0, 1), keepdims=True) + 1e-3)
     return tcn(x, 3)
 
 
@@ -99,7 +99,7 @@ def reach(f, n):
 
 @pytest.mark.parametrize("f", MODELS, ids=lambda f: f.__name__)
 def test_every_position_against_the_jacobian(f):
-    n = 100 if f in (tcn, valid) else 26
+    n = 100 if f in (tcn, valid) else {reversed_scan: 9}.get(f, 26)
     found = ej.context(f, sequence(n))
     assert found.exact
     assert (found.left, found.right) == reach(f, n)
@@ -119,7 +119,7 @@ def test_every_position_against_the_jacobian(f):
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_leaks_name_the_line_and_the_layer(f, operations, layer):
-    found = ej.context(f, sequence(26))
+    found = ej.context(f, sequence(8 if f is reversed_scan else 26))
     assert {leak.operation for leak in found.leaks} == operations
     assert {leak.layer for leak in found.leaks} == {layer}
     assert all("test_context.py" in leak.where or "networks.py" in leak.where for leak in found.leaks)
@@ -176,7 +176,7 @@ def test_seconds_layers_and_axes():
     [
         (tcn, 100, 16, (62, 0)),
         (strided, 90, 10, None),
-        (valid, 400, 40, (0, 145)),
+        (valid, 400, 40, (0, 25)),
         (padded_both_sides, 75, 15, (22, 2)),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
