@@ -117,7 +117,7 @@ class _Trimmed:
         return self.view.shift(shifts, whole)
 
 
-def leaks(clock: Clock, units: Spans, time: int, *, clipped: bool) -> tuple[list[Leak], bool]:
+def find_leaks(clock: Clock, units: Spans, time: int, *, clipped: bool) -> tuple[list[Leak], bool]:
     """The equations that look ahead, and whether nothing looks ahead once all of them look no further than they may.
 
     Args:

@@ -16,7 +16,7 @@ import numpy as np
 
 from erfjax import summary
 from erfjax.decisions.certificate import Traced
-from erfjax.decisions.leaks import Clock, Leak, leaks
+from erfjax.decisions.leaks import Clock, Leak, find_leaks
 from erfjax.decisions.spans import Span, Spans, all_held, through
 from erfjax.decisions.tiles import Tiling, tiling
 from erfjax.errors import GeometryError, LayoutError
@@ -280,9 +280,9 @@ def _measured(asked: _Asked, letter: str, rate: float | None) -> Context:
     both = [_largest(asked, time, side, axis, first, last, values) for side, values in enumerate((back, ahead))]
     (left, left_exact), (right, right_exact) = both
     grows = (infinite[0] or _growing(back[::-1])), (infinite[1] or _growing(ahead))
-    blamed, complete = leaks(clock, wanted, time, clipped=True) if right else ([], True)
+    blamed, complete = find_leaks(clock, wanted, time, clipped=True) if right else ([], True)
     if right and not blamed:
-        blamed, complete = leaks(clock, wanted, time, clipped=infinite[1])
+        blamed, complete = find_leaks(clock, wanted, time, clipped=infinite[1])
     notes = list(reader.notes(output))
     if not complete:
         notes.append("More than what is listed looks ahead.")
