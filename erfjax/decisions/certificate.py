@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from erfjax.errors import ErfjaxError
+from erfjax.errors import LayoutError
 from erfjax.layouts import Layout, parse_input, parse_output
 from erfjax.readings.reader import Reader
 from erfjax.tracing import jaxpr as jx
@@ -95,17 +95,17 @@ def traced(f: Function, shape: Sequence[int], dtype: Any, layout: str, out_layou
     """A function of one array that returns one array, at one shape.
 
     Raises:
-        ErfjaxError: it returns several arrays, or none that depends on the input.
+        LayoutError: it returns several arrays, or none that depends on the input.
     """
     program = trace(f, jax.ShapeDtypeStruct(tuple(shape), dtype))
     if len(program.outputs) != 1:
-        raise ErfjaxError(
+        raise LayoutError(
             f"Expected a function that returns one array, but it returns {len(program.outputs)}: select one, "
             "for example with lambda x: f(x)[0]."
         )
     (output,) = program.outputs
     if isinstance(output, Known):
-        raise ErfjaxError("The output does not depend on the input: there is nothing to look at.")
+        raise LayoutError("The output does not depend on the input: nothing is seen.")
     reader = Reader(program, parse_input(layout, shape), remembered(refuse))
     return Traced(reader, output, parse_output(out_layout, output.shape, layout))
 

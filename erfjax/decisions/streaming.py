@@ -15,18 +15,16 @@ import jax
 import numpy as np
 
 from erfjax import summary
-from erfjax.decisions.certificate import Traced
+from erfjax.decisions.certificate import Traced, traced
 from erfjax.decisions.leaks import Clock, Leak, find_leaks
 from erfjax.decisions.spans import Span, Spans, all_held, through
 from erfjax.decisions.tiles import Tiling, tiling
 from erfjax.errors import GeometryError, LayoutError
 from erfjax.fields import LayerRow
-from erfjax.layouts import BATCH, CHANNEL, Layout, parse_input, parse_output
+from erfjax.layouts import BATCH, CHANNEL, Layout, parse_input
 from erfjax.readings.reader import Reader
-from erfjax.tracing.positions.hull import refuse, remembered
 from erfjax.tracing.positions.index_sets import full
-from erfjax.tracing.program.equations import Known, Var
-from erfjax.tracing.program.flatten import trace
+from erfjax.tracing.program.equations import Var
 from erfjax.typing import Function, Number, Shaped
 
 MOST_ASKED = 64  # units that are asked for their exact set before an upper bound is reported
@@ -212,23 +210,14 @@ def context(
         raise GeometryError(f"`rate` must be a positive number of positions per second, but got {rate}.")
     source = parse_input(layout, x.shape)
     letter = _sequence(source, axis)
-    program = trace(f, x)
-    if len(program.outputs) != 1:
-        raise LayoutError(
-            f"Expected a function that returns one array, but it returns {len(program.outputs)}: select one, "
-            "for example with lambda x: f(x)[0]."
-        )
-    (output,) = program.outputs
-    if isinstance(output, Known):
-        raise LayoutError("The output does not depend on the input: there is no context.")
-    target = parse_output(out_layout, output.shape, layout)
+    here = traced(f, x.shape, x.dtype, layout, out_layout)
+    output, target = here.output, here.target
     if letter not in target.letters:
         raise LayoutError(
             f"The output {output.shape} has the axes {target.letters!r}, so no axis {letter} along which its units are "
             "ordered; if one of its axes is the sequence, name it with out_layout."
         )
-    reader = Reader(program, source, remembered(refuse))
-    return _measured(_Asked(f, reader, output, target), letter, None if rate is None else float(rate))
+    return _measured(_Asked(f, here.reader, output, target), letter, None if rate is None else float(rate))
 
 
 def _sequence(source: Layout, axis: str | None) -> str:
