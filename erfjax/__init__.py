@@ -18,6 +18,9 @@ from erfjax import (
     tracing,
 )
 from erfjax.agreement import Comparison, compare
+from erfjax.decisions.sizing import Match, match, needed
+from erfjax.decisions.streaming import Context, context
+from erfjax.decisions.tiles import Tiling, tiling
 from erfjax.fields import EffectiveField, TheoreticalField
 from erfjax.growth_laws import Growth, growth
 from erfjax.readings.analytic import analytic, analytic_map
@@ -29,13 +32,17 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Comparison",
+    "Context",
     "EffectiveField",
     "Growth",
+    "Match",
     "TheoreticalField",
+    "Tiling",
     "analytic",
     "analytic_map",
     "closed_form",
     "compare",
+    "context",
     "empirical",
     "errors",
     "geometry",
@@ -43,11 +50,14 @@ __all__ = [
     "initializers",
     "layers",
     "layouts",
+    "match",
     "measures",
+    "needed",
     "plot",
     "protocols",
     "redraw",
     "studies",
     "theoretical",
+    "tiling",
     "tracing",
 ]

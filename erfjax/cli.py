@@ -1,4 +1,4 @@
-"""The command line: `erfjax growth`, `erfjax reproduce NAME`, `erfjax report TARGET`.
+"""The command line: `erfjax growth`, `erfjax reproduce NAME`, `erfjax report TARGET`, `erfjax context TARGET`.
 
 Options are read here and handed on; everything is computed by the functions that Python users call. What a user got wrong
 (an `ErfjaxError`, a file that cannot be read or written) ends with one line and exit status 1, not with a traceback.
@@ -241,6 +241,35 @@ def report(target: str, out: Path | None, **options: Any) -> None:
         click.echo(str(made))
         if out is not None:
             click.echo(f"\nwritten: {made.save(out)}")
+
+
+@main.command()
+@click.argument("target")
+@click.option("--shape", required=True, callback=_integers, help="Shape of the input, such as 1,2048,64.")
+@click.option(
+    "--layout", default="NLC", show_default=True, help="One letter per axis: N batch, C channels, D H W L space."
+)
+@click.option("--out-layout", help="The same for the output; like the input by default.")
+@click.option("--axis", help="Letter of the sequence axis; L, or the only one, by default.")
+@click.option("--rate", type=float, help="Positions per second, to have times in milliseconds.")
+@click.option("--chunk", type=int, help="Positions per chunk: also print how the model is streamed.")
+@click.option("--dtype", default="float32", show_default=True, help="Of the input; int32 for tokens.")
+def context(target: str, shape: tuple[int, ...], chunk: int | None, dtype: str, **options: Any) -> None:
+    """Whether TARGET is causal, how far it looks back and ahead, and what makes it look ahead."""
+    import jax
+
+    from erfjax.decisions.streaming import context as look
+    from erfjax.report import load_target
+
+    try:
+        x = jax.ShapeDtypeStruct(shape, dtype)
+    except TypeError as error:
+        raise click.BadParameter(f"--dtype {dtype!r} is no dtype, such as float32 or int32") from error
+    with _explained():
+        found = look(load_target(target), x, **options)
+        click.echo(str(found))
+        if chunk is not None:
+            click.echo(f"\n{found.plan(chunk)}")
 
 
 def _show(result: Any, out: Path | None) -> None:

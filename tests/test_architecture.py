@@ -18,7 +18,7 @@ ROWS = (  # from the ground up; boxes on one row do not know each other
     {"tracing"},
     {"measurement"},
     {"readings", "layers"},
-    {"agreement", "protocols", "growth_laws"},
+    {"agreement", "protocols", "growth_laws", "decisions"},
     {"studies"},
     {"report", "gallery"},
     {"cli"},

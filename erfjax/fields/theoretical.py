@@ -14,6 +14,7 @@ from jaxtyping import Bool
 from erfjax import files, summary
 from erfjax.fields import output
 from erfjax.fields.advice import Advice, advise, image_size_per_axis
+from erfjax.fields.projective import Boxes, locate, units_of
 from erfjax.fields.rows import LayerRow, Phase, PhaseTable
 from erfjax.typing import JSON, Axes, Extent, Figure, Number
 
@@ -120,6 +121,42 @@ class TheoreticalField(summary.Shown):
             (4, (0.6833333333333333, 0.6833333333333333))
         """
         return advise(self.size, self.layers, image_size_per_axis(image_size, self.image_shape))
+
+    def locate(self, units: Sequence[int] | Sequence[Sequence[int]] | np.ndarray) -> Boxes:
+        """The boxes of the input that units see, and their centres: unclipped hulls in pixels, one row per unit.
+
+        Args:
+            units: indices of the output, one row per unit, one integer per spatial axis.
+
+        Raises:
+            UnitError: units outside the output, or not in the table of phases of a field that never repeats.
+
+        Example:
+            >>> import erfjax as ej
+            >>> field = (ej.layers.Conv(3, stride=2) ** 2).theoretical((32, 48))
+            >>> boxes = field.locate([(0, 0), (3, 5)])
+            >>> boxes.start.tolist(), boxes.centre.tolist()
+            ([[0.0, 0.0], [12.0, 20.0]], [[3.0, 3.0], [15.0, 23.0]])
+        """
+        return locate(self, units)
+
+    def units_of(self, pixels: Sequence[int] | Sequence[Sequence[int]] | np.ndarray) -> Boxes:
+        """The boxes of units that see pixels (their projective fields): the other way round, one row per pixel.
+
+        Args:
+            pixels: indices of the input, one row per pixel, one integer per spatial axis.
+
+        Raises:
+            UnitError: pixels outside the image.
+
+        Example:
+            >>> import erfjax as ej
+            >>> field = (ej.layers.Conv(3) ** 2).theoretical((32, 48))
+            >>> seen = field.units_of([(0, 10)])
+            >>> seen.start.tolist(), seen.stop.tolist()
+            ([[0.0, 8.0]], [[3.0, 13.0]])
+        """
+        return units_of(self, pixels)
 
     def table(self) -> summary.Table:
         """One row per layer, from the input to the unit."""

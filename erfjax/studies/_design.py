@@ -12,9 +12,9 @@ import jax
 import numpy as np
 
 from erfjax import summary
+from erfjax.decisions.schedules import Budget, Design, Layer, search
 from erfjax.errors import StackError
 from erfjax.studies._support.pairs import Pair, Result, bar, pair, pair_arrays
-from erfjax.studies._support.schedules import Budget, Design, Layer, search
 
 PAPER = {
     "dilated 2, 4, 8": Design((Layer(3),) * 12 + (Layer(3, 2), Layer(3, 4), Layer(3, 8))),
@@ -107,7 +107,7 @@ def design(
 
     Example:
         >>> import erfjax as ej
-        >>> from erfjax.studies._support.schedules import Design, Layer
+        >>> from erfjax.decisions.schedules import Design, Layer
         >>> result = ej.studies.design({"dense": Design((Layer(3),) * 4)}, width=2, samples=2, progress=False)
         >>> {rule: str(found) for rule, found in result.best["dense"].items()}
         {'smooth': '3^4', 'no holes': '3^4', 'no holes, any depth': '3 3d3'}

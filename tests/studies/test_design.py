@@ -7,7 +7,7 @@ import pytest
 
 from erfjax.errors import StackError
 from erfjax.studies._design import PAPER, design
-from erfjax.studies._support.schedules import Budget, Design, Layer, search
+from erfjax.decisions.schedules import Budget, Design, Layer, search
 
 KERNELS, DILATIONS = (3, 5), (1, 2, 3)
 

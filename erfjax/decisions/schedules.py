@@ -53,7 +53,7 @@ class Design:
         layers: input to output.
 
     Example:
-        >>> from erfjax.studies._support.schedules import Design, Layer
+        >>> from erfjax.decisions.schedules import Design, Layer
         >>> paper = Design((Layer(3),) * 12 + (Layer(3, 2), Layer(3, 4), Layer(3, 8)))
         >>> paper.trf, paper.sigma, paper.cost
         (53, 8.0, 135.0)
@@ -147,7 +147,7 @@ def search(
         StackError: no design fits, or a budget, kernels or dilations that are not positive.
 
     Example:
-        >>> from erfjax.studies._support.schedules import Budget, search
+        >>> from erfjax.decisions.schedules import Budget, search
         >>> best = search(Budget(trf=27, cost=27))[-1]
         >>> str(best), best.trf  # three-adic dilations: a perfectly flat field
         ('3 3d3 3d9', 27)
@@ -178,17 +178,17 @@ def search(
                         trf + j * d * (k - 1),
                         cost + (k * top // (j * s)) ** 2 if j * s <= top else limit + 1,
                     )
-                    if spent > limit or after > budget.trf or not _allowed(budget.spacing, j, d, trf, value):
+                    if spent > limit or after > budget.trf or not allowed(budget.spacing, j, d, trf, value):
                         continue
                     state = (depth + 1 if budget.depth else 0, j * s)
                     kept = states.setdefault(after, {}).setdefault(state, {})
                     _keep(kept, spent, value + (j * d) ** 2 * (k * k - 1), (Layer(k, d, s), path))
     if not ends:
         raise StackError(f"No design fits {budget}: allow a larger TRF, a larger cost or fewer layers.")
-    return tuple(Design(_unrolled(path)) for _, (_, path) in _undominated(ends))
+    return tuple(Design(unrolled(path)) for _, (_, path) in _undominated(ends))
 
 
-def _allowed(spacing: Spacing, j: int, d: int, trf: int, value: int) -> bool:
+def allowed(spacing: Spacing, j: int, d: int, trf: int, value: int) -> bool:
     """Whether taps j d apart are close enough for what lies below: a field of `trf` pixels with 12 σ² = `value`."""
     if spacing == "smooth":
         return j * d <= trf and (d == 1 or 3 * (j * d) ** 2 <= value)
@@ -209,7 +209,8 @@ def _undominated(found: dict[int, Any]) -> Iterable[tuple[int, Any]]:
             yield cost, found[cost]
 
 
-def _unrolled(path: Any) -> tuple[Layer, ...]:
+def unrolled(path: Any) -> tuple[Layer, ...]:
+    """The layers of a path of nested pairs (layer, path below), input to output."""
     layers: list[Layer] = []
     while path is not None:
         layer, path = path

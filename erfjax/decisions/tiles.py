@@ -1,0 +1,242 @@
+"""`tiling`: how an image is computed tile by tile, with what overlap, so that the tiles are the whole.
+
+A *tile* is what is wanted, a *window* what is read for it: the tile and its halo. `lines` says how they lie, and that the plan
+is exact is proved there before anything runs. Here it is shown, and run on arrays that need not fit into memory.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from erfjax import summary
+from erfjax.decisions.lines import Asked, Line, plan
+from erfjax.errors import ErfjaxError, GeometryError
+from erfjax.typing import ArrayLike, Extent, Function, Shaped
+
+Slices = tuple[slice, ...]
+TRIED = (
+    "At another size the function does the same operations in another order: that the tiles are the whole was tried on "
+    "random numbers, within rounding.",
+)
+
+
+class Tile(NamedTuple):
+    """What is read of the image and what of the output is written from it: one slice for every axis of either array."""
+
+    read: Slices
+    write: Slices
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tiling:
+    """How an image is computed tile by tile.
+
+    Attributes:
+        tile: the size of a tile in pixels of the input, per spatial axis; None on an axis that is read whole.
+        grid: the corners of tiles are multiples of it, in pixels.
+        halo: (before, after) per axis: how many pixels around a tile are needed; not one of them can be spared. Infinite
+            where the function looks everywhere.
+        stride: pixels per unit of the output, per axis.
+        exact: whether the tiles are the whole.
+        why: if not, the operation that is to blame, with its line.
+        notes: what the promise rests on where it is not proved from the program alone.
+        streamed: whether the first windows are shorter instead of reading ahead.
+
+    Example:
+        >>> import erfjax as ej, jax, jax.numpy as jnp
+        >>> def pooled(x):
+        ...     return jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, 3, 5, 1), (1, 2, 1, 1), "SAME")
+        >>> plan = ej.tiling(pooled, jax.ShapeDtypeStruct((1, 64, 50, 1), jnp.float32), tile=(16, 25))
+        >>> plan.grid, plan.halo
+        ((2, 1), ((0, 1), (2, 2)))
+        >>> tile = next(plan.tiles())
+        >>> tile.read[1:3], tile.write[1:3]
+        ((slice(0, 18, None), slice(0, 29, None)), (slice(0, 8, None), slice(0, 25, None)))
+    """
+
+    tile: tuple[int | None, ...]
+    grid: tuple[int, ...]
+    halo: tuple[tuple[Extent, Extent], ...]
+    stride: tuple[Fraction, ...]
+    exact: bool
+    why: str | None
+    image_shape: tuple[int, ...]
+    notes: tuple[str, ...]
+    streamed: bool
+    asked: Asked = dataclasses.field(repr=False)
+
+    def tiles(self, image_shape: Sequence[int] | None = None) -> Iterator[Tile]:
+        """What to read and what to write, tile by tile; for images that do not fit into memory.
+
+        `out[tile.write] = plan.compute(f, image[tile.read], tile)` does one tile, whatever kind of array `image` and `out` are.
+
+        Args:
+            image_shape: the spatial shape of the image, or its whole shape; None is that of the plan.
+
+        Raises:
+            ErfjaxError: the plan is not exact.
+            LayoutError: the shape has another number of axes.
+        """
+        lines, shape = self._lines(image_shape)
+        out = self.asked.out_shape(shape)
+        source = self.asked.source
+        for places in itertools.product(*(range(len(line.reads)) for line in lines)):
+            read = [slice(0, n) for n in shape]
+            write = [slice(0, n) for n in out]
+            for i, (line, place) in enumerate(zip(lines, places, strict=True)):
+                read[source.spatial[i]] = slice(*line.reads[place])
+                paired = self.asked.paired[i]
+                if paired is not None:
+                    write[paired] = slice(*line.writes[place])
+            yield Tile(tuple(read), tuple(write))
+
+    def keep(self, tile: Tile) -> Slices:
+        """The part of what the function gives for a window that is written."""
+        kept = list(tile.write)
+        for axis, paired, stride in zip(self.asked.source.spatial, self.asked.paired, self.stride, strict=True):
+            if paired is not None:
+                by = int(tile.read[axis].start / stride)
+                kept[paired] = slice(tile.write[paired].start - by, tile.write[paired].stop - by)
+        return tuple(kept)
+
+    def compute(self, f: Function, window: ArrayLike, tile: Tile) -> jax.Array:
+        """What is written for a tile, from the window that it reads: one compiled function for all windows of one shape."""
+        return _compiled(f)(jnp.asarray(window))[self.keep(tile)]
+
+    def __call__(self, f: Function, image: Any, *, out: Any = None, progress: bool | None = None) -> Any:
+        """The output of `f` on an image of any size, tile by tile.
+
+        Args:
+            f: the function that the plan was made for.
+            image: anything with a shape that gives arrays when it is sliced: an array, a `numpy.memmap`, a zarr array.
+            out: where to write; the same kind of thing. None makes a NumPy array.
+            progress: whether to show a bar; None shows it on a terminal.
+
+        Returns:
+            `out`.
+
+        Raises:
+            ErfjaxError: the plan is not exact; the message names the operation.
+            GeometryError: `out` has another shape than the output.
+        """
+        lines, shape = self._lines(image.shape)
+        whole = self.asked.out_shape(shape)
+        if out is not None and tuple(out.shape) != whole:
+            raise GeometryError(f"`out` must have the shape of the output, {whole}, but has {tuple(out.shape)}.")
+        total = math.prod(len(line.reads) for line in lines)
+        hidden = None if progress is None else not progress
+        for tile in tqdm(self.tiles(shape), total=total, unit="tile", disable=hidden, delay=1.0):
+            done = self.compute(f, np.asarray(image[tile.read]), tile)
+            if out is None:
+                out = np.empty(whole, done.dtype)
+            out[tile.write] = np.asarray(done)
+        return out
+
+    def _lines(self, image_shape: Sequence[int] | None) -> tuple[tuple[Line, ...], tuple[int, ...]]:
+        """The plan of every axis for an image of another shape, proved; and the shape of the whole array."""
+        if not self.exact:
+            raise ErfjaxError(f"This function cannot be computed tile by tile: {self.why}")
+        shape = self.asked.whole_shape(image_shape)
+        space = self.asked.source.space(shape)
+        found = plan(self.asked, self.tile, space, self.streamed)
+        if found.why is not None:
+            raise ErfjaxError(f"An image of shape {shape} cannot be computed tile by tile: {found.why}")
+        out = self.asked.out_shape(shape)
+        units = [1 if axis is None else out[axis] for axis in self.asked.paired]
+        return tuple(cut.line(n, m) for cut, n, m in zip(found.cuts, space, units, strict=True)), shape
+
+    def facts(self) -> summary.Table:
+        """The plan, one fact a row."""
+        notes = self.notes if self.why is None else (self.why,)
+        pairs: dict[str, Any] = {
+            "image": self.image_shape,
+            "tile": tuple("whole" if n is None else n for n in self.tile),
+            "grid": self.grid,
+            "halo": " × ".join(f"{summary.cell(a)} + {summary.cell(b)}" for a, b in self.halo),
+            "exact": self.exact,
+        }
+        if self.exact:
+            lines, shape = self._lines(None)
+            windows = [[stop - start for start, stop in line.reads] for line in lines]
+            read = math.prod(map(sum, windows)) / math.prod(self.asked.source.space(shape))
+            pairs |= {"tiles": math.prod(map(len, windows)), "window": tuple(map(max, windows))}
+            pairs["pixels read, per pixel"] = read
+            if read == 1:
+                notes = (*notes, "Tile and halo are as large as the image: it is read whole.")
+        return summary.facts("tiling", pairs, notes)
+
+    def __str__(self) -> str:
+        return str(self.facts())
+
+    def _repr_html_(self) -> str:
+        return self.facts()._repr_html_()
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(f: Function) -> Any:
+    return jax.jit(f)
+
+
+def tiling(
+    f: Function,
+    x: Shaped,
+    *,
+    tile: int | Sequence[int | None],
+    layout: str = "NHWC",
+    out_layout: str | None = None,
+    streamed: bool = False,
+) -> Tiling:
+    """How `f` is computed tile by tile so that the tiles are the whole, with the smallest overlap.
+
+    Args:
+        f: maps an array to one array.
+        x: an array or a `jax.ShapeDtypeStruct`; only shape and dtype are used. Plans for images of other sizes follow from
+            the same result (`tiles`).
+        tile: pixels of the input per tile: one number, or one per spatial axis, None for an axis that is not cut. Multiples
+            of the grid.
+        layout: the axes of `x`.
+        out_layout: the axes of the output; by default those of the input where the output has as many.
+        streamed: let the first windows be shorter, so that none reads further ahead than its tile needs: for a signal that
+            is still arriving. Otherwise all windows have one shape.
+
+    Returns:
+        A `Tiling`. Where the function looks everywhere, or is not the same everywhere, `exact` is False and `why` names the
+        operation; such a plan refuses to run.
+
+    Raises:
+        GeometryError: tiles that are not positive or not multiples of the grid.
+        LayoutError, UnsupportedPrimitiveError: as for `erfjax.theoretical`.
+
+    Source:
+        O. Ronneberger, P. Fischer, T. Brox, U-Net, MICCAI 2015 (overlap-tile strategy); here the overlap is the hull of what
+        a tile sees, and padding need not be given up.
+
+    Example:
+        >>> import erfjax as ej, jax, jax.numpy as jnp, numpy as np
+        >>> def blurred(x):
+        ...     return jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, 3, 5, 1), (1, 1, 1, 1), "SAME")
+        >>> image = np.arange(1400.0, dtype=np.float32).reshape(1, 40, 35, 1)
+        >>> plan = ej.tiling(blurred, image, tile=16)
+        >>> plan.halo, bool((plan(blurred, image) == blurred(image)).all())
+        (((1, 1), (2, 2)), True)
+    """
+    asked = Asked(f, tuple(map(int, x.shape)), x.dtype, layout, out_layout)
+    space = asked.space
+    sizes = (tile,) * len(space) if tile is None or isinstance(tile, int) else tuple(tile)
+    if len(sizes) != len(space) or any(n is not None and n < 1 for n in sizes):
+        raise GeometryError(
+            f"`tile` must be a positive number of pixels, or one (or None) for each of the {len(space)} spatial axes, "
+            f"but got {tile}."
+        )
+    found = plan(asked, sizes, space, streamed)
+    grid, halo, stride = (tuple(getattr(cut, name) for cut in found.cuts) for name in ("grid", "halo", "stride"))
+    return Tiling(sizes, grid, halo, stride, found.why is None, found.why, space, TRIED * found.tried, streamed, asked)

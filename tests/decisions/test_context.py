@@ -1,0 +1,244 @@
+"""Causality, look-back and look-ahead of every position, against Jacobians; who leaks; chunks that are the whole."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from jax import lax
+
+import erfjax as ej
+from erfjax.cli import main
+from erfjax.errors import ErfjaxError, GeometryError, LayoutError
+from tests import oracles
+from tests.decisions.networks import causal, conv, tcn
+
+
+def sequence(n, channels=2):
+    return jax.ShapeDtypeStruct((1, n, channels), jnp.float32)
+
+
+def normalised(x):
+    """A batch norm over time inside a causal network."""
+    with jax.named_scope("first"):
+        x = causal(x, 3)
+    with jax.named_scope("norm"):
+        x = (x - x.mean((0, 1), keepdims=True)) * lax.rsqrt(x.var((0, 1), keepdims=True) + 1e-3)
+    return tcn(x, 3)
+
+
+def padded_both_sides(x):
+    x = tcn(x, 3)
+    with jax.named_scope("same"):
+        x = conv(x, 5, 2)
+    return tcn(x, 2)
+
+
+def reversed_scan(x):
+    def step(state, row):
+        state = jnp.tanh(state + row)
+        return state, state
+
+    return lax.scan(step, jnp.zeros(x.shape[2]), x[0], reverse=True)[1][None]
+
+
+def shifted_target(x):
+    return tcn(jnp.concatenate([x[:, 1:], jnp.zeros_like(x[:, :1])], 1), 2)
+
+
+def off_by_one(x):
+    """A triangle of ones that reaches one too far."""
+    n = x.shape[1]
+    return jnp.einsum("ts,nsc->ntc", jnp.tril(jnp.ones((n, n)), 1), x)
+
+
+def strided(x):
+    """Down by two, causal layers, up again, and a skip."""
+    return jnp.repeat(tcn(causal(x, 4, stride=2), 2), 2, 1) + x
+
+
+def cumulative(x):
+    return jnp.cumsum(causal(x, 3), 1)
+
+
+def ahead(x):
+    return jnp.pad(x, ((0, 0), (0, 2), (0, 0)))[:, 2:] + x
+
+
+def valid(x):
+    return conv(conv(x, 10, stride=5, padding="VALID"), 8, stride=4, padding="VALID")
+
+
+MODELS = [
+    tcn,
+    normalised,
+    padded_both_sides,
+    reversed_scan,
+    shifted_target,
+    off_by_one,
+    strided,
+    cumulative,
+    ahead,
+    valid,
+]
+
+
+def reach(f, n):
+    """Look-back and look-ahead of all units from the support of the Jacobian; each stands for [t·s, (t + 1)·s)."""
+    with jax.enable_x64(True):
+        x = jnp.asarray(np.random.default_rng(0).normal(size=(1, n, 2)))
+        seen = np.abs(oracles.jacobian(f, x)).reshape(*f(x).shape, *x.shape).sum((0, 2, 3, 5)) > 1e-12
+    stride = {valid: 20}.get(f, 1)
+    back, forward = [], []
+    for t, row in enumerate(seen):
+        positions = np.flatnonzero(row)
+        back.append(t * stride - positions[0])
+        forward.append(positions[-1] - ((t + 1) * stride - 1))
+    return max(0, *back), max(0, *forward)
+
+
+@pytest.mark.parametrize("f", MODELS, ids=lambda f: f.__name__)
+def test_every_position_against_the_jacobian(f):
+    n = 100 if f in (tcn, valid) else {reversed_scan: 9}.get(f, 26)
+    found = ej.context(f, sequence(n))
+    assert found.exact
+    assert (found.left, found.right) == reach(f, n)
+    assert found.causal == (found.right == 0) == (not found.leaks)
+
+
+@pytest.mark.parametrize(
+    ("f", "operations", "layer"),
+    [
+        (normalised, {"reduce_sum"}, "norm"),
+        (padded_both_sides, {"conv_general_dilated"}, "same"),
+        (reversed_scan, {"slice"}, ""),
+        (shifted_target, {"slice"}, ""),
+        (ahead, {"slice"}, ""),
+        (off_by_one, {"dot_general"}, "ts,nsc->ntc"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_leaks_name_the_line_and_the_layer(f, operations, layer):
+    found = ej.context(f, sequence(8 if f is reversed_scan else 26))
+    assert {leak.operation for leak in found.leaks} == operations
+    assert {leak.layer for leak in found.leaks} == {layer}
+    assert all("test_context.py" in leak.where or "networks.py" in leak.where for leak in found.leaks)
+    assert max(leak.ahead for leak in found.leaks) == found.right
+    assert any("nothing looks ahead" in note for note in found.notes)
+    assert "what looks ahead" in str(found)
+
+
+def test_leaks_behind_leaks_are_found():
+    """Each is made to look no further than it may before the next is sought."""
+
+    def f(x):
+        for name in ("one", "two", "three"):
+            with jax.named_scope(name):
+                x = causal(x - x.mean(1, keepdims=True), 2)
+        return x
+
+    found = ej.context(f, sequence(30))
+    assert [leak.layer for leak in found.leaks] == ["three", "two", "one"]
+
+
+def test_what_grows_is_told_from_what_does_not():
+    assert ej.context(cumulative, sequence(64)).grows == (True, False)
+    assert ej.context(tcn, sequence(200)).grows == (False, False)
+    assert ej.context(reversed_scan, sequence(16)).grows == (False, True)
+    assert "all that came before: grows" in str(ej.context(cumulative, sequence(64)))
+
+
+def test_seconds_layers_and_axes():
+    found = ej.context(tcn, sequence(200), rate=50)
+    assert (found.left, found.left_seconds, found.right_seconds) == (62, 1.24, 0)
+    assert [row[3] for row in found.table().rows] == [3, 7, 15, 31, 63]
+    assert [row[5] for row in found.table().rows] == [2, 6, 14, 30, 62]
+    video = ej.context(
+        lambda x: lax.reduce_window(
+            x, 0.0, lax.add, (1, 3, 5, 5, 1), (1,) * 5, ((0, 0), (2, 0), (2, 2), (2, 2), (0, 0))
+        ),
+        jax.ShapeDtypeStruct((1, 9, 11, 12, 1), jnp.float32),
+        layout="NDHWC",
+        axis="D",
+    )
+    assert (video.axis, video.left, video.right) == ("D", 2, 0)
+    tokens = ej.context(
+        lambda x: tcn(jnp.ones((7, 2))[x], 2),
+        jax.ShapeDtypeStruct((1, 40), jnp.int32),
+        layout="NL",
+        out_layout="NLC",
+    )
+    assert (tokens.left, tokens.right) == (6, 0)
+
+
+@pytest.mark.parametrize(
+    ("f", "n", "chunk", "halo"),
+    [
+        (tcn, 100, 16, (62, 0)),
+        (strided, 90, 10, None),
+        (valid, 400, 40, (0, 25)),
+        (padded_both_sides, 75, 15, (22, 2)),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_chunks_are_the_whole(f, n, chunk, halo):
+    x = np.random.default_rng(0).integers(-9, 10, (1, n, 2)).astype(np.float32)
+    found = ej.context(f, x)
+    plan = found.plan(chunk)
+    assert plan.exact, plan.why
+    assert halo is None or plan.halo == (halo,)
+    np.testing.assert_array_equal(plan(f, x), jax.jit(f)(x))
+    for i, tile in enumerate(plan.tiles()):  # nothing is read before it has come
+        latest = (i + 1) * chunk + plan.halo[0][1] + plan.grid[0] + plan.tile[0] * (f is valid)
+        assert tile.read[1].stop <= max(latest, chunk + plan.halo[0][1] + plan.grid[0])
+
+
+def test_what_looks_back_without_end_cannot_be_streamed_in_windows():
+    plan = ej.context(cumulative, sequence(64)).plan(8)
+    with pytest.raises(ErfjaxError, match=r"`cumsum` at .* looks at all of axis L"):
+        plan(cumulative, np.zeros((1, 64, 2), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "match"),
+    [
+        ({"axis": "W"}, LayoutError, "there is no axis 'W'"),
+        ({"axis": "C"}, LayoutError, "'C' is the channels in 'NLC', not a sequence"),
+        ({"axis": "N"}, LayoutError, "'N' is the batch"),
+        ({"layout": "HWC"}, LayoutError, "several axes that could be the sequence"),
+        ({"rate": 0}, GeometryError, "positive number of positions per second"),
+    ],
+)
+def test_errors_teach(changes, error, match):
+    with pytest.raises(error, match=match):
+        ej.context(tcn, sequence(20), **changes)
+
+
+def test_outputs_without_the_axis_are_refused():
+    with pytest.raises(LayoutError, match="no axis L"):
+        ej.context(lambda x: x.mean(1), sequence(20))
+    with pytest.raises(LayoutError, match="select one"):
+        ej.context(lambda x: (x, x), sequence(20))
+    with pytest.raises(LayoutError, match="does not depend"):
+        ej.context(lambda x: jnp.ones((1, 20, 2)), sequence(20))
+
+
+def test_two_thousand_positions_at_once():
+    """All units of a long sequence go through the program together: no unit is left out, and none is asked by itself."""
+    found = ej.context(lambda x: tcn(cumulative(x), 9), sequence(2048))
+    assert (found.causal, found.left, found.grows) == (True, 2047, (True, False))
+
+
+def test_command_line(tmp_path):
+    (tmp_path / "model.py").write_text("import jax.numpy as jnp\ndef f(x):\n    return x - x.mean(1, keepdims=True)\n")
+    target = f"{tmp_path / 'model.py'}:f"
+    done = CliRunner().invoke(main, ["context", target, "--shape", "1,2048,4", "--rate", "50"])
+    assert done.exit_code == 0, done.output
+    assert "look-ahead  2047 = 4.094e+04 ms" in done.output
+    assert "reduce_sum" in done.output
+    assert "model.py:3" in done.output
+    done = CliRunner().invoke(main, ["context", "jax.numpy:sin", "--shape", "1,64,4", "--chunk", "16"])
+    assert "window                  16" in done.output
+    wrong = CliRunner().invoke(main, ["context", target, "--shape", "1,64,4", "--axis", "H"])
+    assert wrong.exit_code == 1
+    assert "no axis 'H'" in wrong.output
