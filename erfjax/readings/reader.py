@@ -15,8 +15,10 @@ from erfjax.measurement.cone import unit_box
 from erfjax.tracing import registry
 from erfjax.tracing.positions.access import IrregularError, Shift
 from erfjax.tracing.positions.axis_roles import Roles, roles
-from erfjax.tracing.positions.hull import Views, period, walk
+from erfjax.tracing.positions.hull import Views, period, remembered, walk
 from erfjax.tracing.positions.index_sets import Box, Points, Region, clip, full, mask, shadow
+from erfjax.tracing.positions.known_values import Facts
+from erfjax.tracing.positions.through_zeros import Follow, gradients, past_zeros
 from erfjax.tracing.program.equations import Atom, Block, Equation, Known, Program, Var
 from erfjax.tracing.program.layer_rows import Visit, named_visits
 from erfjax.typing import Extent
@@ -31,18 +33,30 @@ class Reader:
     Attributes:
         program: the traced function.
         source: the layout of its input.
-        views: how its equations are seen.
+        plain: how its equations are seen if no value is known.
         inferred: what its fields should note about the question.
+        follow: "values" or "gradients".
     """
 
     program: Program
     source: Layout
-    views: Views
+    plain: Views
     inferred: tuple[str, ...] = ()
+    follow: Follow = "values"
+
+    @functools.cached_property
+    def facts(self) -> Facts:
+        return Facts(self.program)
+
+    @functools.cached_property
+    def views(self) -> Views:
+        """How its equations are seen past known zeros."""
+        seen = past_zeros(self.plain, self.facts)
+        return remembered(gradients(seen) if self.follow == "gradients" else seen)
 
     @functools.cached_property
     def roles(self) -> dict[Atom, Roles]:
-        return roles(self.program, self.views)
+        return roles(self.program, remembered(self.plain))
 
     @functools.cached_property
     def made(self) -> dict[Var, int]:
@@ -201,12 +215,18 @@ class Reader:
         if isinstance(atom, Known):
             return (*self.inferred, "The output does not depend on the input: nothing is seen.")
         unknown = [e for e in _all(self.program) if not e.blocks and not registry.known(e.primitive)]
-        if not unknown:
-            return self.inferred
-        return (
-            *self.inferred,
-            f"{len(unknown)} equation(s) without a rule, seen whole: {', '.join(map(str, unknown))}.",
-        )
+        notes = list(self.inferred)
+        if unknown:
+            notes.append(f"{len(unknown)} equation(s) without a rule, seen whole: {', '.join(map(str, unknown))}.")
+        assumed = self.facts.assumed
+        for value in sorted(set(assumed.values())):
+            (first, *others) = [e for e, v in assumed.items() if v == value]
+            more = f" and {len(others)} more" if others else ""
+            notes.append(
+                f"Assumed: where a mask holds {value:g}, the exponential is zero, because the scores beside it are far greater "
+                f"(in {first}{more}). Mask with -inf to make this exact."
+            )
+        return tuple(notes)
 
     def layers(self, atom: Atom) -> tuple[LayerRow, ...]:
         """One row per layer on the way to a variable, each for the centre unit of the layer."""

@@ -21,6 +21,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from erfjax.tracing.positions.index_sets import EMPTY, EVERYWHERE, Box, Points
+from erfjax.tracing.positions.interval_rows import IntervalRows, covered
 from erfjax.typing import Extent
 
 Shift = Fraction | None
@@ -99,20 +100,20 @@ class Prefix:
 
 @dataclasses.dataclass(frozen=True)
 class Lookup:
-    """The positions that a known table lists: `pattern[o, i]` is True where result o needs operand i.
+    """The positions that a known table lists: row o of `pattern` holds the positions i that result o needs.
 
     Most tables follow a law: row o + p is row o moved by q. Then results beyond the table (padding of a later layer) follow it
     too, and so do the rows of a matrix (`cut`) that the border of the operand has cut, as where an image is resized.
     """
 
     out: int
-    pattern: np.ndarray
+    pattern: IntervalRows
     cut: bool = True
 
     def pull(self, box: Box) -> Points:
         points = box[self.out]
         if self._base is None:
-            points = points.clip(0, len(self.pattern))
+            points = points.clip(0, self.pattern.count)
         elif not points.finite:
             return self._beyond(points)
         return self._rows(points.positions) if points else EMPTY
@@ -128,20 +129,31 @@ class Lookup:
         return by * moved / period
 
     @functools.cached_property
-    def _kinds(self) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-        """Per row its first position and its kind; per kind its positions counted from the first."""
-        kinds: dict[bytes, int] = {}
-        first, kind = self.pattern.argmax(axis=1), np.empty(len(self.pattern), int)
-        for o, row in enumerate(self.pattern):
-            kind[o] = kinds.setdefault((np.flatnonzero(row) - first[o]).tobytes(), len(kinds))
-        return first, kind, [np.frombuffer(offsets, int) for offsets in kinds]
+    def _kinds(self) -> tuple[np.ndarray, np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
+        """Per row its first position and its kind; per kind its intervals (starts, stops), counted from the first position."""
+        table = self.pattern
+        kinds: dict[tuple[bytes, bytes], int] = {}
+        found: list[tuple[np.ndarray, np.ndarray]] = []
+        first, kind = np.zeros(table.count, np.int64), np.zeros(table.count, np.int64)
+        first[table.rows[::-1]] = table.starts[::-1]
+        starts, stops = table.starts - first[table.rows], table.stops - first[table.rows]
+        for o, (a, b) in enumerate(zip(table.bounds[:-1].tolist(), table.bounds[1:].tolist(), strict=True)):
+            key = starts[a:b].tobytes(), stops[a:b].tobytes()
+            if key not in kinds:
+                kinds[key] = len(found)
+                found.append((starts[a:b], stops[a:b]))
+            kind[o] = kinds[key]
+        return first, kind, found
 
     @functools.cached_property
     def _sound(self) -> tuple[int, int]:
         """The range of the rows that no border has cut."""
+        table = self.pattern
         if not self.cut:
-            return 0, len(self.pattern)
-        inner = np.flatnonzero(~self.pattern[:, 0] & ~self.pattern[:, -1] & self.pattern.any(axis=1))
+            return 0, table.count
+        touching = np.zeros(table.count, bool)
+        touching[table.rows[(table.starts == 0) | (table.stops == table.width)]] = True
+        inner = np.flatnonzero(~touching & (table.lengths() > 0))
         return (int(inner[0]), int(inner[-1]) + 1) if inner.size else (0, 0)
 
     @functools.cached_property
@@ -158,13 +170,13 @@ class Lookup:
     @functools.cached_property
     def _base(self) -> tuple[int, int] | None:
         """The range of the rows from which the law gives all others; None if it does not give those of the table."""
-        columns = self.pattern.shape[1]
+        columns = self.pattern.width
         low, high = self._sound
-        others = (o for o in range(len(self.pattern)) if not low <= o < high)
+        others = (o for o in range(self.pattern.count) if not low <= o < high)
         if self._law is None:
             return None
         by_law = ((o, self._rows(np.array([o]), self._sound).clip(0, columns)) for o in others)
-        agree = all(np.array_equal(found.positions, np.flatnonzero(self.pattern[o])) for o, found in by_law)
+        agree = all(found == self.pattern.row(o) for o, found in by_law)
         return self._sound if agree else None
 
     def _rows(self, positions: np.ndarray, base: tuple[int, int] | None = None) -> Points:
@@ -177,8 +189,8 @@ class Lookup:
             periods = np.where((positions < base[0]) | (positions >= base[1]), (positions - base[0]) // period, 0)
             positions, moved = positions - periods * period, periods * by
         start, kind = first[positions] + moved, kind[positions]
-        held = [np.add.outer(start[kind == k], offsets[k]).ravel() for k in np.unique(kind)]
-        return Points.among(np.concatenate(held))
+        held = [[np.add.outer(start[kind == k], ends).ravel() for ends in offsets[k]] for k in np.unique(kind)]
+        return covered(*(np.concatenate(ends) for ends in zip(*held, strict=True)))
 
     def _beyond(self, points: Points) -> Points:
         """What infinitely many rows need, by the law."""

@@ -98,6 +98,14 @@ class Points:
         part = self.bits[int(other.start - self.start) : int(other.stop - self.start)]
         return bool(part.all() if other.bits is None else part[other.bits].all())
 
+    def meet(self, other: "Points") -> "Points":
+        """What two sets share."""
+        within = self.clip(other.start, other.stop)
+        if other.bits is None or not within:
+            return within
+        bits = other.bits[int(within.start - other.start) : int(within.stop - other.start)]
+        return Points.of(int(within.start), within.dense() & bits)
+
     def without(self, other: "Points") -> Iterable["Points"]:
         """What is left of the set when another is taken out: what lies below it, in its gaps, and above it."""
         within = self.clip(other.start, other.stop)
@@ -164,6 +172,13 @@ EVERYWHERE = Points(-math.inf, math.inf)
 
 Box = tuple[Points, ...]
 Region = tuple[Box, ...]
+
+
+def runs(points: Points) -> list[tuple[int, int]]:
+    """The intervals that a finite set is made of."""
+    edges = np.diff(points.dense().astype(np.int8), prepend=0, append=0) if points else np.zeros(0)
+    starts, stops = (int(points.start) + np.flatnonzero(edges == sign) for sign in (1, -1))
+    return list(zip(starts.tolist(), stops.tolist(), strict=True))
 
 
 def full(shape: Sequence[int]) -> Box:

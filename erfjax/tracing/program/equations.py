@@ -30,13 +30,21 @@ class Known:
     """An array that does not depend on the input; its value is computed when first asked for, and once.
 
     `captured` says whether it derives from floating-point arrays that the function closed over or holds as a pytree: weights,
-    filters, masks; what the function computed from nothing (the matrix of a resize) is not captured.
+    filters, masks; what the function computed from nothing (the matrix of a resize) is not captured. `origin` is the equation
+    that makes it and the number of the result, None for what was there before.
     """
 
-    __slots__ = ("_compute", "_value", "captured", "dtype", "shape")
+    __slots__ = ("_compute", "_value", "captured", "dtype", "origin", "shape")
 
-    def __init__(self, shape: Sequence[int], dtype: Any, compute: Callable[[], Any], captured: bool = False):
-        self.shape, self.dtype, self.captured = tuple(map(int, shape)), dtype, captured
+    def __init__(
+        self,
+        shape: Sequence[int],
+        dtype: Any,
+        compute: Callable[[], Any],
+        captured: bool = False,
+        origin: "tuple[Equation, int] | None" = None,
+    ):
+        self.shape, self.dtype, self.captured, self.origin = tuple(map(int, shape)), dtype, captured, origin
         self._compute: Callable[[], Any] | None = compute
         self._value: Any = None
 

@@ -254,9 +254,11 @@ def _evaluated(equation: Any, inputs: Sequence[Atom]) -> list[Known]:
         return cell[0][i]
 
     captured = any(atom.captured for atom in inputs)  # type: ignore[union-attr]
+    outputs = tuple(Var(var.aval.shape, var.aval.dtype) for var in equation.outvars)  # their shapes, for rules to read
+    origin = Equation(equation.primitive, tuple(inputs), outputs, jx.parameters(equation), raw=equation)
     return [
-        Known(var.aval.shape, var.aval.dtype, lambda i=i: result(i), captured)  # type: ignore[misc]
-        for i, var in enumerate(equation.outvars)
+        Known(v.shape, v.dtype, lambda i=i: result(i), captured, (origin, i))  # type: ignore[misc]
+        for i, v in enumerate(outputs)
     ]
 
 
