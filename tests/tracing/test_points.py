@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from erfjax.tracing.positions import index_sets
 from erfjax.tracing.positions.access import Along, IrregularError, Lookup, Prefix, Then, View
-from erfjax.tracing.positions.interval_rows import IntervalRows
 from erfjax.tracing.positions.index_sets import EMPTY, EVERYWHERE, Points, clip, full, join, mask, shadow
+from erfjax.tracing.positions.interval_rows import IntervalRows
 
 fast = functools.partial(hypothesis.settings, deadline=None, derandomize=True, database=None, max_examples=150)
 sets = st.sets(st.integers(-9, 15), max_size=9)

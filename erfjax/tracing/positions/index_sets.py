@@ -36,7 +36,8 @@ class Points:
     @classmethod
     def among(cls, positions: Iterable[int] | np.ndarray) -> "Points":
         """The set of the positions given."""
-        held = np.unique(positions if isinstance(positions, np.ndarray) else np.fromiter(positions, np.int64))
+        held = positions if isinstance(positions, np.ndarray) else np.fromiter(positions, np.int64)
+        held = held if (np.diff(held) > 0).all() else np.unique(held)
         if not held.size:
             return EMPTY
         bits = np.zeros(int(held[-1] - held[0]) + 1, bool)

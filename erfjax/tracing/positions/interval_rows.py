@@ -74,6 +74,11 @@ class IntervalRows:
     def is_full(self) -> bool:
         return bool(self.rows.size == self.count and (self.stops - self.starts == self.width).all())
 
+    @functools.cached_property
+    def filled(self) -> np.ndarray:
+        """The rows that hold something."""
+        return self.rows[np.flatnonzero(np.diff(self.rows, prepend=-1))]
+
     def dense(self) -> np.ndarray:
         """The matrix written out."""
         edges = np.zeros((self.count, self.width + 1), np.int8)
@@ -119,14 +124,19 @@ class IntervalRows:
         return _covered(self.count, self.width, rows, starts, stops, 1 + both)
 
     def complement(self) -> "IntervalRows":
-        starts = np.concatenate([np.zeros(self.count, np.int64), self.stops])
-        rows = np.concatenate([np.arange(self.count), self.rows])
-        order = np.lexsort((starts, rows))
-        rows, starts = rows[order], starts[order]
-        ends = np.concatenate([self.starts, np.full(self.count, self.width)])
-        stops = ends[np.lexsort((ends, np.concatenate([self.rows, np.arange(self.count)])))]
+        """The gaps: one before every interval, and one after the last of each row."""
+        count, n = self.count, self.rows.size
+        before, after = np.arange(n) + self.rows, self.bounds[1:] + np.arange(count)
+        rows, starts, stops = (np.zeros(n + count, np.int64) for _ in range(3))
+        rows[before], rows[after] = self.rows, np.arange(count)
+        stops[before], stops[after] = self.starts, self.width
+        follows = np.arange(count + n) > 0
+        follows[after[:-1] + 1] = False  # the first gap of a row starts at 0
+        ends = np.zeros(n + count, np.int64)
+        ends[before + 1] = self.stops
+        starts[follows] = ends[follows]
         held = stops > starts
-        return IntervalRows(self.count, self.width, rows[held], starts[held], stops[held])
+        return IntervalRows(count, self.width, rows[held], starts[held], stops[held])
 
     def grouped(self, groups: np.ndarray, count: int, every: bool) -> "IntervalRows":
         """One row for each group of rows (all of one size): what some, or every, row of the group holds."""
@@ -170,7 +180,7 @@ class IntervalRows:
     def alike(self, most: int) -> list[tuple[np.ndarray, Points]] | None:
         """The rows that are not empty, in groups that hold the same columns; None if these are more than `most`."""
         kinds: dict[tuple[bytes, bytes], list[int]] = {}
-        for r in np.unique(self.rows):
+        for r in self.filled:
             a, b = self.bounds[r], self.bounds[r + 1]
             kinds.setdefault((self.starts[a:b].tobytes(), self.stops[a:b].tobytes()), []).append(int(r))
             if len(kinds) > most:
@@ -209,11 +219,19 @@ def covered(starts: np.ndarray, stops: np.ndarray) -> Points:
     return Points.of(low, np.cumsum(edges)[:-1] > 0)
 
 
-def compared(left: np.ndarray, right: np.ndarray, how: Sequence[bool]) -> IntervalRows | None:
+def compared(left: np.ndarray, right: np.ndarray, how: tuple[bool, bool, bool]) -> IntervalRows | None:
     """Where left[r] is (less than, equal to, greater than) right[c], whichever `how` asks for; None if right is not sorted.
 
     Example: (False, True, True) of two ranges is the causal mask.
     """
+    left, right = left.astype(np.float64), right.astype(np.float64)
+    return _compared(left.tobytes(), right.tobytes(), how)
+
+
+@functools.lru_cache(maxsize=16)
+def _compared(left_bytes: bytes, right_bytes: bytes, how: tuple[bool, bool, bool]) -> IntervalRows | None:
+    """The same, remembered: every layer of a network makes its mask anew."""
+    left, right = np.frombuffer(left_bytes), np.frombuffer(right_bytes)
     steps = np.diff(right)
     if not ((steps >= 0).all() or (steps <= 0).all()):
         return None

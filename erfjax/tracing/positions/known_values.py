@@ -71,7 +71,7 @@ class Fact:
             line, where = self.value.line, self.value.where
         else:
             line, where = self.value, Pattern.of
-        found = {c: where(line == c) for c in _constants(line)}
+        found = {c: where(np.asarray(line == c)) for c in _constants(line)}
         return {c: held for c, held in found.items() if held}
 
     def at(self, constant: Constant) -> Pattern:
@@ -207,9 +207,8 @@ class Facts:
             runs = isinstance(atom, Known) and equation.primitive in _FOLDS and math.prod(atom.shape) <= SMALL
             return leaf(atom) if runs else UNKNOWN
         facts = [self._found.get(a, UNKNOWN) for a in equation.inputs]
-        lowest = max((f.lowest for f in facts), default=-math.inf)
-        if equation.primitive in EXPONENTIALS and lowest > CERTAIN:
-            self.assumed[equation] = lowest
+        if equation.primitive in EXPONENTIALS and facts[0].lowest > CERTAIN:
+            self.assumed[equation] = facts[0].lowest
         return fold(equation, result, facts)
 
 
@@ -228,7 +227,7 @@ def leaf(atom: Known) -> Fact:
         value = value.astype(np.float32)
     if value.size <= SMALL:
         return Fact(compact(value))
-    return gathered([(c, Pattern.of(value == c)) for c in _constants(value)])
+    return gathered([(c, Pattern.of(np.asarray(value == c))) for c in _constants(value)])
 
 
 def zeros(atom: Atom, facts: Facts) -> Pattern:
@@ -237,7 +236,7 @@ def zeros(atom: Atom, facts: Facts) -> Pattern:
         value = atom.concrete
         if value is None or np.count_nonzero(value) in (0, value.size):
             return NOTHING
-        return Pattern.of(compact(value == 0))
+        return Pattern.of(compact(np.asarray(value == 0)))
     where = facts.of(atom).at(0)
     return NOTHING if where.is_full else where
 

@@ -175,7 +175,7 @@ class Pattern:
         held = self.held if chosen.size == self.held.count else self.held.take(chosen)
         kinds = held.alike(MOST_PARTS)
         if kinds is None:
-            some = np.unique(held.rows)
+            some = held.filled
             kinds = [(some, held.union_of(some))]
         found: list[Box] = []
         for which, columns in kinds:
@@ -206,7 +206,7 @@ def slab(axis: int, start: int, stop: int, size: int) -> Pattern:
     return Pattern((axis,), (size,), IntervalRows.of(line))
 
 
-@functools.lru_cache(maxsize=512)
+@functools.lru_cache(maxsize=64)
 def _combined(a: Pattern, b: Pattern, both: bool) -> Pattern:
     for one, other in ((a, b), (b, a)):
         if not one.axes and bool(one) == both:
@@ -226,6 +226,8 @@ def _spread(array: np.ndarray, axes: Sequence[int], all_axes: Sequence[int], sha
 
 def _products(places: np.ndarray, lines: Sequence[np.ndarray]) -> list[tuple[Points, ...]]:
     """The boxes that hold some places of a grid; places[k] counts along the lines."""
+    if len(lines) == 1:
+        return [(Points.among(lines[0][places[:, 0]]),)]
     alone = [np.unique(places[:, i]) for i in range(places.shape[1])]
     if math.prod(map(len, alone)) == len(places):
         return [tuple(Points.among(line[some]) for line, some in zip(lines, alone, strict=True))]

@@ -38,6 +38,10 @@ def _divided(a: Any, b: Any) -> Any:
     return np.sign(a) * np.sign(b) * (np.abs(a) // np.abs(b))
 
 
+def _same(a: Any) -> Any:
+    return a
+
+
 def _sigmoid(a: Any) -> Any:
     return np.exp(-np.logaddexp(0.0, -np.asarray(a, float)))
 
@@ -56,9 +60,9 @@ FUNCTIONS: dict[str, Evaluate] = {
     "cos": np.cos, "tan": np.tan, "tanh": np.tanh, "sinh": np.sinh, "asin": np.arcsin, "atan": np.arctan,
     "asinh": np.arcsinh, "atanh": np.arctanh, "cbrt": np.cbrt, "erf": np.vectorize(math.erf, [float]),
     "is_finite": np.isfinite, "logistic": _sigmoid, "select_n": _chosen, "clamp": lambda low, x, high: np.clip(x, low, high),
-    "convert_element_type": np.positive, "reduce_precision": np.positive, "copy": np.positive, "copy_p": np.positive,
-    "stop_gradient": np.positive, "name": np.positive, "real": np.real, "sharding_constraint": np.positive,
-    "device_put": np.positive,
+    "convert_element_type": _same, "reduce_precision": _same, "copy": _same, "copy_p": _same,
+    "stop_gradient": _same, "name": _same, "real": np.real, "sharding_constraint": _same,
+    "device_put": _same,
 }  # fmt: skip
 COMPARISONS = {
     "lt": (True, False, False), "le": (True, True, False), "eq": (False, True, False), "ne": (True, False, True),
