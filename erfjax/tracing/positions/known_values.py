@@ -57,10 +57,20 @@ class Diagonal:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Fact:
-    """What is known of an array: its `value` (with one position on the axes that do not matter), or `parts` of it."""
+    """What is known of an array: its `value` (with one position on the axes that do not matter), or `parts` of it.
+
+    `sliced`: the array is part of one that is zero in some places and not in others, so that its zeros are a mask.
+    """
 
     value: np.ndarray | Diagonal | None = None
     parts: dict[Constant, Pattern] = dataclasses.field(default_factory=dict)
+    sliced: bool = False
+
+    @property
+    def mask(self) -> Pattern:
+        """Where the array is zero; nowhere if it was made of zeros only (a silent branch is no mask)."""
+        where = self.at(0)
+        return NOTHING if where.is_full and not self.sliced else where
 
     @functools.cached_property
     def pieces(self) -> dict[Constant, Pattern]:
@@ -209,10 +219,13 @@ class Facts:
         facts = [self._found.get(a, UNKNOWN) for a in equation.inputs]
         if equation.primitive in EXPONENTIALS and facts[0].lowest > CERTAIN:
             self.assumed[equation] = facts[0].lowest
-        return fold(equation, result, facts)
+        found = fold(equation, result, facts)
+        sliced = any(f.sliced for f in facts) or (equation.primitive in SLICES and 0 in facts[0].pieces and not facts[0].at(0).is_full)
+        return dataclasses.replace(found, sliced=True) if sliced else found
 
 
 CONTRACTIONS = {jx.lax_primitive("dot_general_p")}  # whether their weights are zero is not asked for facts
+SLICES = {jx.lax_primitive(f"{name}_p") for name in ("slice", "dynamic_slice", "split", "unstack")}
 EXPONENTIALS = {jx.lax_primitive(name) for name in ("exp_p", "exp2_p", "logistic_p")}
 
 
@@ -237,8 +250,7 @@ def zeros(atom: Atom, facts: Facts) -> Pattern:
         if value is None or np.count_nonzero(value) in (0, value.size):
             return NOTHING
         return Pattern.of(compact(np.asarray(value == 0)))
-    where = facts.of(atom).at(0)
-    return NOTHING if where.is_full else where
+    return facts.of(atom).mask
 
 
 def compact(value: np.ndarray) -> np.ndarray:

@@ -198,14 +198,8 @@ def _folded(name: str, evaluate: Evaluate, constants: Sequence[Constant], dtype:
 Wins = Callable[[Sequence[Fact]], Sequence[tuple[Constant, Pattern]]]
 
 
-def mask(fact: Fact, constant: Constant) -> Pattern:
-    """Where an array is a constant, if it is not that everywhere."""
-    where = fact.at(constant)
-    return NOTHING if where.is_full else where
-
-
 def _zero_wins(facts: Sequence[Fact]) -> Sequence[tuple[Constant, Pattern]]:
-    return [(0, mask(fact, 0)) for fact in facts]
+    return [(0, fact.mask) for fact in facts]
 
 
 def _sums(signs: Sequence[int]) -> Wins:
@@ -234,7 +228,7 @@ def _sums(signs: Sequence[int]) -> Wins:
 
 
 def _numerator_wins(facts: Sequence[Fact]) -> Sequence[tuple[Constant, Pattern]]:
-    return [(0, mask(facts[0], 0).minus(facts[1].at(0)))]
+    return [(0, facts[0].mask.minus(facts[1].at(0)))]
 
 
 def _selected(facts: Sequence[Fact]) -> Sequence[tuple[Constant, Pattern]]:

@@ -224,8 +224,8 @@ def dot_general(equation: Equation, result: int, facts: Sequence[Fact]) -> Fact:
     free = [[a for a in range(ranks[s]) if a not in (*contracted[s], *batch[s])] for s in (0, 1)]
     parts, first = [], len(batch[0])
     for side in (0, 1):
-        zero = facts[side].at(0)
-        if zero and not zero.is_full:
+        zero = facts[side].mask
+        if zero:
             names = {a: i for i, a in enumerate(batch[side])} | {a: first + i for i, a in enumerate(free[side])}
             parts.append((0, zero.without(contracted[side], every=True).renamed(names)))
         first += len(free[side])
