@@ -44,6 +44,8 @@ class TheoreticalField(summary.Shown):
         clipped: (start, stop) of what lies inside the image when padding is cut at every layer.
         shift_invariant: False if the field changes its size or its offset with the unit.
         channels: (start, stop) of the input channels that any output channel of this unit can see.
+        place: the pixel on which the unit itself is centred, whatever it sees besides: of a token, the centre of its patch; None
+            along an axis on which it has no place (a class token, logits).
 
     Example:
         >>> import erfjax as ej
@@ -63,6 +65,7 @@ class TheoreticalField(summary.Shown):
     shift_invariant: bool
     channels: tuple[int, int] | None = None
     notes: tuple[str, ...] = ()
+    place: tuple[float | None, ...] | None = None
     phases_: Callable[[], PhaseTable] = dataclasses.field(
         repr=False, compare=False, default=Kept(PhaseTable((), (), ()))
     )
@@ -140,6 +143,8 @@ class TheoreticalField(summary.Shown):
             "image": self.image_shape,
             "shift-invariant": self.shift_invariant,
         }
+        if self.place is not None and any(map(math.isinf, (*self.start, *self.stop))):
+            pairs["stands on pixel"] = " × ".join("nowhere" if p is None else summary.cell(p) for p in self.place)
         if not self.shift_invariant and self.phases().rows:
             table = self.phases()
             pairs["size over the units"] = f"{summary.cell(table.minimum)} to {summary.cell(table.maximum)}"

@@ -162,10 +162,11 @@ SCALAR = View(())
 
 @dataclasses.dataclass(frozen=True)
 class Mapping:
-    """Anything else: two functions."""
+    """Anything else: two functions. A reshape says which runs of operand axes become which runs of result axes."""
 
     pull: Callable[[Box], Iterable[Box]]
     shift: Callable[[Sequence[Shift], list[Fraction]], tuple[Shift, ...]]
+    groups: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -251,3 +251,34 @@ def mask(region: Region, shape: Sequence[int]) -> np.ndarray:
     for box in clip(region, shape):
         held[np.ix_(*(points.positions for points in box))] = True
     return held
+
+
+def axis_groups(operand: Sequence[int], result: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+    """The finest pairing of runs of operand axes with runs of result axes of the same product, ones beside their neighbours."""
+    groups: list[tuple[list[int], list[int]]] = []
+    i = o = 0
+    while i < len(operand) or o < len(result):
+        if i < len(operand) and o < len(result) and operand[i] == result[o]:
+            groups.append(([i], [o]))
+            i, o = i + 1, o + 1
+            continue
+        if i < len(operand) and operand[i] == 1:
+            groups.append(([i], []))
+            i += 1
+            continue
+        if o < len(result) and result[o] == 1:
+            groups.append(([], [o]))
+            o += 1
+            continue
+        ins, outs = [i], [o]
+        a, b = operand[i], result[o]
+        while a != b:
+            if a < b:
+                ins.append(ins[-1] + 1)
+                a *= operand[ins[-1]]
+            else:
+                outs.append(outs[-1] + 1)
+                b *= result[outs[-1]]
+        groups.append((ins, outs))
+        i, o = ins[-1] + 1, outs[-1] + 1
+    return groups

@@ -5,7 +5,6 @@ of intervals, in NumPy, so that neither time nor memory grows with the entries.
 """
 
 import functools
-from collections.abc import Sequence
 
 import numpy as np
 

@@ -220,7 +220,9 @@ class Facts:
         if equation.primitive in EXPONENTIALS and facts[0].lowest > CERTAIN:
             self.assumed[equation] = facts[0].lowest
         found = fold(equation, result, facts)
-        sliced = any(f.sliced for f in facts) or (equation.primitive in SLICES and 0 in facts[0].pieces and not facts[0].at(0).is_full)
+        sliced = any(f.sliced for f in facts) or (
+            equation.primitive in SLICES and 0 in facts[0].pieces and not facts[0].at(0).is_full
+        )
         return dataclasses.replace(found, sliced=True) if sliced else found
 
 

@@ -76,6 +76,7 @@ class Equation:
         layer: the layer path from the name stack, "" outside any named scope.
         where: the user's own line, "" where JAX does not know it.
         raw: what JAX wrote, for evaluating the equation as a whole.
+        loop: the number of the outermost scan that it belongs to, 0 outside any.
     """
 
     primitive: Any
@@ -86,6 +87,7 @@ class Equation:
     where: str = ""
     blocks: tuple["Block", ...] = ()
     raw: Any = None
+    loop: int = 0
 
     @property
     def operands_of_blocks(self) -> tuple[Atom, ...]:

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from erfjax.tracing.positions.index_sets import axis_groups
 from erfjax.tracing.positions.known_values import SMALL, UNKNOWN, Diagonal, Fact, Low, compact, folds, gathered
 from erfjax.tracing.positions.pattern import EVERYTHING, Pattern, slab
 from erfjax.tracing.program.equations import Equation
-from erfjax.tracing.rules.shape import axis_groups
 
 Shape = Sequence[int]
 

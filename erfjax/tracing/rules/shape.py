@@ -22,7 +22,7 @@ from erfjax.tracing.positions.access import (
     Shift,
     View,
 )
-from erfjax.tracing.positions.index_sets import EVERYWHERE, Box, Points, full
+from erfjax.tracing.positions.index_sets import EVERYWHERE, Box, Points, axis_groups, full
 from erfjax.tracing.positions.interval_rows import IntervalRows
 from erfjax.tracing.program.equations import Equation, Known
 from erfjax.tracing.registry import SAME, Rule, WindowRule, bind, lengths, row
@@ -154,38 +154,7 @@ def _reshape(operand: tuple[int, ...], result: tuple[int, ...]) -> Seen:
             moved += _regroup_shift([shifts[o] for o in outs], [result[o] for o in outs], [operand[i] for i in ins])
         return tuple(moved)
 
-    return Mapping(pull, shift)
-
-
-def axis_groups(operand: Sequence[int], result: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-    """The finest pairing of runs of operand axes with runs of result axes of the same product, ones beside their neighbours."""
-    groups: list[tuple[list[int], list[int]]] = []
-    i = o = 0
-    while i < len(operand) or o < len(result):
-        if i < len(operand) and o < len(result) and operand[i] == result[o]:
-            groups.append(([i], [o]))
-            i, o = i + 1, o + 1
-            continue
-        if i < len(operand) and operand[i] == 1:
-            groups.append(([i], []))
-            i += 1
-            continue
-        if o < len(result) and result[o] == 1:
-            groups.append(([], [o]))
-            o += 1
-            continue
-        ins, outs = [i], [o]
-        a, b = operand[i], result[o]
-        while a != b:
-            if a < b:
-                ins.append(ins[-1] + 1)
-                a *= operand[ins[-1]]
-            else:
-                outs.append(outs[-1] + 1)
-                b *= result[outs[-1]]
-        groups.append((ins, outs))
-        i, o = ins[-1] + 1, outs[-1] + 1
-    return groups
+    return Mapping(pull, shift, tuple((tuple(ins), tuple(outs)) for ins, outs in groups))
 
 
 def _regroup(box: Sequence[Points], shape: Sequence[int], target: Sequence[int]) -> list[Box]:
