@@ -214,7 +214,8 @@ def require_batch_of_one(layout: Layout, shape: Sequence[int]) -> None:
 def default_out_layout(layout: str, in_ndim: int, out_ndim: int) -> str:
     """The layout of an output whose axes nobody named.
 
-    As many axes as the input: the same letters. As many as if space were one axis, with channels last: tokens, "NLC". Only as many as the input has batch and channels: these two, without
+    As many axes as the input: the same letters. As many as if space were one axis, with channels last: tokens, "NLC".
+    Only as many as the input has batch and channels: these two, without
     space (logits). One less: a batch of scalars. None: a scalar. Anything else is ambiguous and refused.
 
     Raises:

@@ -16,7 +16,7 @@ from erfjax.tracing import registry
 from erfjax.tracing.positions.access import IrregularError, Shift
 from erfjax.tracing.positions.axis_roles import Part, Roles, parts, roles
 from erfjax.tracing.positions.hull import Views, period, remembered, walk
-from erfjax.tracing.positions.index_sets import EMPTY, Box, Points, Region, clip, full, mask, shadow
+from erfjax.tracing.positions.index_sets import EMPTY, Box, Points, Region, clip, mask, shadow
 from erfjax.tracing.positions.known_values import Facts
 from erfjax.tracing.positions.through_zeros import Follow, gradients, past_zeros
 from erfjax.tracing.program.equations import Atom, Block, Equation, Known, Program, Var
@@ -130,7 +130,7 @@ class Reader:
             channels=self.channels(true),
             notes=self.notes(atom) + self.misnamed(atom, target, unit, start, stop),
             place=tuple(
-                None if part is None or out is None else _number(part.centre(unit[out]))
+                None if part is None or out is None else part.centre(unit[out])
                 for out, part in zip(paired, along, strict=True)
             ),
             phases_=phases,

@@ -63,8 +63,8 @@ def theoretical(
     positions are read: index arrays, branch indices, and known zeros and minus infinities, as masks hold them (a weight of zeros
     only is a silent branch, no mask). All other constants count as non-zero, and where data decide (an extremum, an order, an
     index, a branch) every outcome is included. The mask therefore contains the support of the Jacobian, with equality for generic
-    weights; only a set that falls apart into more than 512 boxes (pixels in random order) is replaced by a larger one. Where a mask
-    is a finite number such as -1e9, the exponential of it is taken for zero, and a note says so.
+    weights; only a set that falls apart into more than 512 boxes (pixels in random order) is replaced by a larger one. Where a
+    mask is a finite number such as -1e9, the exponential of it is taken for zero, and a note says so.
 
     Args:
         f: maps an array to an array. It may take several, as one tuple or dict, and return any tree of arrays.

@@ -55,7 +55,9 @@ def random_mask(rng, n):
         mask = mask & masks[rng.integers(len(masks))]()
     if rng.random() < 0.2:
         mask = mask[::-1, ::-1]
-    lonely = mask.sum(1) - np.diag(mask) < 1  # one key alone has weight 1, whatever its score: let it be the token's own
+    lonely = (
+        mask.sum(1) - np.diag(mask) < 1
+    )  # one key alone has weight 1, whatever its score: let it be the token's own
     return mask | (lonely[:, None] & np.eye(n, dtype=bool)) | ((mask.sum(1) == 1)[:, None] & np.eye(n, dtype=bool))
 
 
@@ -77,9 +79,8 @@ def hidden(rng, mask):
     return ways[rng.integers(len(ways))]
 
 
-def top(s, xp, axis=-1):
-    most = s.real.max(axis, keepdims=True) if xp is np else lax.stop_gradient(s.max(axis, keepdims=True))
-    return most
+def top(s, xp):
+    return s.real.max(-1, keepdims=True) if xp is np else lax.stop_gradient(s.max(-1, keepdims=True))
 
 
 def attention(rng, n):
@@ -155,7 +156,7 @@ def recurrence(rng, n):
 
     def step(x, xp):
         if xp is jnp:
-            cell = lambda h, xs: ((xs[1] * (h * decay) + xs[0] @ jnp.asarray(mix),) * 2)  # noqa: E731
+            cell = lambda h, xs: (xs[1] * (h * decay) + xs[0] @ jnp.asarray(mix),) * 2  # noqa: E731
             return lax.scan(cell, jnp.zeros(C), (x, jnp.asarray(keep)), reverse=reverse)[1]
         h, rows = np.zeros((len(x), C)), [None] * n
         for t in reversed(range(n)) if reverse else range(n):
@@ -194,4 +195,15 @@ def summed(rng, n):
     return lambda x, xp: xp.cumsum(x, -2)
 
 
-STEPS = (attention, attention, windowed, masked_convolution, gathered, recurrence, over_positions, dropped, dense, summed)
+STEPS = (
+    attention,
+    attention,
+    windowed,
+    masked_convolution,
+    gathered,
+    recurrence,
+    over_positions,
+    dropped,
+    dense,
+    summed,
+)

@@ -12,17 +12,17 @@ from jax import lax
 
 N, C = 12, 4
 SEGMENTS = np.repeat([0, 1, 2], [5, 3, 4])
-I, J = np.arange(N)[:, None], np.arange(N)[None, :]
+HERE, THERE = np.arange(N)[:, None], np.arange(N)[None, :]
 MASKS = {
-    "causal": I >= J,
-    "sliding": (I >= J) & (I - J < 3),
-    "banded": np.abs(I - J) < 3,
-    "dilated": (I >= J) & ((I - J) % 3 == 0),
+    "causal": HERE >= THERE,
+    "sliding": (HERE >= THERE) & (HERE - THERE < 3),
+    "banded": np.abs(HERE - THERE) < 3,
+    "dilated": (HERE >= THERE) & ((HERE - THERE) % 3 == 0),
     "blocks": SEGMENTS[:, None] == SEGMENTS[None, :],
-    "chunks": (J // 4 <= I // 4) & (J // 4 >= I // 4 - 1),
-    "prefix": (J < 3) | (I >= J),
-    "padding": np.broadcast_to((J < 9), (N, N)),
-    "anti": I <= J,
+    "chunks": (THERE // 4 <= HERE // 4) & (THERE // 4 >= HERE // 4 - 1),
+    "prefix": (THERE < 3) | (HERE >= THERE),
+    "padding": np.broadcast_to((THERE < 9), (N, N)),
+    "anti": HERE <= THERE,
     "scattered": np.random.default_rng(3).random((N, N)) < 0.4,
 }
 FORMS = {

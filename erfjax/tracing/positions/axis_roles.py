@@ -36,6 +36,11 @@ class Flattened:
     sizes: tuple[int, ...]
     offset: int = 0
 
+    @property
+    def axis(self) -> None:
+        """No single axis of the input."""
+        return None
+
     def places(self, position: int) -> tuple[int, ...] | None:
         """Where in the grid a position is; None for one outside it (a class token)."""
         at = position - self.offset
@@ -68,12 +73,12 @@ class Part:
         places = self.flattened.places(unit)
         return None if places is None else places[self.index]
 
-    def centre(self, unit: int) -> Fraction | None:
+    def centre(self, unit: int) -> float | None:
         """The pixel on which a position is centred."""
         at = self.position(unit)
         if at is None or self.role.stride is None or self.role.first is None:
             return None
-        return self.role.first + at * self.role.stride
+        return float(self.role.first + at * self.role.stride)
 
 
 def parts(played: Roles) -> dict[int, Part]:
@@ -125,7 +130,7 @@ def _through(view: Seen, operand: Roles, shape: Sequence[int], result: Sequence[
 
 
 def _regrouped(view: Mapping, operand: Roles, shape: Sequence[int], result: Sequence[int]) -> Roles:
-    """Through a reshape: axes that merge are one flattened axis, which splits into them again; of others the leading one moves."""
+    """Through a reshape: axes that merge are one flattened axis, which splits into them again; of others the first moves."""
     played: list[Played] = [None] * len(result)
     for ins, outs in view.groups:
         lead, wide = [a for a in ins if operand[a] is not None], [o for o in outs if result[o] != 1]

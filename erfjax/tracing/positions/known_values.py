@@ -1,4 +1,4 @@
-"""What is known about the values of an array before any input is: constants, position by position, run forwards through the trace.
+"""What is known of an array before any input is: constants, position by position, run forwards through the trace.
 
 A `Fact` says where an array is one known constant (0, -inf, True ...) and where it is *low*: not constant, but so negative that
 the exponential of it underflows beside any ordinary score, as where a mask adds -1e9. Everywhere else it is taken to be finite
@@ -40,7 +40,7 @@ Constant = bool | int | float | Low
 
 @dataclasses.dataclass(frozen=True)
 class Diagonal:
-    """An array that depends on j - i alone, i along axis `axes[0]` and j along the later `axes[1]`: entry j - i + sizes[0] - 1."""
+    """An array of j - i alone, i along axis `axes[0]` and j along the later `axes[1]`: entry j - i + sizes[0] - 1 of `line`."""
 
     axes: tuple[int, int]
     sizes: tuple[int, int]
@@ -130,13 +130,19 @@ def _constants(line: np.ndarray) -> list[Constant]:
     low, high = line.min(), line.max()
     if line.dtype.kind in "iu":
         some = range(int(low), int(high) + 1) if high - low < MOST_CONSTANTS else (0, int(low), int(high))
-        return [c for c in dict.fromkeys(some)]
+        return list(dict.fromkeys(some))
     if np.isnan(low):
         return [0.0]
-    return [
-        *([0.0] if low <= 0 <= high else []),
-        *{float(v) for v in (low, high) if low == high or abs(v) > -UNDERFLOW},
-    ]
+    found = [0.0] if low <= 0 <= high else []
+    if low == high:
+        return [*found, float(low)]
+    for far in (line[line < UNDERFLOW], line[line > -UNDERFLOW]):
+        ends = {float(far.min()), float(far.max())} if far.size else set()
+        infinite = ends & {-math.inf, math.inf}
+        finite = far[np.isfinite(far)] if infinite else far
+        alike = finite.size and (finite == finite[0]).all()  # numbers that vary are a bias, not a mask
+        found += [*infinite, *([float(finite[0])] if alike else [])]
+    return list(dict.fromkeys(found))
 
 
 Fold = Callable[[Equation, int, Sequence[Fact]], Fact]
@@ -220,9 +226,8 @@ class Facts:
         if equation.primitive in EXPONENTIALS and facts[0].lowest > CERTAIN:
             self.assumed[equation] = facts[0].lowest
         found = fold(equation, result, facts)
-        sliced = any(f.sliced for f in facts) or (
-            equation.primitive in SLICES and 0 in facts[0].pieces and not facts[0].at(0).is_full
-        )
+        zero = facts[0].at(0) if equation.primitive in SLICES else NOTHING
+        sliced = any(f.sliced for f in facts) or (bool(zero) and not zero.is_full)
         return dataclasses.replace(found, sliced=True) if sliced else found
 
 

@@ -244,7 +244,7 @@ def _products(places: np.ndarray, lines: Sequence[np.ndarray]) -> list[tuple[Poi
 
 
 def rest(seen: Pattern, box: Box) -> Iterable[Box]:
-    """What of a box is seen where only a pattern of positions is; positions beyond the array stay, unless all of an axis is asked for."""
+    """What of a box is seen where a pattern is; positions beyond the array stay, unless all of an axis is asked for."""
     if not seen.axes:
         return [box] if seen else []
     found: list[Box] = []

@@ -138,7 +138,7 @@ def where_greater(equation: Equation, result: int, seen: Sequence[Seen | None], 
     return found
 
 
-sharpens("mul div add add_any add_jaxvals sub and or min exp exp2 logistic", where_not_constant)
+sharpens("mul div add add_any sub and or min exp exp2 logistic", where_not_constant)
 sharpens("select_n", where_chosen)
 sharpens("reduce_max argmax", where_not_low)
 sharpens("max", where_greater)

@@ -98,7 +98,7 @@ def past(view: View, held: Pattern, names: Mapping[int, int], outs: Mapping[int,
 
 @dataclasses.dataclass(frozen=True)
 class Through:
-    """A view of those positions that some of the asked results need: axis -n to -1 of `held` are the axes `outs` of the result."""
+    """A view of what some of the asked results need: axes -n to -1 of `held` are the axes `outs` of the result."""
 
     view: View
     held: Pattern

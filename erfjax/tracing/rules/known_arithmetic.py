@@ -5,6 +5,7 @@ of what is low (see `known_values`) is taken for it. An array that is zero as a 
 was initialised with zeros hides nothing.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from itertools import product
@@ -27,6 +28,7 @@ from erfjax.tracing.positions.known_values import (
 )
 from erfjax.tracing.positions.pattern import NOTHING, Pattern
 from erfjax.tracing.program.equations import Equation
+from erfjax.tracing.registry import host_function
 
 Evaluate = Callable[..., Any]
 
@@ -38,36 +40,17 @@ def _divided(a: Any, b: Any) -> Any:
     return np.sign(a) * np.sign(b) * (np.abs(a) // np.abs(b))
 
 
-def _same(a: Any) -> Any:
-    return a
-
-
 def _sigmoid(a: Any) -> Any:
     return np.exp(-np.logaddexp(0.0, -np.asarray(a, float)))
 
 
-def _chosen(which: Any, *cases: Any) -> Any:
-    return np.choose(np.asarray(which, np.int64), cases, mode="clip")
-
-
-FUNCTIONS: dict[str, Evaluate] = {
-    "add": np.add, "add_any": np.add, "add_jaxvals": np.add, "sub": np.subtract, "mul": np.multiply, "div": _divided, "rem": np.fmod,
-    "max": np.maximum, "min": np.minimum, "pow": np.power, "and": np.bitwise_and, "or": np.bitwise_or,
-    "xor": np.bitwise_xor, "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater,
-    "ge": np.greater_equal, "neg": np.negative, "abs": np.abs, "sign": np.sign, "floor": np.floor, "ceil": np.ceil,
-    "round": np.round, "not": np.invert, "exp": np.exp, "exp2": np.exp2, "expm1": np.expm1, "log": np.log,
-    "log1p": np.log1p, "sqrt": np.sqrt, "rsqrt": lambda a: 1 / np.sqrt(a), "square": np.square, "sin": np.sin,
-    "cos": np.cos, "tan": np.tan, "tanh": np.tanh, "sinh": np.sinh, "asin": np.arcsin, "atan": np.arctan,
-    "asinh": np.arcsinh, "atanh": np.arctanh, "cbrt": np.cbrt, "erf": np.vectorize(math.erf, [float]),
-    "is_finite": np.isfinite, "logistic": _sigmoid, "select_n": _chosen, "clamp": lambda low, x, high: np.clip(x, low, high),
-    "convert_element_type": _same, "reduce_precision": _same, "copy": _same, "copy_p": _same,
-    "stop_gradient": _same, "name": _same, "real": np.real, "sharding_constraint": _same,
-    "device_put": _same,
+ROUNDED: dict[str, Evaluate] = {
+    "exp": np.exp, "exp2": np.exp2, "expm1": np.expm1, "log": np.log, "log1p": np.log1p, "square": np.square,
+    "rsqrt": lambda a: 1 / np.sqrt(a), "cbrt": np.cbrt, "pow": np.power, "logistic": _sigmoid, "round": np.round,
+    "sin": np.sin, "cos": np.cos, "tan": np.tan, "tanh": np.tanh, "sinh": np.sinh, "asin": np.arcsin, "atan": np.arctan,
+    "asinh": np.arcsinh, "atanh": np.arctanh, "erf": np.vectorize(math.erf, [float]), "real": np.real,
 }  # fmt: skip
-COMPARISONS = {
-    "lt": (True, False, False), "le": (True, True, False), "eq": (False, True, False), "ne": (True, False, True),
-    "ge": (False, True, True), "gt": (False, False, True),
-}  # fmt: skip
+"""Functions that NumPy and XLA may round differently: the zeros and infinities of both are the same."""
 UNCHANGED = {
     "convert_element_type",
     "reduce_precision",
@@ -76,15 +59,24 @@ UNCHANGED = {
     "stop_gradient",
     "name",
     "sharding_constraint",
+    "device_put",
 }
+EXACT = """
+    add add_any sub mul div rem max min neg abs sign floor ceil sqrt is_finite eq ne lt le gt ge and or xor not clamp select_n
+    integer_pow
+"""
+COMPARISONS = {
+    "lt": (True, False, False), "le": (True, True, False), "eq": (False, True, False), "ne": (True, False, True),
+    "ge": (False, True, True), "gt": (False, False, True),
+}  # fmt: skip
 
 
 def elementwise(name: str) -> Callable[[Equation, int, Sequence[Fact]], Fact]:
-    """The fold of one elementwise primitive of `FUNCTIONS`."""
-    evaluate = FUNCTIONS[name]
+    """The fold of one elementwise primitive."""
 
     def fold(equation: Equation, result: int, facts: Sequence[Fact]) -> Fact:
         output = equation.outputs[result]
+        evaluate = _evaluation(name, equation)
         if not (jnp.issubdtype(output.dtype, np.number) or output.dtype == bool) or jnp.issubdtype(
             output.dtype, np.complexfloating
         ):
@@ -112,6 +104,16 @@ def elementwise(name: str) -> Callable[[Equation, int, Sequence[Fact]], Fact]:
         return found
 
     return fold
+
+
+def _evaluation(name: str, equation: Equation) -> Evaluate:
+    if name in UNCHANGED:
+        return lambda a: a
+    if name in ROUNDED:
+        return ROUNDED[name]
+    function = host_function(equation.primitive)
+    assert function is not None  # NumPy knows all that are EXACT
+    return functools.partial(function, equation.params)
 
 
 def _whole(name: str, evaluate: Evaluate, facts: Sequence[Fact], dtype: Any, rank: int) -> Fact | None:
@@ -213,15 +215,11 @@ def _sums(signs: Sequence[int]) -> Wins:
             for constant, where in fact.pieces.items():
                 value = constant.value if isinstance(constant, Low) else constant
                 partial = isinstance(constant, Low) or not where.is_full
-                if (
-                    not isinstance(value, bool)
-                    and lowness(sign * value) is not None
-                    and partial
-                    and math.isfinite(value)
-                ):
-                    if sign > 0 or not isinstance(constant, Low):
-                        beside = facts[1 - k].low if signs[1 - k] < 0 else NOTHING
-                        found.append((Low(float(sign * value)), where.minus(beside)))
+                if isinstance(value, bool) or not partial or not math.isfinite(value) or lowness(sign * value) is None:
+                    continue
+                if sign > 0 or not isinstance(constant, Low):
+                    beside = facts[1 - k].low if signs[1 - k] < 0 else NOTHING
+                    found.append((Low(float(sign * value)), where.minus(beside)))
         return found
 
     return wins
@@ -255,19 +253,5 @@ WINNERS: dict[str, Wins] = {
     "select_n": _selected,
 }
 
-for name in FUNCTIONS:
+for name in (*EXACT.split(), *ROUNDED, *UNCHANGED):
     folds(name, elementwise(name))
-
-
-def _power(equation: Equation, result: int, facts: Sequence[Fact]) -> Fact:
-    """x to a fixed integer."""
-    y = equation.params["y"]
-    dtype = equation.outputs[result].dtype
-    (fact,) = facts
-    if isinstance(fact.value, np.ndarray):
-        return Fact(_run(lambda x: x**y, [fact.value], dtype)) if y >= 0 else UNKNOWN
-    parts = [(c, p) for c, p in fact.pieces.items() if not isinstance(c, Low) and (y > 0 or c != 0)]
-    return gathered([(_run(lambda x: x**y, [np.asarray(c)], dtype).item(), p) for c, p in parts])
-
-
-folds("integer_pow", _power)
