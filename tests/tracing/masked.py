@@ -217,7 +217,71 @@ def relative_shift(rng):
     return f
 
 
+def linear_attention(rng, way):
+    """Scores times a causal mask, without a softmax, moved about before they meet the values."""
+    project, back = head(rng)
+
+    def f(x):
+        q, k, v = project(x)
+        s = jnp.einsum("nihd,njhd->nhij", q, k) * jnp.asarray(MASKS["causal"].astype(float))
+        if way == "concatenate":
+            s, v = jnp.concatenate([s, s[..., :3]], -1), jnp.concatenate([v, v[:, -3:]], 1)
+        elif way == "pad":
+            s, v = jnp.pad(s, ((0, 0),) * 3 + ((2, 1),)), jnp.pad(v, ((0, 0), (2, 1), (0, 0), (0, 0)))
+        elif way == "dynamic slice":
+            s, v = (lax.dynamic_slice_in_dim(a, 1, N - 3, axis) for a, axis in ((s, 3), (v, 1)))
+        return back(jnp.einsum("nhij,njhd->nihd", s, v))
+
+    return f
+
+
+def gated_by(rng, way):
+    """Tokens that are zero make a gate that is zero: what it multiplies is not seen there."""
+    w, keep = weights(rng, C, C), jnp.asarray((np.arange(N) % 3 > 0).astype(float))[None, :, None]
+    gate = {"product": lambda y: y @ w, "sum": lambda y: y.sum(-1, keepdims=True)}[way]
+    return lambda x: gate(x * keep) * jnp.roll(x, 1, 1)
+
+
+def online_additive(rng):
+    """A running maximum of blocks of scores to which a mask adds -1e9; in some blocks nothing else is left."""
+    project, back = head(rng)
+
+    def f(x):
+        q, k, v = project(x)
+        s = jnp.einsum("nihd,njhd->nhij", q, k) + jnp.where(jnp.asarray(MASKS["causal"]), 0.0, -1e9)
+        most = jnp.maximum(s[..., :6].max(-1), s[..., 6:].max(-1))
+        e = jnp.exp(s - most[..., None])
+        return back(jnp.einsum("nhij,njhd->nihd", e / e.sum(-1, keepdims=True), v))
+
+    return f
+
+
+def chosen_by_data(rng):
+    """A mask that the data make, cut by a causal one."""
+    project, back = head(rng)
+
+    def f(x):
+        q, k, v = project(x)
+        s = jnp.einsum("nihd,njhd->nhij", q, k)
+        mask = (s > 0) & jnp.asarray(MASKS["causal"]) | jnp.eye(N, dtype=bool)
+        return back(jnp.einsum("nhij,njhd->nihd", jnp.where(mask, jnp.exp(s), 0.0), v) + v.sum(-1, keepdims=True))
+
+    return f
+
+
+def relative_shift_twice(rng):
+    first, second = relative_shift(rng), relative_shift(rng)
+    return lambda x: second(jnp.tanh(first(x)))
+
+
 NETWORKS = {
+    **{
+        f"linear, {way}": functools.partial(linear_attention, way=way)
+        for way in ("plain", "concatenate", "pad", "dynamic slice")
+    },
+    **{f"gated by a {way}": functools.partial(gated_by, way=way) for way in ("product", "sum")},
+    "online, additive": online_additive,
+    "relative shift twice": relative_shift_twice,
     "two layers": with_mask("sliding", layers=2),
     "two heads": with_mask("scattered", heads=2),
     "jax causal": functools.partial(dot_product, is_causal=True),

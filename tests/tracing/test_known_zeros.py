@@ -76,6 +76,13 @@ def test_causal_attention():
     assert field.notes == ()  # JAX hides with 0.7 of the least number: no score reaches that
 
 
+def test_masks_that_data_make():
+    """Whatever the data choose, a known mask beside their choice holds."""
+    rng, x = tokens()
+    fields = ej.theoretical(masked.chosen_by_data(rng), x, unit=list(range(masked.N)), layout="NLC")
+    np.testing.assert_array_equal([field.mask() for field in fields], masked.MASKS["causal"])
+
+
 def test_sliding_attention_is_a_convolution():
     """Far from the border, attention over a window has a size, a stride and virtual positions as a convolution has."""
     q = lambda x: x[:, :, None]  # noqa: E731
