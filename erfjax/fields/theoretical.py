@@ -258,6 +258,7 @@ def unpack(arrays: dict[str, np.ndarray], metadata: JSON) -> TheoreticalField:
     layers = tuple(LayerRow(**row) for row in parts["layers"])
     table = parts["phases"]
     phases = PhaseTable(table["period"], table["shift"], tuple(Phase(**row) for row in table["rows"]))
+    parts.setdefault("place", None)  # files of before it was known
     plain = {name: parts[name] for name in _PLAIN}
     return TheoreticalField(**plain, phases_=Kept(phases), mask_=Kept(arrays["mask"]), layers_=Kept(layers))
 
