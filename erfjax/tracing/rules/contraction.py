@@ -14,7 +14,7 @@ from erfjax.tracing.positions.index_sets import Box
 from erfjax.tracing.positions.interval_rows import IntervalRows
 from erfjax.tracing.positions.known_values import Facts, zeros
 from erfjax.tracing.positions.pattern import Pattern
-from erfjax.tracing.positions.through_zeros import sharpens
+from erfjax.tracing.positions.through_zeros import Where, sharpens
 from erfjax.tracing.program.equations import Atom, Equation, Known, Var
 from erfjax.tracing.registry import Rule, WindowRule, bind, row
 from erfjax.tracing.second_moments.kinds import Kind
@@ -67,7 +67,8 @@ def through_zeros(equation: Equation, result: int, seen: Sequence[Seen | None], 
                 names = dict(zip((*batch[other], *contracted[other]), (*batch[mine], *contracted[mine]), strict=True))
                 outs = {a: first_free[other] + i for i, a in enumerate(free[other])}
                 found[mine] = past(view, zero.complement, names, outs)
-    return found
+    constant = facts.of(equation.outputs[result]).constant  # where one operand is zero all along
+    return [Where(view, constant.complement) if view is not None and constant else view for view in found]
 
 
 def past(view: View, held: Pattern, names: Mapping[int, int], outs: Mapping[int, int]) -> Seen:
