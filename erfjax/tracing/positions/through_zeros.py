@@ -120,14 +120,6 @@ def where_chosen(equation: Equation, result: int, seen: Sequence[Seen | None], f
     return found
 
 
-def where_not_low(equation: Equation, result: int, seen: Sequence[Seen | None], facts: Facts) -> Sequence[Seen | None]:
-    """The greatest of several numbers is none of those that are low, unless all are."""
-    axes, atom, view = equation.params["axes"], equation.inputs[0], seen[0]
-    fact = facts.of(atom)
-    hidden = fact.low.minus(fact.low.without(axes, every=True))
-    return seen if view is None or not hidden else [Onto(view, hidden.complement)]
-
-
 def where_greater(equation: Equation, result: int, seen: Sequence[Seen | None], facts: Facts) -> Sequence[Seen | None]:
     """The greater of two numbers is not the one that is low, unless both are."""
     lows = [facts.of(atom).low for atom in equation.inputs]
@@ -140,5 +132,4 @@ def where_greater(equation: Equation, result: int, seen: Sequence[Seen | None], 
 
 sharpens("mul div add add_any sub and or min exp exp2 logistic", where_not_constant)
 sharpens("select_n", where_chosen)
-sharpens("reduce_max argmax", where_not_low)
 sharpens("max", where_greater)
