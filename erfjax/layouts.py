@@ -214,7 +214,8 @@ def require_batch_of_one(layout: Layout, shape: Sequence[int]) -> None:
 def default_out_layout(layout: str, in_ndim: int, out_ndim: int) -> str:
     """The layout of an output whose axes nobody named.
 
-    As many axes as the input: the same letters. Only as many as the input has batch and channels: these two, without
+    As many axes as the input: the same letters. As many as if space were one axis, with channels last: tokens, "NLC".
+    Only as many as the input has batch and channels: these two, without
     space (logits). One less: a batch of scalars. None: a scalar. Anything else is ambiguous and refused.
 
     Raises:
@@ -231,6 +232,9 @@ def default_out_layout(layout: str, in_ndim: int, out_ndim: int) -> str:
         if len(candidate) == out_ndim:
             return candidate
     space = "".join(layout[axis] for axis in parsed.spatial)
+    tokens = "".join(letter for letter in layout if letter not in space[1:]).replace(space[:1], "L")
+    if len(space) > 1 and len(tokens) == out_ndim and layout.endswith(space + CHANNEL):
+        return tokens
     raise LayoutError(
         f"The output has {out_ndim} axes and the input {in_ndim} ({layout!r}), so which are {space} cannot be told: "
         'name them with out_layout, for example out_layout="NLC" for a sequence of tokens.'

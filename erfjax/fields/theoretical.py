@@ -45,6 +45,8 @@ class TheoreticalField(summary.Shown):
         clipped: (start, stop) of what lies inside the image when padding is cut at every layer.
         shift_invariant: False if the field changes its size or its offset with the unit.
         channels: (start, stop) of the input channels that any output channel of this unit can see.
+        place: the pixel on which the unit itself is centred, whatever it sees besides: of a token, the centre of its patch; None
+            along an axis on which it has no place (a class token, logits).
 
     Example:
         >>> import erfjax as ej
@@ -64,6 +66,7 @@ class TheoreticalField(summary.Shown):
     shift_invariant: bool
     channels: tuple[int, int] | None = None
     notes: tuple[str, ...] = ()
+    place: tuple[float | None, ...] | None = None
     phases_: Callable[[], PhaseTable] = dataclasses.field(
         repr=False, compare=False, default=Kept(PhaseTable((), (), ()))
     )
@@ -177,6 +180,8 @@ class TheoreticalField(summary.Shown):
             "image": self.image_shape,
             "shift-invariant": self.shift_invariant,
         }
+        if self.place is not None and any(map(math.isinf, (*self.start, *self.stop))):
+            pairs["stands on pixel"] = " × ".join("nowhere" if p is None else summary.cell(p) for p in self.place)
         if not self.shift_invariant and self.phases().rows:
             table = self.phases()
             pairs["size over the units"] = f"{summary.cell(table.minimum)} to {summary.cell(table.maximum)}"
@@ -290,6 +295,7 @@ def unpack(arrays: dict[str, np.ndarray], metadata: JSON) -> TheoreticalField:
     layers = tuple(LayerRow(**row) for row in parts["layers"])
     table = parts["phases"]
     phases = PhaseTable(table["period"], table["shift"], tuple(Phase(**row) for row in table["rows"]))
+    parts.setdefault("place", None)  # files of before it was known
     plain = {name: parts[name] for name in _PLAIN}
     return TheoreticalField(**plain, phases_=Kept(phases), mask_=Kept(arrays["mask"]), layers_=Kept(layers))
 

@@ -14,9 +14,11 @@ from erfjax.layouts import Layout
 from erfjax.measurement.cone import unit_box
 from erfjax.tracing import registry
 from erfjax.tracing.positions.access import IrregularError, Shift
-from erfjax.tracing.positions.axis_roles import Roles, roles
-from erfjax.tracing.positions.hull import Views, period, walk
-from erfjax.tracing.positions.index_sets import Box, Points, Region, clip, full, mask, shadow
+from erfjax.tracing.positions.axis_roles import Part, Roles, parts, roles
+from erfjax.tracing.positions.hull import Views, period, remembered, walk
+from erfjax.tracing.positions.index_sets import EMPTY, Box, Points, Region, clip, mask, shadow
+from erfjax.tracing.positions.known_values import Facts
+from erfjax.tracing.positions.through_zeros import Follow, gradients, past_zeros
 from erfjax.tracing.program.equations import Atom, Block, Equation, Known, Program, Var
 from erfjax.tracing.program.layer_rows import Visit, named_visits
 from erfjax.typing import Extent
@@ -31,18 +33,30 @@ class Reader:
     Attributes:
         program: the traced function.
         source: the layout of its input.
-        views: how its equations are seen.
+        plain: how its equations are seen if no value is known.
         inferred: what its fields should note about the question.
+        follow: "values" or "gradients".
     """
 
     program: Program
     source: Layout
-    views: Views
+    plain: Views
     inferred: tuple[str, ...] = ()
+    follow: Follow = "values"
+
+    @functools.cached_property
+    def facts(self) -> Facts:
+        return Facts(self.program)
+
+    @functools.cached_property
+    def views(self) -> Views:
+        """How its equations are seen past known zeros."""
+        seen = past_zeros(self.plain, self.facts)
+        return remembered(gradients(seen) if self.follow == "gradients" else seen)
 
     @functools.cached_property
     def roles(self) -> dict[Atom, Roles]:
-        return roles(self.program, self.views)
+        return roles(self.program, remembered(self.plain))
 
     @functools.cached_property
     def made(self) -> dict[Var, int]:
@@ -83,19 +97,26 @@ class Reader:
         true = self.region(atom, box, clipped=True)
         paired = _paired(self.source, target)
         motion = [self.motion(atom, target, out, i) for i, out in enumerate(paired)]
+        played = {} if isinstance(atom, Known) else parts(self.roles[atom])
+        along = [self.along(played, target, i, out) for i, out in enumerate(paired)]
         stride = tuple(
             0
             if out is None
-            else self.step(atom, target, unit, out, i, start)
+            else _number(part.role.stride)
+            if part is not None and part.role.stride is not None and (per_unit is None or part.flattened)
+            else self.step(atom, target, unit, out, i, start, stop)
             if per_unit is None
             else _number(per_unit)
-            for i, (out, (_, per_unit)) in enumerate(zip(paired, motion, strict=True))
+            for i, (out, part, (_, per_unit)) in enumerate(zip(paired, along, motion, strict=True))
         )
         phases = functools.partial(self.phases, atom, target, unit, tuple(paired), tuple(motion))
         invariant = all(repeat == 1 for repeat, _ in motion) or (
             all(repeat is not None and repeat <= MOST_PHASES for repeat, _ in motion) and _steady(phases(), stride)
         )
-        position = [0 if out is None else unit[out] for out in paired]
+        position = [
+            0 if out is None else (part.position(unit[out]) or 0) if part is not None and part.flattened else unit[out]
+            for out, part in zip(paired, along, strict=True)
+        ]
         return TheoreticalField(
             unit=unit,
             output_shape=target.space(atom.shape),
@@ -107,11 +128,20 @@ class Reader:
             clipped=_integers(self.interval(true)),
             shift_invariant=invariant,
             channels=self.channels(true),
-            notes=self.notes(atom),
+            notes=self.notes(atom) + self.misnamed(atom, target, unit, start, stop),
+            place=tuple(
+                None if part is None or out is None else part.centre(unit[out])
+                for out, part in zip(paired, along, strict=True)
+            ),
             phases_=phases,
             mask_=lambda: self.mask(true),
-            layers_=lambda: self.layers(atom),
+            layers_=lambda: self.layers(atom, box),
         )
+
+    def along(self, played: dict[int, Part], target: Layout, axis: int, out: int | None) -> Part | None:
+        """How a spatial axis of the input runs along the axis of the output that goes with it; None if it does not."""
+        part = played.get(self.source.spatial[axis])
+        return part if part is not None and out is not None and part.along == target.spatial[out] else None
 
     def motion(self, atom: Atom, target: Layout, out: int | None, axis: int) -> tuple[int | None, Fraction | None]:
         """Period in units and pixels per unit of a spatial axis, as axis `out` of the output moves; None without a period."""
@@ -135,10 +165,10 @@ class Reader:
         here = edges(centre[out])
         if found is None:
             still = all(map(math.isinf, here)) and here == edges(0) == edges(space[out] - 1)
-            return (1, Fraction(0)) if still else (None, None)
+            return (1 if still else None), None
         repeat, moved = found[0], found[1][self.source.spatial[axis]]
         if moved is None:  # seen whole by all
-            return 1, Fraction(0)
+            return 1, None
         by = next((by for by in (repeat, -repeat) if 0 <= centre[out] + by < space[out]), 0)
         there = tuple(edge + by * moved for edge in here)
         if by and there != edges(centre[out] + by):
@@ -155,13 +185,21 @@ class Reader:
         return self.periods[atom, out]
 
     def step(
-        self, atom: Atom, target: Layout, unit: tuple[int, ...], out: int, axis: int, start: Sequence[Extent]
+        self,
+        atom: Atom,
+        target: Layout,
+        unit: tuple[int, ...],
+        out: int,
+        axis: int,
+        start: Sequence[Extent],
+        stop: Sequence[Extent],
     ) -> Extent:
-        """How far the start moves to the next unit (or from the one before, at the end of the axis); 0 where one is global."""
+        """How far the field moves to the next unit (or from the one before, at the end of the axis): its start, or its stop
+        where the start stays (a field that grows, as a causal one does); 0 where it is global."""
         by = 1 if unit[out] + 1 < target.space(atom.shape)[out] or unit[out] == 0 else -1
         moved = (*unit[:out], unit[out] + by, *unit[out + 1 :])
-        there, _ = self.interval(self.region(atom, unit_box(atom.shape, target, moved), clipped=False))
-        return _moved(start[axis], there[axis], by)
+        there, end = self.interval(self.region(atom, unit_box(atom.shape, target, moved), clipped=False))
+        return _moved(start[axis], there[axis], by) or _moved(stop[axis], end[axis], by)
 
     def phases(
         self,
@@ -201,16 +239,71 @@ class Reader:
         if isinstance(atom, Known):
             return (*self.inferred, "The output does not depend on the input: nothing is seen.")
         unknown = [e for e in _all(self.program) if not e.blocks and not registry.known(e.primitive)]
-        if not unknown:
-            return self.inferred
+        notes = list(self.inferred)
+        if unknown:
+            notes.append(f"{len(unknown)} equation(s) without a rule, seen whole: {', '.join(map(str, unknown))}.")
+        assumed = self.facts.assumed
+        for value in sorted(set(assumed.values())):
+            (first, *others) = [e for e, v in assumed.items() if v == value]
+            more = f" and {len(others)} more" if others else ""
+            notes.append(
+                f"Assumed: where a mask holds {value:g}, the exponential is zero, because the scores beside it are far greater "
+                f"(in {first}{more}). Mask with -inf to make this exact."
+            )
+        return tuple(notes)
+
+    def misnamed(
+        self, atom: Atom, target: Layout, unit: tuple[int, ...], start: Sequence[Extent], stop: Sequence[Extent]
+    ) -> tuple[str, ...]:
+        """A note where an axis of space is mixed as channels are, while the channels are seen through a window."""
+        whole = [
+            a
+            for a, low, high in zip(self.source.spatial, start, stop, strict=True)
+            if low == -math.inf < high == math.inf
+        ]
+        channel = self.source.channel
+        if not whole or channel is None or target.channel is None or isinstance(atom, Known):
+            return ()
+        box = list(unit_box(atom.shape, target, unit))
+        at = atom.shape[target.channel] // 2
+        box[target.channel] = Points(at, at + 1)
+        region = self.region(atom, tuple(box), clipped=False)
+        points = shadow(region)[channel] if region else EMPTY
+        if not points.finite or not 1 < points.stop - points.start < self.program.input.shape[channel]:
+            return ()
+        letters, shape = self.source.letters, self.program.input.shape
+        named = ", ".join(f"{letters[a]} of {shape[a]}" for a in whole)
         return (
-            *self.inferred,
-            f"{len(unknown)} equation(s) without a rule, seen whole: {', '.join(map(str, unknown))}.",
+            f"Every position along {named} is mixed, while C of {shape[channel]} is seen through a window of "
+            f"{points.stop - points.start}, as channels and space usually are the other way round: is the layout {letters!r} "
+            'meant? If channels come first, say layout="NCHW".',
         )
 
-    def layers(self, atom: Atom) -> tuple[LayerRow, ...]:
-        """One row per layer on the way to a variable, each for the centre unit of the layer."""
-        on_path = walk(self.program, {atom: (full(atom.shape),)}, clipped=False, views=self.views)
+    def intervals(self, atom: Atom, target: Layout, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """What all units along an axis see, one after the other, the other axes of the output at their centres.
+
+        Args:
+            atom: the output.
+            target: its layout.
+            axis: which of its spatial axes.
+
+        Returns:
+            start and stop of the hulls inside the image, each (units along the axis, spatial axes of the input); both are 0
+            where nothing is seen.
+        """
+        space = target.space(atom.shape)
+        centre = [n // 2 for n in space]
+        hulls = []
+        for u in range(space[axis]):
+            unit = (*centre[:axis], u, *centre[axis + 1 :])
+            hulls.append(_integers(self.interval(self.region(atom, unit_box(atom.shape, target, unit), clipped=True))))
+        start, stop = zip(*hulls, strict=True)
+        return np.array(start), np.array(stop)
+
+    def layers(self, atom: Atom, box: Box) -> tuple[LayerRow, ...]:
+        """One row per layer on the way to a box of a variable, each for the centre unit of the layer."""
+        regions = walk(self.program, {atom: (box,)}, clipped=True, views=self.views)
+        on_path = {var for var, region in regions.items() if region}
         return tuple(self.layer(*visit) for visit in named_visits(self.program, on_path))
 
     def layer(self, name: str, visit: Visit) -> LayerRow:
@@ -219,27 +312,25 @@ class Reader:
         start, stop = self.hidden(var, centre)
         stride: list[Extent] = []
         for i, axis in enumerate(self.source.spatial):
-            a, step = playing.get(axis, (None, Fraction(0)))
-            if a is not None and step is None:  # paths disagree: one step, by looking
-                by = 1 if centre[a] + 1 < var.shape[a] else -1
-                there, _ = self.hidden(var, centre | {a: centre[a] + by})
+            part = playing.get(axis)
+            if part is None or part.role.stride is not None:
+                stride.append(0 if part is None else _number(part.role.stride))
+            else:  # paths disagree: one step, by looking
+                at = centre[part.along]
+                by = 1 if at + 1 < var.shape[part.along] else -1
+                there, _ = self.hidden(var, centre | {part.along: at + by})
                 stride.append(_moved(start[i], there[i], by))
-            else:
-                stride.append(_number(step))
-        units = [centre[playing[axis][0]] if axis in playing else 0 for axis in self.source.spatial]
+        found = [playing.get(axis) for axis in self.source.spatial]
+        units = [0 if part is None else part.position(centre[part.along]) or 0 for part in found]
         padding = tuple(_number(u * s - b) for u, s, b in zip(units, stride, start, strict=True))
         size = self.sizes[var] = tuple(b - a for a, b in zip(start, stop, strict=True))
         given = tuple(map(max, zip(*(self.size(read) for read in visit.reads), strict=True)))
         return LayerRow(name, visit.operation, var.shape, size, tuple(stride), padding, start, stop, given or None)
 
-    def centre(self, var: Var) -> tuple[dict[int, tuple[int, Fraction | None]], dict[int, int]]:
-        """For each spatial axis of the input the axis of a variable that goes with it and its stride; the centre along these."""
-        playing = {
-            role.axis: (a, role.stride)
-            for a, role in enumerate(self.roles[var])
-            if role and role.axis in self.source.spatial
-        }
-        return playing, {a: var.shape[a] // 2 for a, _ in playing.values()}
+    def centre(self, var: Var) -> tuple[dict[int, Part], dict[int, int]]:
+        """How a variable runs along each spatial axis of the input, and the centre along these axes."""
+        playing = {axis: part for axis, part in parts(self.roles[var]).items() if axis in self.source.spatial}
+        return playing, {part.along: var.shape[part.along] // 2 for part in playing.values()}
 
     def hidden(self, var: Var, unit: dict[int, int]) -> tuple[tuple[Extent, ...], tuple[Extent, ...]]:
         """What a unit of any variable sees; axes that `unit` does not name are taken whole."""

@@ -7,7 +7,8 @@ from erfjax.fields import TheoreticalField
 from erfjax.measurement.model import cached
 from erfjax.readings.question import Question, Questions, ask, one_sample
 from erfjax.readings.reader import Reader
-from erfjax.tracing.positions.hull import Views, everything, refuse, remembered
+from erfjax.tracing.positions.hull import Views, everything, refuse
+from erfjax.tracing.positions.through_zeros import Follow
 from erfjax.typing import Function, Given, Shaped, Tree, Unit
 
 UNKNOWN: dict[str, Views] = {"refuse": refuse, "everything": everything}
@@ -22,6 +23,7 @@ def theoretical(
     layout: str | None = None,
     out_layout: str | None = None,
     unknown: Literal["refuse", "everything"] = "refuse",
+    follow: Follow = "values",
 ) -> tuple[TheoreticalField, ...]: ...
 @overload
 def theoretical(
@@ -32,6 +34,7 @@ def theoretical(
     layout: str | None = None,
     out_layout: str | None = None,
     unknown: Literal["refuse", "everything"] = "refuse",
+    follow: Follow = "values",
 ) -> TheoreticalField: ...
 @overload
 def theoretical(
@@ -42,6 +45,7 @@ def theoretical(
     layout: Tree = None,
     out_layout: str | None = None,
     unknown: Literal["refuse", "everything"] = "refuse",
+    follow: Follow = "values",
 ) -> Tree: ...
 def theoretical(
     f: Function,
@@ -51,14 +55,16 @@ def theoretical(
     layout: Given = None,
     out_layout: str | None = None,
     unknown: str = "refuse",
+    follow: Follow = "values",
 ) -> TheoreticalField | tuple[TheoreticalField, ...] | Tree:
     """The theoretical receptive field of a unit of `f`: where it can look, in exact integers.
 
     The function is traced once, for one sample, and never run; asked again, it is not even traced. Only constants that determine
-    positions are read: index arrays, branch indices, and the zero pattern of constant matrices in a contraction (as in
-    `jax.image.resize`). All other constants count as non-zero, and where data decide (an extremum, an order, an index, a branch)
-    every outcome is included. The mask therefore contains the support of the Jacobian, with equality for generic weights; only a
-    set that falls apart into more than 512 boxes (pixels in random order) is replaced by a larger one.
+    positions are read: index arrays, branch indices, and known zeros and minus infinities, as masks hold them (a weight of zeros
+    only is a silent branch, no mask). All other constants count as non-zero, and where data decide (an extremum, an order, an
+    index, a branch) every outcome is included. The mask therefore contains the support of the Jacobian, with equality for generic
+    weights; only a set that falls apart into more than 512 boxes (pixels in random order) is replaced by a larger one. Where a
+    mask is a finite number such as -1e9, the exponential of it is taken for zero, and a note says so.
 
     Args:
         f: maps an array to an array. It may take several, as one tuple or dict, and return any tree of arrays.
@@ -69,6 +75,8 @@ def theoretical(
             NWC, NHWC or NDHWC from the number of axes, and says so in a note where it is not NHWC.
         out_layout: the axes of the output; by default those of the input where the output has as many.
         unknown: "refuse" a primitive without a rule, or let it see "everything" (the notes count them).
+        follow: "values": what the value of the unit depends on; "gradients": what a gradient reaches, which stops at
+            `stop_gradient` and at steps (rounding, comparisons).
 
     Returns:
         A `TheoreticalField`, positions in pixels of the input; a tuple of fields if `unit` is a list. For a tree of outputs the
@@ -98,17 +106,19 @@ def theoretical(
     if unknown not in UNKNOWN:
         raise SampleError(f"`unknown` must be one of {', '.join(map(repr, UNKNOWN))}, but got {unknown!r}.")
     asked = _asked(f, x, unit, layout, out_layout)
-    return asked.answer(lambda question: fields_of(question, f, unknown))
+    return asked.answer(lambda question: fields_of(question, f, unknown, follow))
 
 
-def fields_of(question: Question, f: Function, unknown: str = "refuse") -> tuple[TheoreticalField, ...]:
+def fields_of(
+    question: Question, f: Function, unknown: str = "refuse", follow: Follow = "values"
+) -> tuple[TheoreticalField, ...]:
     """The theoretical field of every unit of a question."""
 
     def make() -> Reader:
-        return Reader(question.program(), question.source, remembered(UNKNOWN[unknown]), question.notes)
+        return Reader(question.program(), question.source, UNKNOWN[unknown], question.notes, follow)
 
     # the positions of a model that holds its weights as a pytree may depend on these (zeros, indices): read anew each time
-    identity = ("reader", question.identity[:-2], unknown)
+    identity = ("reader", question.identity[:-2], unknown, follow)
     reader = make() if question.weights or question.key is not None else cast(Reader, cached(f, identity, make))
     return tuple(reader.field(reader.program.output, question.target, unit) for unit in question.units)
 

@@ -141,6 +141,11 @@ def on_host(names: str, function: Callable[..., Any]) -> None:
             _ON_HOST[primitive] = function
 
 
+def host_function(primitive: Any) -> Callable[..., Any] | None:
+    """How NumPy evaluates a primitive: (parameters, *operands) -> the result; None where only JAX can."""
+    return _ON_HOST.get(primitive)
+
+
 def evaluate(equation: Any, operands: Sequence[Any]) -> Sequence[Any]:
     """The results of an equation, as JAX wrote it, on known operands: by NumPy where it can, else by JAX."""
     function = _ON_HOST.get(equation.primitive)

@@ -5,9 +5,9 @@ import math
 
 import pytest
 
+from erfjax.decisions.schedules import Budget, Design, Layer, search
 from erfjax.errors import StackError
 from erfjax.studies._design import PAPER, design
-from erfjax.decisions.schedules import Budget, Design, Layer, search
 
 KERNELS, DILATIONS = (3, 5), (1, 2, 3)
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from erfjax.tracing.positions import index_sets
 from erfjax.tracing.positions.access import Along, IrregularError, Lookup, Prefix, Then, View
 from erfjax.tracing.positions.index_sets import EMPTY, EVERYWHERE, Points, clip, full, join, mask, shadow
+from erfjax.tracing.positions.interval_rows import IntervalRows
 
 fast = functools.partial(hypothesis.settings, deadline=None, derandomize=True, database=None, max_examples=150)
 sets = st.sets(st.integers(-9, 15), max_size=9)
@@ -102,24 +103,28 @@ def test_regions_that_fall_apart_become_a_bound(monkeypatch):
     assert len(join((), diagonal[:30])) == 30
 
 
+def table(pattern, **options):
+    return Lookup(0, IntervalRows.of(pattern), **options)
+
+
 def test_tables():
     """Rows that a border has cut follow the law of the others; rows of a table of indices are what they are."""
     triangle = np.abs(np.subtract.outer(2 * np.arange(6), np.arange(12))) < 3  # [2o - 2, 2o + 3) inside 12 positions
-    assert members(Lookup(0, triangle).pull((of({0}),))) == {-2, -1, 0, 1, 2}
-    assert members(Lookup(0, triangle).pull((of({-1, 6}),))) == {-4, -3, -2, -1, 0, 10, 11, 12, 13, 14}
+    assert members(table(triangle).pull((of({0}),))) == {-2, -1, 0, 1, 2}
+    assert members(table(triangle).pull((of({-1, 6}),))) == {-4, -3, -2, -1, 0, 10, 11, 12, 13, 14}
     other = triangle.copy()
     other[0, 7] = True  # now the first row is none that a border has cut
-    assert members(Lookup(0, other).pull((of({0}),))) == {0, 1, 2, 7}
-    assert members(Lookup(0, other).pull((of({-1, 9}),))) == set()
-    tiled = Lookup(0, np.tile(np.eye(4, dtype=bool), (3, 1)), cut=False)
+    assert members(table(other).pull((of({0}),))) == {0, 1, 2, 7}
+    assert members(table(other).pull((of({-1, 9}),))) == set()
+    tiled = table(np.tile(np.eye(4, dtype=bool), (3, 1)), cut=False)
     assert tiled.shift((Fraction(1),), []) == 0
     assert members(tiled.pull((of({3, 4, -1}),))) == {0, 3}
     assert members(tiled.pull((EVERYWHERE,))) == {0, 1, 2, 3}
-    backwards = Lookup(0, np.kron(np.eye(5, dtype=bool)[::-1], np.ones((2, 1), bool)), cut=False)
+    backwards = table(np.kron(np.eye(5, dtype=bool)[::-1], np.ones((2, 1), bool)), cut=False)
     assert backwards.pull((Points(2, math.inf),)) == Points(-math.inf, 4)
     with pytest.raises(IrregularError):
-        Lookup(0, np.eye(7, dtype=bool)[[0, 2, 3, 6]], cut=False).shift((Fraction(1),), [])
-    gaps = Lookup(0, np.diag([True, False, True, False, True, False]), cut=False)
+        table(np.eye(7, dtype=bool)[[0, 2, 3, 6]], cut=False).shift((Fraction(1),), [])
+    gaps = table(np.diag([True, False, True, False, True, False]), cut=False)
     assert members(gaps.pull((of({2, 3}),))) == {2}
     assert not gaps.pull((of({3}),))
 
@@ -127,7 +132,7 @@ def test_tables():
 def test_views():
     assert full((2, 3)) == (Points(0, 2), Points(0, 3))
     pattern = np.kron(np.eye(6, dtype=bool), np.ones((2, 1), bool))  # every pixel twice
-    lookup = Lookup(0, pattern)
+    lookup = table(pattern)
     assert members(lookup.pull((of({3, 4}),))) == {1, 2}
     assert members(lookup.pull((of({-3, 40}),))) == {-2, 20}  # the law reaches beyond the table
     assert lookup.pull((Points(-math.inf, 5),)) == Points(-math.inf, 3)
@@ -136,7 +141,7 @@ def test_views():
     assert lookup.shift((Fraction(1),), whole) == Fraction(1, 2)
     assert whole == [Fraction(1, 2)]
     with pytest.raises(IrregularError):
-        Lookup(0, np.eye(8, dtype=bool)[[0, 3, 4, 7, 5, 2, 6, 1]]).shift((Fraction(1),), [])
+        table(np.eye(8, dtype=bool)[[0, 3, 4, 7, 5, 2, 6, 1]]).shift((Fraction(1),), [])
     both = Then(View((Along(0, stride=2),)), View((Along(0, size=3, offset=-1),)))
     assert [members(p) for (p,) in both.pull((of({4}),))] == [{7, 8, 9}]
     assert both.shift((Fraction(1),), []) == (2,)

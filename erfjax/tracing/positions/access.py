@@ -12,15 +12,13 @@ result moves, as exact fractions: from their denominators follows the period of 
 """
 
 import dataclasses
-import functools
-import math
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-import numpy as np
-
-from erfjax.tracing.positions.index_sets import EMPTY, EVERYWHERE, Box, Points
+from erfjax.tracing.positions.index_sets import EVERYWHERE, Box, Points
+from erfjax.tracing.positions.interval_rows import IntervalRows
+from erfjax.tracing.positions.tables import table
 from erfjax.typing import Extent
 
 Shift = Fraction | None
@@ -99,98 +97,27 @@ class Prefix:
 
 @dataclasses.dataclass(frozen=True)
 class Lookup:
-    """The positions that a known table lists: `pattern[o, i]` is True where result o needs operand i.
+    """The positions that a known table lists: row o of `pattern` holds the positions i that result o needs.
 
-    Most tables follow a law: row o + p is row o moved by q. Then results beyond the table (padding of a later layer) follow it
-    too, and so do the rows of a matrix (`cut`) that the border of the operand has cut, as where an image is resized.
+    `cut` says whether rows of the table may be cut by the border of the operand: then they follow the law of the others.
     """
 
     out: int
-    pattern: np.ndarray
+    pattern: IntervalRows
     cut: bool = True
 
     def pull(self, box: Box) -> Points:
-        points = box[self.out]
-        if self._base is None:
-            points = points.clip(0, len(self.pattern))
-        elif not points.finite:
-            return self._beyond(points)
-        return self._rows(points.positions) if points else EMPTY
+        return table(self.pattern, self.cut).pull(box[self.out])
 
     def shift(self, shifts: Sequence[Shift], whole: list[Fraction]) -> Shift:
-        by = shifts[self.out]
+        by, law = shifts[self.out], table(self.pattern, self.cut).law
         if not by:
             return by
-        if self._law is None:
+        if law is None:
             raise IrregularError
-        period, moved = self._law
+        period, moved = law
         whole.append(by / period)
         return by * moved / period
-
-    @functools.cached_property
-    def _kinds(self) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-        """Per row its first position and its kind; per kind its positions counted from the first."""
-        kinds: dict[bytes, int] = {}
-        first, kind = self.pattern.argmax(axis=1), np.empty(len(self.pattern), int)
-        for o, row in enumerate(self.pattern):
-            kind[o] = kinds.setdefault((np.flatnonzero(row) - first[o]).tobytes(), len(kinds))
-        return first, kind, [np.frombuffer(offsets, int) for offsets in kinds]
-
-    @functools.cached_property
-    def _sound(self) -> tuple[int, int]:
-        """The range of the rows that no border has cut."""
-        if not self.cut:
-            return 0, len(self.pattern)
-        inner = np.flatnonzero(~self.pattern[:, 0] & ~self.pattern[:, -1] & self.pattern.any(axis=1))
-        return (int(inner[0]), int(inner[-1]) + 1) if inner.size else (0, 0)
-
-    @functools.cached_property
-    def _law(self) -> tuple[int, int] | None:
-        """The smallest p, and q, that all sound rows follow; None where they do not fill two periods."""
-        (first, kind, _), (low, high) = self._kinds, self._sound
-        for period in range(1, (high - low) // 2 + 1):
-            before, after = slice(low, high - period), slice(low + period, high)
-            steps = first[after] - first[before]
-            if (steps == steps[0]).all() and (kind[before] == kind[after]).all():
-                return period, int(steps[0])
-        return None
-
-    @functools.cached_property
-    def _base(self) -> tuple[int, int] | None:
-        """The range of the rows from which the law gives all others; None if it does not give those of the table."""
-        columns = self.pattern.shape[1]
-        low, high = self._sound
-        others = (o for o in range(len(self.pattern)) if not low <= o < high)
-        if self._law is None:
-            return None
-        by_law = ((o, self._rows(np.array([o]), self._sound).clip(0, columns)) for o in others)
-        agree = all(np.array_equal(found.positions, np.flatnonzero(self.pattern[o])) for o, found in by_law)
-        return self._sound if agree else None
-
-    def _rows(self, positions: np.ndarray, base: tuple[int, int] | None = None) -> Points:
-        """What the rows at some positions, at least one, need."""
-        first, kind, offsets = self._kinds
-        moved: Any = 0
-        base = base or self._base
-        if base is not None and self._law is not None:
-            period, by = self._law
-            periods = np.where((positions < base[0]) | (positions >= base[1]), (positions - base[0]) // period, 0)
-            positions, moved = positions - periods * period, periods * by
-        start, kind = first[positions] + moved, kind[positions]
-        held = [np.add.outer(start[kind == k], offsets[k]).ravel() for k in np.unique(kind)]
-        return Points.among(np.concatenate(held))
-
-    def _beyond(self, points: Points) -> Points:
-        """What infinitely many rows need, by the law."""
-        period, moved = self._law or (1, 0)
-        edge = Points(points.start, points.start + period), Points(points.stop - period, points.stop)
-        if not moved:
-            return self._rows(np.arange(period))
-        if math.isinf(points.start) and math.isinf(points.stop):
-            return EVERYWHERE
-        held = self._rows(edge[math.isinf(points.start)].positions)
-        up = math.isinf(points.stop) == (moved > 0)
-        return Points(held.start, EVERYWHERE.stop) if up else Points(EVERYWHERE.start, held.stop)
 
 
 AxisView = Along | Fixed | Prefix | Lookup
@@ -235,10 +162,11 @@ SCALAR = View(())
 
 @dataclasses.dataclass(frozen=True)
 class Mapping:
-    """Anything else: two functions."""
+    """Anything else: two functions. A reshape says which runs of operand axes become which runs of result axes."""
 
     pull: Callable[[Box], Iterable[Box]]
     shift: Callable[[Sequence[Shift], list[Fraction]], tuple[Shift, ...]]
+    groups: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

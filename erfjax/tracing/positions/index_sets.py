@@ -36,7 +36,8 @@ class Points:
     @classmethod
     def among(cls, positions: Iterable[int] | np.ndarray) -> "Points":
         """The set of the positions given."""
-        held = np.unique(positions if isinstance(positions, np.ndarray) else np.fromiter(positions, np.int64))
+        held = positions if isinstance(positions, np.ndarray) else np.fromiter(positions, np.int64)
+        held = held if (np.diff(held) > 0).all() else np.unique(held)
         if not held.size:
             return EMPTY
         bits = np.zeros(int(held[-1] - held[0]) + 1, bool)
@@ -97,6 +98,14 @@ class Points:
             return False
         part = self.bits[int(other.start - self.start) : int(other.stop - self.start)]
         return bool(part.all() if other.bits is None else part[other.bits].all())
+
+    def meet(self, other: "Points") -> "Points":
+        """What two sets share."""
+        within = self.clip(other.start, other.stop)
+        if other.bits is None or not within:
+            return within
+        bits = other.bits[int(within.start - other.start) : int(within.stop - other.start)]
+        return Points.of(int(within.start), within.dense() & bits)
 
     def without(self, other: "Points") -> Iterable["Points"]:
         """What is left of the set when another is taken out: what lies below it, in its gaps, and above it."""
@@ -164,6 +173,13 @@ EVERYWHERE = Points(-math.inf, math.inf)
 
 Box = tuple[Points, ...]
 Region = tuple[Box, ...]
+
+
+def runs(points: Points) -> list[tuple[int, int]]:
+    """The intervals that a finite set is made of."""
+    edges = np.diff(points.dense().astype(np.int8), prepend=0, append=0) if points else np.zeros(0)
+    starts, stops = (int(points.start) + np.flatnonzero(edges == sign) for sign in (1, -1))
+    return list(zip(starts.tolist(), stops.tolist(), strict=True))
 
 
 def full(shape: Sequence[int]) -> Box:
@@ -235,3 +251,34 @@ def mask(region: Region, shape: Sequence[int]) -> np.ndarray:
     for box in clip(region, shape):
         held[np.ix_(*(points.positions for points in box))] = True
     return held
+
+
+def axis_groups(operand: Sequence[int], result: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+    """The finest pairing of runs of operand axes with runs of result axes of the same product, ones beside their neighbours."""
+    groups: list[tuple[list[int], list[int]]] = []
+    i = o = 0
+    while i < len(operand) or o < len(result):
+        if i < len(operand) and o < len(result) and operand[i] == result[o]:
+            groups.append(([i], [o]))
+            i, o = i + 1, o + 1
+            continue
+        if i < len(operand) and operand[i] == 1:
+            groups.append(([i], []))
+            i += 1
+            continue
+        if o < len(result) and result[o] == 1:
+            groups.append(([], [o]))
+            o += 1
+            continue
+        ins, outs = [i], [o]
+        a, b = operand[i], result[o]
+        while a != b:
+            if a < b:
+                ins.append(ins[-1] + 1)
+                a *= operand[ins[-1]]
+            else:
+                outs.append(outs[-1] + 1)
+                b *= result[outs[-1]]
+        groups.append((ins, outs))
+        i, o = ins[-1] + 1, outs[-1] + 1
+    return groups

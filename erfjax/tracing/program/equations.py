@@ -30,11 +30,11 @@ class Known:
     """An array that does not depend on the input; its value is computed when first asked for, and once.
 
     `captured` says whether it derives from floating-point arrays that the function closed over or holds as a pytree: weights,
-    filters, masks; what the function computed from nothing (the matrix of a resize) is not captured. `made` says of what it was
-    computed: (what JAX wrote, the operands, which of the results); None for a constant.
+    filters, masks; what the function computed from nothing (the matrix of a resize) is not captured. `origin` is the equation
+    that makes it and the number of the result, None for what was there before.
     """
 
-    __slots__ = ("_compute", "_value", "captured", "dtype", "made", "shape")
+    __slots__ = ("_compute", "_value", "captured", "dtype", "origin", "shape")
 
     def __init__(
         self,
@@ -42,9 +42,9 @@ class Known:
         dtype: Any,
         compute: Callable[[], Any],
         captured: bool = False,
-        made: tuple[Any, tuple["Atom", ...], int] | None = None,
+        origin: "tuple[Equation, int] | None" = None,
     ):
-        self.shape, self.dtype, self.captured, self.made = tuple(map(int, shape)), dtype, captured, made
+        self.shape, self.dtype, self.captured, self.origin = tuple(map(int, shape)), dtype, captured, origin
         self._compute: Callable[[], Any] | None = compute
         self._value: Any = None
 
@@ -76,6 +76,7 @@ class Equation:
         layer: the layer path from the name stack, "" outside any named scope.
         where: the user's own line, "" where JAX does not know it.
         raw: what JAX wrote, for evaluating the equation as a whole.
+        loop: the number of the outermost scan that it belongs to, 0 outside any.
     """
 
     primitive: Any
@@ -86,6 +87,7 @@ class Equation:
     where: str = ""
     blocks: tuple["Block", ...] = ()
     raw: Any = None
+    loop: int = 0
 
     @property
     def operands_of_blocks(self) -> tuple[Atom, ...]:

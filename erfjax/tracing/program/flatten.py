@@ -131,6 +131,7 @@ class _Flattener:
     def __init__(self, captured: Mapping[int, Known]) -> None:
         self.equations: list[Equation] = []
         self.captured = captured
+        self.loops, self.loop = 0, 0  # how many scans there have been, and the number of the outermost around here
 
     def inline(self, body: jx.Body, operands: Sequence[Atom], layer: str, where: str) -> list[Atom]:
         env: dict[Any, Atom] = dict(zip(body.jaxpr.invars, operands, strict=True))
@@ -158,7 +159,7 @@ class _Flattener:
         if all(isinstance(atom, Known) for atom in inputs):
             return _evaluated(equation, inputs)
         if equation.primitive is jx.SCAN:
-            return self.scan(jx.loop(equation), inputs, layer, where)
+            return self.unrolled(jx.loop(equation), inputs, layer, where)
         if equation.primitive is jx.WHILE:
             return self.while_loop(jx.while_loop(equation), inputs, layer, where)
         if equation.primitive is jx.COND:
@@ -174,10 +175,28 @@ class _Flattener:
             blocks = ()
         outputs = tuple(Var(var.aval.shape, var.aval.dtype) for var in equation.outvars)
         flat = Equation(
-            equation.primitive, tuple(inputs), outputs, jx.parameters(equation), layer, where, blocks, equation
+            equation.primitive,
+            tuple(inputs),
+            outputs,
+            jx.parameters(equation),
+            layer,
+            where,
+            blocks,
+            equation,
+            self.loop,
         )
         self.equations.append(flat)
         return outputs
+
+    def unrolled(self, loop: jx.Loop, inputs: list[Atom], layer: str, where: str) -> list[Atom]:
+        """A scan, its equations marked as those of one loop."""
+        outer = self.loop
+        if not outer:
+            self.loops += 1
+            self.loop = self.loops
+        results = self.scan(loop, inputs, layer, where)
+        self.loop = outer
+        return results
 
     def scan(self, loop: jx.Loop, inputs: list[Atom], layer: str, where: str) -> list[Atom]:
         consts, carry, scanned = (
@@ -254,15 +273,11 @@ def _evaluated(equation: Any, inputs: Sequence[Atom]) -> list[Known]:
         return cell[0][i]
 
     captured = any(atom.captured for atom in inputs)  # type: ignore[union-attr]
+    outputs = tuple(Var(var.aval.shape, var.aval.dtype) for var in equation.outvars)  # their shapes, for rules to read
+    origin = Equation(equation.primitive, tuple(inputs), outputs, jx.parameters(equation), raw=equation)
     return [
-        Known(
-            var.aval.shape,
-            var.aval.dtype,
-            lambda i=i: result(i),  # type: ignore[misc]
-            captured,
-            (equation, tuple(inputs), i),
-        )
-        for i, var in enumerate(equation.outvars)
+        Known(v.shape, v.dtype, lambda i=i: result(i), captured, (origin, i))  # type: ignore[misc]
+        for i, v in enumerate(outputs)
     ]
 
 

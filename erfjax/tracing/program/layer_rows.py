@@ -2,11 +2,13 @@
 
 A *visit* is a run of equations under one path of the name stack. Most libraries give every layer a path of its own, and come back
 to the path of a block after each of its parts: then all visits are one row, that of the last. Equinox names layers by their
-class alone: there, a visit with a convolution, pooling or contraction of its own is a layer of its own.
+class alone: there, a visit with a convolution, pooling or contraction of its own is a layer of its own. A scan is one visit,
+whatever its steps hold.
 """
 
 import collections
 import dataclasses
+import os.path
 from collections.abc import Container, Iterator
 
 from erfjax.tracing import registry
@@ -65,10 +67,27 @@ def _visits(program: Program, wanted: Container[Atom]) -> Iterator[Visit]:
     visit: Visit | None = None
     made: set[Atom] = set()  # in the run
     follows: set[Atom] = set()  # what of it depends on an operation that counts
+    loop = 0
     for index, equation in enumerate(program.equations):
         if not any(output in wanted for output in equation.outputs):
             continue
         counts, operation = registry.is_layer(equation), label(equation.raw)
+        if equation.loop or loop:
+            if equation.loop != loop and visit is not None:
+                yield visit
+                visit, made, follows = None, set(), set()
+            loop = equation.loop
+        if loop:
+            if visit is None:
+                visit = Visit(equation.layer or "scan", bool(equation.layer), "scan", index, True)
+            if visit.named and equation.layer:
+                visit.path = os.path.commonpath([visit.path, equation.layer]) or "scan"
+            visit.reads += tuple(
+                a for a in equation.inputs if isinstance(a, Var) and a not in made and a not in visit.reads
+            )
+            visit.last = index
+            made.update(equation.outputs)
+            continue
         chained = not follows.isdisjoint(equation.inputs)
         reads = tuple(a for a in equation.inputs if isinstance(a, Var))
         if visit is not None and visit.path == equation.layer and (chained or not visit.counts):

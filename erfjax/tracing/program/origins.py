@@ -51,14 +51,14 @@ class Origins:
     def _mark(self, known: Known) -> int:
         """Equal for arrays that are made alike."""
         if id(known) not in self._seen:
-            if known.made is None:
+            if known.origin is None:
                 content = known.value
                 plain = known.shape == () and not hasattr(content, "aval")
                 name: Any = ("number", str(known.dtype), np.asarray(content).tobytes()) if plain else id(content)
             else:
-                equation, inputs, index = known.made
-                operands = tuple(self._mark(atom) for atom in inputs if isinstance(atom, Known))
-                name = (equation.primitive, repr(jx.parameters(equation)), operands, index)
+                equation, index = known.origin
+                operands = tuple(self._mark(atom) for atom in equation.inputs if isinstance(atom, Known))
+                name = (equation.primitive, repr(equation.params), operands, index)
             self._seen[id(known)] = known, self._marks.setdefault(name, len(self._marks))
         return self._seen[id(known)][1]
 
@@ -66,9 +66,9 @@ class Origins:
 def moves(known: Known) -> Iterator[Known]:
     """The array itself, then what each one is a rearranged part of; the last is the origin."""
     yield known
-    while known.made is not None:
-        equation, inputs, _ = known.made
-        source = inputs[0]
+    while known.origin is not None:
+        equation, _ = known.origin
+        source = equation.inputs[0]
         copies = equation.primitive in MOVES or (equation.primitive is CAST and _inexact(known) and _inexact(source))
         if not copies or not isinstance(source, Known) or math.prod(known.shape) > math.prod(source.shape):
             return
@@ -80,11 +80,11 @@ def moved(known: Known, numbers: Any) -> Any:
     """Numbers in the shape of the origin of `known`, arranged as those of the origin are in `known`; their dtype stays."""
     *path, _ = moves(known)
     for step in reversed(path):
-        assert step.made is not None  # it is a move of the next one
-        equation, inputs, index = step.made
+        assert step.origin is not None  # it is a move of the next one
+        equation, index = step.origin
         if equation.primitive is not CAST:
-            others = [atom.value for atom in inputs[1:] if isinstance(atom, Known)]
-            numbers = jx.evaluate(equation, [numbers, *others])[index]
+            others = [atom.value for atom in equation.inputs[1:] if isinstance(atom, Known)]
+            numbers = jx.evaluate(equation.raw, [numbers, *others])[index]
     return numbers
 
 

@@ -6,10 +6,24 @@ from erfjax.tracing.rules import (
     elementwise,
     indexing,
     known,
+    known_arithmetic,
+    known_structure,
     pooling,
     random,
     reduction,
     shape,
 )
 
-__all__ = ["contraction", "convolution", "elementwise", "indexing", "known", "pooling", "random", "reduction", "shape"]
+__all__ = [
+    "contraction",
+    "convolution",
+    "elementwise",
+    "indexing",
+    "known",
+    "known_arithmetic",
+    "known_structure",
+    "pooling",
+    "random",
+    "reduction",
+    "shape",
+]

@@ -1,15 +1,21 @@
 """Contractions: dot products, and the dense linear algebra that sees its matrices whole."""
 
+import dataclasses
 import functools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
-from erfjax.tracing.positions.access import WHOLE, Along, AxisView, Lookup, Seen, View
+from erfjax.tracing.positions.access import WHOLE, Along, AxisView, Fixed, IrregularError, Lookup, Seen, Shift, View
 from erfjax.tracing.positions.index_sets import Box
-from erfjax.tracing.program.equations import Atom, Equation, Known
+from erfjax.tracing.positions.interval_rows import IntervalRows
+from erfjax.tracing.positions.known_values import Facts, zeros
+from erfjax.tracing.positions.pattern import Pattern
+from erfjax.tracing.positions.through_zeros import Where, sharpens
+from erfjax.tracing.program.equations import Atom, Equation, Known, Var
 from erfjax.tracing.registry import Rule, WindowRule, bind, row
 from erfjax.tracing.second_moments.kinds import Kind
 from erfjax.tracing.second_moments.scaled import wider
@@ -45,6 +51,78 @@ def dot_general(equation: Equation, result: int) -> Sequence[Seen | None]:
     ]
 
 
+def through_zeros(equation: Equation, result: int, seen: Sequence[Seen | None], facts: Facts) -> Sequence[Seen | None]:
+    """Either operand is seen past the known zeros of the other: values past a causal mask, through the weights of attention."""
+    contracted, batch = equation.params["dimension_numbers"]
+    ranks = [len(atom.shape) for atom in equation.inputs]
+    free = [[a for a in range(ranks[s]) if a not in (*contracted[s], *batch[s])] for s in (0, 1)]
+    first_free = (len(batch[0]), len(batch[0]) + len(free[0]))
+    found = list(seen)
+    for mine, (theirs, view) in enumerate(zip(reversed(equation.inputs), seen, strict=True)):
+        other = 1 - mine
+        dense = isinstance(theirs, Known) and (theirs.origin is None or math.prod(theirs.shape) <= LARGEST_PATTERN)
+        if isinstance(view, View) and not dense and isinstance(equation.inputs[mine], Var):
+            zero = zeros(theirs, facts)
+            if zero:
+                names = dict(zip((*batch[other], *contracted[other]), (*batch[mine], *contracted[mine]), strict=True))
+                outs = {a: first_free[other] + i for i, a in enumerate(free[other])}
+                found[mine] = past(view, zero.complement, names, outs)
+    constant = facts.of(equation.outputs[result]).constant  # where one operand is zero all along
+    return [Where(view, constant.complement) if view is not None and constant else view for view in found]
+
+
+def past(view: View, held: Pattern, names: Mapping[int, int], outs: Mapping[int, int]) -> Seen:
+    """A view of one operand through the entries that are not zero of the other.
+
+    Args:
+        view: how the operand is seen if nothing is zero.
+        held: the entries of the other operand that are not zero.
+        names: which axis of the other operand is which of this one, batch and contracted axes.
+        outs: which free axis of the other operand is which of the result.
+    """
+    rows = [a for a in held.axes if a in outs]
+    columns = [a for a in held.axes if a not in outs]
+    if not columns:
+        return view  # a row that is zero as a whole gives a result that is constant
+    axes = list(view.axes)
+    if len(columns) == 1 and len(rows) <= 1 and axes[names[columns[0]]] == WHOLE:
+        (column,) = columns
+        if not rows:
+            axes[names[column]] = Fixed(held.held.row(0))
+        else:
+            (row,) = rows
+            axes[names[column]] = Lookup(outs[row], held.renamed({row: 0, column: 1}).held)
+        return View(tuple(axes), view.guards)
+    line = {a: i - len(rows) for i, a in enumerate(rows)}  # free axes first, under negative names
+    return Through(view, held.renamed(line | dict(names)), tuple(outs[a] for a in rows))
+
+
+@dataclasses.dataclass(frozen=True)
+class Through:
+    """A view of what some of the asked results need: axes -n to -1 of `held` are the axes `outs` of the result."""
+
+    view: View
+    held: Pattern
+    outs: tuple[int, ...]
+
+    def pull(self, box: Box) -> Iterable[Box]:
+        held = self.held
+        for name, out in zip(range(-len(self.outs), 0), self.outs, strict=True):
+            size = held.sizes[held.axes.index(name)]
+            held = held.chosen(name, box[out].clip(0, size).positions)
+        held = held.without(range(-len(self.outs), 0), every=False)
+        for part in self.view.pull(box):
+            yield from held.within(part)
+
+    def shift(self, shifts: Sequence[Shift], whole: list[Fraction]) -> tuple[Shift, ...]:
+        if any(shifts[out] for out in self.outs):
+            raise IrregularError
+        return self.view.shift(shifts, whole)
+
+
+sharpens("dot_general", through_zeros)
+
+
 def _through(matrix: Atom, contracted: Sequence[int], free: dict[int, int]) -> Iterator[AxisView]:
     """Contracted axes seen through the zeros of a known array: each along the free axis that shows most of them, if any does.
 
@@ -58,7 +136,7 @@ def _through(matrix: Atom, contracted: Sequence[int], free: dict[int, int]) -> I
         if a is None or patterns[a].all():
             yield WHOLE
         else:
-            yield Lookup(left.pop(a), patterns[a])
+            yield Lookup(left.pop(a), IntervalRows.of(patterns[a]))
 
 
 def _pattern(held: np.ndarray, *axes: int) -> np.ndarray:

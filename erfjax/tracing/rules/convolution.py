@@ -1,5 +1,6 @@
 """Convolution in every layout: strides, both dilations, groups, batch groups, asymmetric and negative padding."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Iterable, Sequence
@@ -10,7 +11,10 @@ import numpy as np
 from jax import lax
 
 from erfjax.tracing.positions.access import WHOLE, Along, AxisView, IrregularError, Lookup, Mapping, Seen, Shift, View
-from erfjax.tracing.positions.index_sets import Box, Points
+from erfjax.tracing.positions.index_sets import EMPTY, Box, Points, full, runs
+from erfjax.tracing.positions.interval_rows import IntervalRows
+from erfjax.tracing.positions.known_values import Facts, zeros
+from erfjax.tracing.positions.through_zeros import sharpens
 from erfjax.tracing.program.equations import Equation
 from erfjax.tracing.registry import Rule, WindowRule, bind, lengths, row
 from erfjax.tracing.rules.contraction import accumulated
@@ -28,7 +32,7 @@ def grouped(out: int, n_out: int, n_in: int, groups: int) -> AxisView:
         return WHOLE
     group_out = np.arange(n_out) // (n_out // groups)
     group_in = np.arange(n_in) // (n_in // groups)
-    return Lookup(out, group_out[:, None] == group_in, cut=False)
+    return Lookup(out, IntervalRows.of(group_out[:, None] == group_in), cut=False)
 
 
 def conv_general_dilated(equation: Equation, result: int) -> Sequence[Seen | None]:
@@ -51,6 +55,51 @@ def conv_general_dilated(equation: Equation, result: int) -> Sequence[Seen | Non
     if params["batch_group_count"] > 1:
         seen = _batch_grouped(axes, lhs[0], out, x[lhs[0]], y[out[1]], params["batch_group_count"])
     return [seen, View(tuple(taps))]
+
+
+def past_holes(equation: Equation, result: int, seen: Sequence[Seen | None], facts: Facts) -> Sequence[Seen | None]:
+    """Taps that are zero for all channels, while others are not, are holes in the kernel (masked convolutions)."""
+    view, kernel = seen[0], equation.inputs[1]
+    if not isinstance(view, View):
+        return seen
+    lhs, rhs, _ = equation.params["dimension_numbers"]
+    held = zeros(kernel, facts).complement.without(rhs[:2], every=False)
+    if not held or held.is_full:
+        return seen
+    taps = held.within(full(kernel.shape))
+    return [Masked(view, lhs[2:], tuple(tuple(box[a] for a in rhs[2:]) for box in taps)), *seen[1:]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Masked:
+    """A window of which some taps only are seen: boxes of taps along the axes `along`."""
+
+    view: View
+    along: Sequence[int]
+    taps: tuple[Box, ...]
+
+    def pull(self, box: Box) -> Iterable[Box]:
+        for taps in self.taps:
+            axes = [axis.pull(box) for axis in self.view.axes]
+            for a, held in zip(self.along, taps, strict=True):
+                axes[a] = _under(self.view.axes[a], held, box)
+            yield tuple(axes)
+
+    def shift(self, shifts: Sequence[Shift], whole: list[Fraction]) -> tuple[Shift, ...]:
+        return self.view.shift(shifts, whole)
+
+
+def _under(window: AxisView, taps: Points, box: Box) -> Points:
+    """What some taps of a window see along an axis."""
+    assert isinstance(window, Along)
+    found = EMPTY
+    for start, stop in runs(taps):
+        moved = window.offset + start * window.dilation
+        found = found.union(dataclasses.replace(window, size=stop - start, offset=moved).pull(box))
+    return found
+
+
+sharpens("conv_general_dilated", past_holes)
 
 
 def _batch_grouped(axes: list[AxisView], batch: int, out: Sequence[int], n: int, features: int, groups: int) -> Seen:

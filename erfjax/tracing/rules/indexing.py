@@ -24,6 +24,7 @@ from erfjax.tracing.positions.access import (
     View,
 )
 from erfjax.tracing.positions.index_sets import EMPTY, EVERYWHERE, Box, Points, Region, join
+from erfjax.tracing.positions.interval_rows import IntervalRows
 from erfjax.tracing.program.equations import Atom, Equation, Known
 from erfjax.tracing.registry import Rule, WindowRule, lengths, row
 from erfjax.tracing.second_moments.kinds import Choice, Kind
@@ -164,7 +165,7 @@ def _along_table(
         return Along(batch_out[axis], stride=int(steps[0]), offset=int(line[0]))
     pattern = np.zeros((len(line), n), bool)
     pattern[np.arange(len(line)), line] = True
-    return Lookup(batch_out[axis], pattern, cut=False)
+    return Lookup(batch_out[axis], IntervalRows.of(pattern), cut=False)
 
 
 def _by_rows(

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 
 from erfjax.tracing.positions.access import SCALAR, WHOLE, Along, Seen, View
 from erfjax.tracing.positions.index_sets import Box, Points
+from erfjax.tracing.positions.known_values import Facts
+from erfjax.tracing.positions.through_zeros import Onto, sharpens
 from erfjax.tracing.program.equations import Equation
 from erfjax.tracing.registry import SAME, Hull, Rule, WindowRule, bind, row
 from erfjax.tracing.second_moments.kinds import Choice, Kind
@@ -25,6 +27,17 @@ def reduce(equation: Equation, result: int) -> Sequence[Seen | None]:
         return View(tuple(WHOLE if a in gone else Along(next(kept)) for a in range(rank)))
 
     return [view() if len(atom.shape) == rank else SCALAR for atom in equation.inputs]
+
+
+def where_not_low(equation: Equation, result: int, seen: Sequence[Seen | None], facts: Facts) -> Sequence[Seen | None]:
+    """The greatest of several numbers is none of those that are low, unless all are."""
+    axes, atom, view = equation.params["axes"], equation.inputs[0], seen[0]
+    fact = facts.of(atom)
+    hidden = fact.low.minus(fact.low.without(axes, every=True))
+    return seen if view is None or not hidden else [Onto(view, hidden.complement)]
+
+
+sharpens("reduce_max argmax", where_not_low)
 
 
 def whole_axes(equation: Equation, axes: Sequence[int]) -> Sequence[Seen | None]:

@@ -22,7 +22,8 @@ from erfjax.tracing.positions.access import (
     Shift,
     View,
 )
-from erfjax.tracing.positions.index_sets import EVERYWHERE, Box, Points, full
+from erfjax.tracing.positions.index_sets import EVERYWHERE, Box, Points, axis_groups, full
+from erfjax.tracing.positions.interval_rows import IntervalRows
 from erfjax.tracing.program.equations import Equation, Known
 from erfjax.tracing.registry import SAME, Rule, WindowRule, bind, lengths, row
 from erfjax.tracing.rules.convolution import local_padding
@@ -109,7 +110,11 @@ def tile(equation: Equation, result: int) -> Sequence[Seen | None]:
     """i = o mod n."""
 
     def axis(a: int, n: int, repeats: int) -> AxisView:
-        return Along(a) if repeats == 1 else Lookup(a, np.tile(np.eye(n, dtype=bool), (repeats, 1)), cut=False)
+        return (
+            Along(a)
+            if repeats == 1
+            else Lookup(a, IntervalRows.of(np.tile(np.eye(n, dtype=bool), (repeats, 1))), cut=False)
+        )
 
     return [
         View(
@@ -127,7 +132,7 @@ def reshape(equation: Equation, result: int) -> Sequence[Seen | None]:
 
 
 def _reshape(operand: tuple[int, ...], result: tuple[int, ...]) -> Seen:
-    groups = _groups(operand, result)
+    groups = axis_groups(operand, result)
     if all(len(ins) <= 1 and len(outs) <= 1 for ins, outs in groups):
         axes: list[AxisView] = [ONLY] * len(operand)
         for ins, outs in groups:
@@ -149,38 +154,7 @@ def _reshape(operand: tuple[int, ...], result: tuple[int, ...]) -> Seen:
             moved += _regroup_shift([shifts[o] for o in outs], [result[o] for o in outs], [operand[i] for i in ins])
         return tuple(moved)
 
-    return Mapping(pull, shift)
-
-
-def _groups(operand: Sequence[int], result: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-    """The finest pairing of runs of operand axes with runs of result axes of the same product, ones beside their neighbours."""
-    groups: list[tuple[list[int], list[int]]] = []
-    i = o = 0
-    while i < len(operand) or o < len(result):
-        if i < len(operand) and o < len(result) and operand[i] == result[o]:
-            groups.append(([i], [o]))
-            i, o = i + 1, o + 1
-            continue
-        if i < len(operand) and operand[i] == 1:
-            groups.append(([i], []))
-            i += 1
-            continue
-        if o < len(result) and result[o] == 1:
-            groups.append(([], [o]))
-            o += 1
-            continue
-        ins, outs = [i], [o]
-        a, b = operand[i], result[o]
-        while a != b:
-            if a < b:
-                ins.append(ins[-1] + 1)
-                a *= operand[ins[-1]]
-            else:
-                outs.append(outs[-1] + 1)
-                b *= result[outs[-1]]
-        groups.append((ins, outs))
-        i, o = ins[-1] + 1, outs[-1] + 1
-    return groups
+    return Mapping(pull, shift, tuple((tuple(ins), tuple(outs)) for ins, outs in groups))
 
 
 def _regroup(box: Sequence[Points], shape: Sequence[int], target: Sequence[int]) -> list[Box]:
@@ -282,7 +256,7 @@ def whole_rows(equation: Equation, box: Box) -> Box:
     """In every group of axes that are split or merged, only the leading ones may be a window, and in steps of whole rows."""
     operand, result = equation.inputs[0].shape, equation.outputs[0].shape
     points = list(box)
-    for ins, outs in _groups(operand, result):
+    for ins, outs in axis_groups(operand, result):
         if len(ins) <= 1 and len(outs) <= 1:
             continue
         sizes, lead = [result[o] for o in outs], outs[0]
