@@ -14,6 +14,7 @@ import numpy as np
 import scipy
 
 from erfjax.errors import MapError
+from erfjax.typing import Number
 from erfjax.uncertainty import resampling
 from erfjax.uncertainty.dependence import correlation_time
 from erfjax.uncertainty.records import Record, samples_per_unit
@@ -64,7 +65,7 @@ class Side:
 def intervals(
     field: Measured,
     measure: str,
-    levels: Sequence[float],
+    levels: Sequence[Number],
     relative_to: Measured | None = None,
     options: dict[str, Any] | None = None,
 ) -> tuple[Interval, ...]:

@@ -114,4 +114,4 @@ def samples_for(k: float) -> float:
         >>> samples_for(0.5), samples_for(1.2)
         (100.0, inf)
     """
-    return math.inf if k >= 1 else 10.0 ** (1 / (1 - max(k, 0.0)))
+    return 10.0 ** (1 / (1 - max(k, 0.0))) if k < 1 - 1 / 300 else math.inf

@@ -21,6 +21,7 @@ import scipy
 from jaxtyping import Float
 
 from erfjax.errors import MapError
+from erfjax.typing import Number
 
 SMOOTHING = 1.2  # by experiment: covers 93 % and more wherever `diagnostics` does not object
 BEYOND = 10  # resamples beyond each end of an interval at least
@@ -58,14 +59,14 @@ class Interval:
     def __iter__(self) -> Iterator[float]:
         return iter((self.low, self.high))
 
-    def __contains__(self, value: float) -> bool:
+    def __contains__(self, value: Number) -> bool:
         return bool(self.low <= value <= self.high)
 
     def __str__(self) -> str:
         return f"{self.value:.4g} ({100 * self.level:g} %: {self.low:.4g} to {self.high:.4g})"
 
 
-def check_level(level: float) -> float:
+def check_level(level: Number) -> float:
     """The level, if it lies between 0 and 1.
 
     Raises:

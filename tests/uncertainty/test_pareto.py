@@ -52,7 +52,7 @@ def test_what_a_shape_allows():
     assert [pareto.tail_length(n) for n in (10, 100, 225, 10**6)] == [2, 20, 45, 3000]
     assert pareto.largest_shape(10**9) == 0.7
     assert pareto.largest_shape(100) == pytest.approx(0.5)
-    assert [pareto.samples_for(k) for k in (-3.0, 0.5, 1.0)] == [10.0, 100.0, math.inf]
+    assert [pareto.samples_for(k) for k in (-3.0, 0.5, 0.9999, 1.0)] == [10.0, 100.0, math.inf, math.inf]
     for count in (100, 1000, 2000):  # the two rules are one: at the limit, the samples are just enough
         assert pareto.samples_for(pareto.largest_shape(count)) == pytest.approx(count)
 
