@@ -367,6 +367,8 @@ def _averages(question: Question, settings: _Settings, count: int) -> Averages |
     if settings.key is None:
         return "inputs" if count > 1 else None
     return "inputs and weights"
+
+
 def _references(compiled: _Compiled) -> tuple[int, ...]:
     """The pixel of every unit's map that is recorded: the nearest to the centre of its theoretical field, or the middle."""
     probe, found = compiled.engine.probe, []

@@ -25,7 +25,7 @@ def test_inputs_are_independent_of_the_weights():
 
 def test_random_signs_are_independent_of_the_weights():
     def f(key, x):
-        return x * jax.random.rademacher(key, (1, 8), x.dtype)
+        return x * jax.random.rademacher(key, (1, 1, 8), x.dtype)
 
     ones = np.ones((1, 3, 1), np.float32)
     field = empirical(f, ones, key=jax.random.key(0), samples=300, layout="NWC", channels="random-signs")
