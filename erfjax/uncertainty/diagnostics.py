@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from erfjax import summary
-from erfjax.uncertainty import pareto
+from erfjax.uncertainty import pareto, resampling
 from erfjax.uncertainty.dependence import correlation_time
 from erfjax.uncertainty.records import Record
 
@@ -45,7 +45,8 @@ class Diagnostics:
 
     Attributes:
         samples: how many there are.
-        spread: standard deviation of log |total| over samples.
+        spread: standard deviation of log total over samples, or its upper semideviation if that is less (totals near zero
+            say nothing of the mean); 0 where totals have both signs.
         dead: the share of samples whose gradient is zero everywhere.
         tails: of the total, and of the reference pixel.
 
@@ -100,9 +101,7 @@ class Diagnostics:
             (t.name, t.k, pareto.largest_shape(self.samples), t.needed, t.largest, t.effective) for t in self.tails
         )
         columns = ("per sample", "Pareto k̂", "trusted to", "samples for k̂", "share of largest", "effective samples")
-        facts = [
-            f"{self.samples} samples; log total: standard deviation {self.spread:.3g}, {_rounded(self.needed)} samples needed"
-        ]
+        facts = [f"{self.samples} samples; log total: spread {self.spread:.3g}, {_rounded(self.needed)} samples needed"]
         facts += [f"{self.dead:.1%} of the samples have no gradient"] if self.dead else []
         verdict = self.notes or ("the error bars can be trusted",)
         return summary.Table("error bars", columns, rows, (*facts, *verdict))
@@ -141,4 +140,8 @@ def diagnose(record: Record) -> Diagnostics:
         needed = math.nan if math.isnan(k) else pareto.samples_for(k)
         tails.append(Tail(name, k, needed, share, record.count / correlation_time(values)))
     spread = math.sqrt(record.log_moments[1])
+    if record.per_row == 1:
+        spread = min(spread, resampling.spread(record.column("total")))
+    if record.column("total").min() < 0:  # of values of both signs no few large ones carry the mean
+        spread = 0.0
     return Diagnostics(record.count, spread, float(record.column("dead").mean()), tuple(tails))

@@ -2,7 +2,7 @@
 
 Nothing larger than the largest sample is ever drawn by a plain bootstrap, so its intervals of heavy-tailed means lie low. Here
 every draw is multiplied by a random gain, the same for all pixels of the sample: exp(h z), z standard normal, with
-h = `SMOOTHING` · s · count^(-1/5) and s the standard deviation of the logarithms of the totals (a smoothed bootstrap on the
+h = `SMOOTHING` · s · count^(-1/5) and s the upper semideviation of the logarithms of the totals (a smoothed bootstrap on the
 logarithmic scale, B. Silverman, G. Young 1987). Two kinds of interval follow:
 
 * `studentised`: a total, by the bootstrap-t on the logarithmic scale (P. Hall 1988);
@@ -129,16 +129,19 @@ def draw(totals: Float[np.ndarray, " units"], resamples: int, seed: int = 0) -> 
 
 
 def spread(totals: Float[np.ndarray, " units"]) -> float:
-    """The standard deviation of log |total| over the units that have one; 0 from fewer than two.
+    """The upper semideviation of log |total|: the root mean square of its excess over the median, above it; 0 if all are equal.
+
+    For a normal distribution it is the standard deviation; totals near zero, which say nothing of the mean, do not count.
 
     Example:
         >>> import numpy as np
         >>> from erfjax.uncertainty.resampling import spread
-        >>> round(spread(np.exp([1.0, 3.0, 2.0])), 12)
+        >>> round(spread(np.exp([-9.0, 1.0, 2.0, 3.0, 3.0])), 12)
         1.0
     """
     logs = np.log(np.abs(totals[totals != 0]))
-    return float(logs.std(ddof=1)) if len(logs) > 1 else 0.0
+    above = logs[logs > np.median(logs)] - np.median(logs) if len(logs) else logs
+    return float(np.sqrt((above**2).mean())) if len(above) else 0.0
 
 
 def studentised(

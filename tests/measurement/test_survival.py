@@ -55,7 +55,8 @@ def test_a_continued_run_ends_with_the_same_bits(tmp_path):
         np.testing.assert_array_equal(getattr(continued, name), getattr(whole, name))
     for name, array in continued.record.arrays().items():
         np.testing.assert_array_equal(array, whole.record.arrays()[name])
-    assert (continued.samples, continued.notes) == (20, ())
+    assert continued.samples == 20
+    assert not any("interrupted" in note for note in continued.notes)
     again = empirical(net, rows(stop=1), batch_size=3, checkpoint=path)  # a finished run reads nothing
     np.testing.assert_array_equal(again.map, whole.map)
 

@@ -166,6 +166,17 @@ def test_a_field_knows_whether_its_bars_can_be_trusted(spread, count, trusted):
     assert "Pareto" in str(report)
 
 
+def test_totals_near_zero_and_of_both_signs_are_no_heavy_tail():
+    normal = stats.norm.ppf((np.arange(64) + 0.5) / 64)
+    for values, most in (
+        (normal**2, 1.5),
+        (normal, 0.0),
+    ):  # the logarithm of a squared normal variable has a deviation of 2.2
+        report = diagnose(Record(summarise(values[:, None], values), np.abs(np.stack([values, values])), 64))
+        assert report.trusted
+        assert report.spread <= most
+
+
 def test_a_measured_field_says_so_itself_and_keeps_it_in_its_file(tmp_path):
     def f(key, x):
         return x * jnp.exp(2 * jax.random.normal(key, x.shape))
