@@ -79,7 +79,7 @@ def test_a_state_survives_as_arrays():
         np.testing.assert_array_equal(value, state.add(sample).arrays()[name])
 
 
-@pytest.mark.parametrize("scale", [1e-34, 1e-20, 1.0, 1e30])
+@pytest.mark.parametrize("scale", [1e-34, 1e-20, 1.0, 1e30, 1.4e38])
 @pytest.mark.parametrize(("statistic", "degree"), [("square", 2), ("abs", 1), ("mean", 1), ("relu", 1)])
 def test_scaling_is_exact(scale, statistic, degree):
     gradients = (np.random.default_rng(0).normal(size=(2, 1, 4, 3, 2)) * scale).astype(np.float32)
