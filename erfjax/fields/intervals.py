@@ -82,22 +82,22 @@ def intervals(
         >>> wide.low < narrow.low < narrow.high < wide.high
         True
     """
-    levels = [resampling.check_level(level) for level in levels]
+    wanted = [resampling.check_level(level) for level in levels]
     sides = [_side(one, measure, options or {}) for one in (field, relative_to) if one is not None]
     value = sides[0].value / sides[1].value if len(sides) > 1 else sides[0].value
     drawn = [side for side in sides if side.units is not None]
     if not drawn:
-        return tuple(Interval(value, value, value, level, 0, 0) for level in levels)
+        return tuple(Interval(value, value, value, level, 0, 0) for level in wanted)
     count, per_unit = min(len(side.totals) for side in drawn), max(side.per_unit for side in drawn)
     paired = len(drawn) == 2 and (len(drawn[0].totals), drawn[0].per_unit) == (len(drawn[1].totals), drawn[1].per_unit)
     if measure == "geometric total":
-        ends = [_of_logs(sides, drawn, level, paired) for level in levels]
+        ends = [_of_logs(sides, drawn, level, paired) for level in wanted]
     elif all(side.units is side.totals for side in drawn):  # totals that add up sample by sample
-        ends = [_of_totals(sides, drawn, level, paired) for level in levels]
+        ends = [_of_totals(sides, drawn, level, paired) for level in wanted]
     else:
-        found = _of_maps(sides, max(levels), paired)
-        ends = [resampling.percentile(value, found, level, count, measure not in COUNTED) for level in levels]
-    return tuple(Interval(value, *pair, level, count, per_unit) for pair, level in zip(ends, levels, strict=True))
+        found = _of_maps(sides, max(wanted), paired)
+        ends = [resampling.percentile(value, found, level, count, measure not in COUNTED) for level in wanted]
+    return tuple(Interval(value, *pair, level, count, per_unit) for pair, level in zip(ends, wanted, strict=True))
 
 
 def _side(field: Measured, measure: str, options: dict[str, Any]) -> Side:

@@ -21,6 +21,7 @@ from erfjax.fields.intervals import intervals
 from erfjax.layers import Activation, Conv
 from erfjax.readings.empirical import empirical
 from erfjax.studies._support.pairs import Claim, Result, bar, noise
+from erfjax.typing import Statistic
 from erfjax.uncertainty.records import Record, summarise
 
 MEASURES = ("total", "luo", "sigma", "effective_area", "energy_radius", "fwhm", "share")
@@ -198,7 +199,7 @@ def _population(statistic: str, depth: int, width: int, networks: int, key: Any)
             key=jax.random.fold_in(key, first),
             samples=min(AT_ONCE, networks - first),
             layout="NWC",
-            statistic=statistic,
+            statistic=cast(Statistic, statistic),
             channels="sum" if statistic == "abs" else "random-signs",
             progress=False,
         )
