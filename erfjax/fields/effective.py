@@ -177,7 +177,7 @@ class EffectiveField(summary.Shown):
         return np.sqrt(np.maximum(mean, 0.0)) if self.statistic == "rms" else mean
 
     def interval(
-        self, measure: str = "luo", level: Number = 0.95, relative_to: "EffectiveField | None" = None, **options: Any
+        self, measure: str = "luo", level: Number = 0.95, relative_to: "EffectiveField | None" = None, **options: Option
     ) -> Interval:
         """A confidence interval of a size, of the total or of the share of a pixel, or of the ratio to that of another field.
 
@@ -185,9 +185,8 @@ class EffectiveField(summary.Shown):
         say which), in blocks where consecutive samples resemble each other. Whether to believe it says `diagnostics`.
 
         Args:
-            measure: one of `size`; "total" is the sum of the map, "share" the share of the pixel `at` in it (by default of
-                the pixel nearest to the centre of the theoretical field), "geometric total" exp(E log) of the totals of
-                single samples, which has no heavy tail (see `closed_form.log_total`).
+            measure: one of `size`; "total" is the sum of the map, "share" that of the pixel `at` in it (by default the one
+                nearest to the centre of the theoretical field), "geometric total" exp(E log) of single samples' totals.
             level: how often the interval is to hold the true value.
             relative_to: a field to divide by; where both have the same number of samples, sample i of one is paired with
                 sample i of the other, so what they have in common (inputs, weights) cancels.
@@ -208,10 +207,9 @@ class EffectiveField(summary.Shown):
             >>> print(ej.empirical(f, x, layout="NWC", statistic="abs").interval("total"))
             3 (95 %: 2.816 to 3.192)
         """
-
         return intervals.intervals(self, measure, (level,), relative_to, options)[0]
 
-    def reader(self, measure: str, **options: Any) -> Callable[[np.ndarray], float]:
+    def reader(self, measure: str, **options: Option) -> Callable[[np.ndarray], float]:
         """The function from a map of this field's shape to the number that `interval` is about."""
         if measure == "total":
             return lambda values: float(values.sum())
@@ -226,17 +224,12 @@ class EffectiveField(summary.Shown):
         Raises:
             MapError: a closed form, or a field without the record of its samples.
         """
-        if self.record is None:
-            raise MapError(
-                "Diagnostics are about samples, but this field keeps none: it is a closed form, or was put together."
-            )
         return diagnose(self.record)
 
     def _reference(self) -> tuple[int, ...]:
         """The pixel nearest to the centre of the theoretical field, or the middle pixel."""
-        if self.theoretical is None:
-            return tuple(n // 2 for n in self.map.shape)
-        return _nearest_pixel(self.theoretical.centre, self.map.shape)
+        middle = tuple(n // 2 for n in self.map.shape)
+        return middle if self.theoretical is None else _nearest_pixel(self.theoretical.centre, self.map.shape)
 
     def _size(self, values: np.ndarray, measure: str, options: dict[str, Option]) -> float:
         if measure not in _SIZES:

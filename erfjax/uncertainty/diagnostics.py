@@ -12,6 +12,7 @@ import math
 import numpy as np
 
 from erfjax import summary
+from erfjax.errors import MapError
 from erfjax.uncertainty import pareto, resampling
 from erfjax.uncertainty.dependence import correlation_time
 from erfjax.uncertainty.records import Record
@@ -39,8 +40,8 @@ class Tail:
     effective: float
 
 
-@dataclasses.dataclass(frozen=True)
-class Diagnostics:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Diagnostics(summary.Shown):
     """What can be said about the error bars of one field.
 
     Attributes:
@@ -106,12 +107,6 @@ class Diagnostics:
         verdict = self.notes or ("the error bars can be trusted",)
         return summary.Table("error bars", columns, rows, (*facts, *verdict))
 
-    def __str__(self) -> str:
-        return str(self.table())
-
-    def _repr_html_(self) -> str:
-        return self.table()._repr_html_()
-
 
 def _rounded(number: float) -> str:
     """A number of samples to two digits."""
@@ -120,8 +115,11 @@ def _rounded(number: float) -> str:
     return f"{round(number, 1 - len(str(int(number)))):.0f}" if number < 1e9 else f"{number:.1g}"
 
 
-def diagnose(record: Record) -> Diagnostics:
+def diagnose(record: Record | None) -> Diagnostics:
     """The diagnostics of one unit's samples.
+
+    Raises:
+        MapError: there is no record of them.
 
     Example:
         >>> import numpy as np
@@ -132,6 +130,10 @@ def diagnose(record: Record) -> Diagnostics:
         >>> diagnose(Record(rows, np.stack([values, values]), 100)).trusted
         True
     """
+    if record is None:
+        raise MapError(
+            "Diagnostics are about samples, but this field keeps none: it is a closed form, or was put together."
+        )
     tails = []
     for name, column, largest in zip(("total", "reference pixel"), ("total", "reference"), record.largest, strict=True):
         values = np.abs(record.column(column))
