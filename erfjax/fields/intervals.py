@@ -20,8 +20,10 @@ from erfjax.uncertainty.dependence import correlation_time
 from erfjax.uncertainty.records import Record, samples_per_unit
 from erfjax.uncertainty.resampling import Interval
 
-COUNTED = ("luo", "area_ratio")
-"""Sizes that count pixels: they jump, so their resampled values are not moved to centre on the estimate."""
+JUMPS, HALF_SMOOTH = (False,), (False, True)
+CENTRED = {"luo": JUMPS, "area_ratio": JUMPS, "energy_radius": HALF_SMOOTH, "fwhm": HALF_SMOOTH}
+"""Whether resampled sizes are moved to centre on the estimate: not those that count pixels, for these jump; radii and widths that
+hang on few pixels have both intervals' hull; all other sizes are moved."""
 TIMES_PER_BLOCK = 3  # correlation times in a block of neighbours
 FEWEST_BLOCKS = 8
 
@@ -90,13 +92,16 @@ def intervals(
         return tuple(Interval(value, value, value, level, 0, 0) for level in wanted)
     count, per_unit = min(len(side.totals) for side in drawn), max(side.per_unit for side in drawn)
     paired = len(drawn) == 2 and (len(drawn[0].totals), drawn[0].per_unit) == (len(drawn[1].totals), drawn[1].per_unit)
-    if measure == "geometric total":
+    if measure == "total" and len(sides) == 1 and field.statistic == "share" and field.record is not None:
+        ends = [_of_live(field.record, level) for level in wanted]
+    elif measure == "geometric total":
         ends = [_of_logs(sides, drawn, level, paired) for level in wanted]
     elif all(side.units is side.totals for side in drawn):  # totals that add up sample by sample
         ends = [_of_totals(sides, drawn, level, paired) for level in wanted]
     else:
         found = _of_maps(sides, max(wanted), paired)
-        ends = [resampling.percentile(value, found, level, count, measure not in COUNTED) for level in wanted]
+        centred = CENTRED.get(measure, (True,))
+        ends = [resampling.percentile(value, found, level, count, centred) for level in wanted]
     return tuple(Interval(value, *pair, level, count, per_unit) for pair, level in zip(ends, wanted, strict=True))
 
 
@@ -143,6 +148,14 @@ def _in_blocks(units: np.ndarray, field: Measured) -> tuple[np.ndarray, int]:
         block = max(1, min(block, len(units) // FEWEST_BLOCKS))
     blocks = resampling.merged(units, block)
     return blocks, per_unit * (len(units) // len(blocks))
+
+
+def _of_live(record: Record, level: float) -> tuple[float, float]:
+    """The interval of a total of shares, which is the share of the samples that have a gradient (C. Clopper, E. Pearson 1934)."""
+    count = record.count
+    live, tail = round((1 - float(record.column("dead").mean())) * count), (1 - level) / 2
+    low = float(scipy.stats.beta.ppf(tail, live, count - live + 1)) if live else 0.0
+    return low, float(scipy.stats.beta.ppf(1 - tail, live + 1, count - live)) if live < count else 1.0
 
 
 def _of_logs(sides: list[Side], drawn: list[Side], level: float, paired: bool) -> tuple[float, float]:

@@ -220,7 +220,11 @@ def _exp(x: float) -> float:
 
 
 def percentile(
-    estimate: float, resampled: Float[np.ndarray, " resamples"], level: float, units: int, smooth: bool
+    estimate: float,
+    resampled: Float[np.ndarray, " resamples"],
+    level: float,
+    units: int,
+    centred: tuple[bool, ...] = (True,),
 ) -> tuple[float, float]:
     """The interval of a size from its values in resamples.
 
@@ -229,7 +233,7 @@ def percentile(
         resampled: its values; NaN where a resample has no such size.
         level: of the interval.
         units: how many units were resampled.
-        smooth: whether the size varies smoothly with the map; counts of pixels do not, and are left where they are.
+        centred: whether the resampled sizes are moved to centre on the estimate; of (False, True) the hull of both intervals.
 
     Raises:
         MapError: too many resamples have no such size.
@@ -239,7 +243,7 @@ def percentile(
     Example:
         >>> import numpy as np
         >>> from erfjax.uncertainty.resampling import percentile
-        >>> low, high = percentile(2.0, np.linspace(1.9, 2.3, 401), 0.95, 1000, True)
+        >>> low, high = percentile(2.0, np.linspace(1.9, 2.3, 401), 0.95, 1000)
         >>> round(low, 2), round(high, 2)  # centred on 2
         (1.81, 2.18)
     """
@@ -252,8 +256,9 @@ def percentile(
     wide = scipy.stats.t.ppf((1 - level) / 2, units - 1) * math.sqrt(units / (units - 1))
     tail = float(scipy.stats.norm.cdf(wide))
     low, high = np.quantile(known, [tail, 1 - tail], method="inverted_cdf")
-    centre = float(np.exp(np.log(known).mean())) if smooth and known.min() > 0 else estimate
-    return float(low * estimate / centre), float(high * estimate / centre)
+    middle = float(np.exp(np.log(known).mean())) if known.min() > 0 else estimate
+    scales = [estimate / middle if move else 1.0 for move in centred]
+    return float(low * min(scales)), float(high * max(scales))
 
 
 def resampled_sizes(

@@ -127,6 +127,16 @@ def test_counts_of_pixels_have_intervals_that_hold_the_estimate():
     assert (interval.units, interval.samples_per_unit) == (30, 1)
 
 
+def test_the_total_of_shares_is_how_many_samples_live():
+    maps = lognormal_maps(np.random.default_rng(8), 20, 0.5)
+    maps /= maps.sum(1, keepdims=True)
+    low, high = field_of(maps, "share").interval("total")
+    assert (low, high) == (pytest.approx(0.025 ** (1 / 20)), 1)  # none of twenty is dead: the next may be
+    maps[3] = 0
+    low, high = field_of(maps, "share").interval("total")
+    assert low < 0.8 < 0.95 < high < 1
+
+
 def test_the_geometric_total_has_no_heavy_tail():
     maps = lognormal_maps(np.random.default_rng(5), 100, 2.0, 0.01)
     maps[7] = 0  # has no logarithm and no part in it
