@@ -21,9 +21,9 @@ from erfjax.uncertainty.records import Record, samples_per_unit
 from erfjax.uncertainty.resampling import Interval
 
 JUMPS, HALF_SMOOTH = (False,), (False, True)
-CENTRED = {"luo": JUMPS, "area_ratio": JUMPS, "energy_radius": HALF_SMOOTH, "fwhm": HALF_SMOOTH}
-"""Whether resampled sizes are moved to centre on the estimate: not those that count pixels, for these jump; radii and widths that
-hang on few pixels have both intervals' hull; all other sizes are moved."""
+CENTRED = {"luo": JUMPS, "area_ratio": JUMPS, "energy_radius": HALF_SMOOTH, "fwhm": HALF_SMOOTH, "share": HALF_SMOOTH}
+"""Whether resampled sizes are moved to centre on the estimate: not those that count pixels, for these jump; what hangs on few
+pixels (a radius, a width, one share) has the hull of both intervals; all other sizes are moved."""
 TIMES_PER_BLOCK = 3  # correlation times in a block of neighbours
 FEWEST_BLOCKS = 8
 
