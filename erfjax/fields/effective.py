@@ -214,7 +214,7 @@ class EffectiveField(summary.Shown):
         if measure == "total":
             return lambda values: float(values.sum())
         if measure == "share":
-            at = tuple(options.get("at") or self._reference())
+            at = tuple(np.asarray(options.get("at") or self._reference()))
             return lambda values: float(values[at] / values.sum())
         return lambda values: self._size(values, measure, options)
 

@@ -203,7 +203,7 @@ def _population(statistic: str, depth: int, width: int, networks: int, key: Any)
             channels="sum" if statistic == "abs" else "random-signs",
             progress=False,
         )
-        maps.append(cast(EffectiveField, field).batches)
+        maps.append(field.batches)
     population = np.concatenate([one for one in maps if one is not None])
     closed = stack.analytic("square", width=width).map.sum() if statistic in ("square", "rms") else math.nan
     return population, float(population.mean(0).sum() / closed)
