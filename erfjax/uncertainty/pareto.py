@@ -77,7 +77,7 @@ def shape(largest: Float[np.ndarray, " values"], count: int) -> float:
         >>> from erfjax.uncertainty.pareto import shape
         >>> u = (np.arange(1000) + 0.5) / 1000
         >>> round(shape(u**-0.9, 1000), 1), round(shape(-np.log(u), 1000), 1)
-        (0.9, 0.1)
+        (0.8, 0.1)
     """
     values = np.sort(np.asarray(largest, np.float64))
     length = min(tail_length(count), len(values) - 1)

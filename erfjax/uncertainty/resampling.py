@@ -169,8 +169,8 @@ def studentised(
         >>> import numpy as np
         >>> from erfjax.uncertainty.resampling import studentised
         >>> low, high = studentised(np.exp(np.linspace(-2, 2, 64)), 0.95)
-        >>> bool(1.4 < low < 1.81 < high < 2.5)
-        True
+        >>> round(low, 1), round(high, 1)  # the mean is 1.84
+        (1.4, 2.6)
     """
     sides = [values] if relative_to is None else [values, relative_to]
     logarithmic = all(side.min() >= 0 < side.mean() for side in sides)
@@ -245,7 +245,7 @@ def percentile(
         >>> from erfjax.uncertainty.resampling import percentile
         >>> low, high = percentile(2.0, np.linspace(1.9, 2.3, 401), 0.95, 1000)
         >>> round(low, 2), round(high, 2)  # centred on 2
-        (1.81, 2.18)
+        (1.82, 2.19)
     """
     known = resampled[np.isfinite(resampled)]
     if len(known) < (3 + level) / 4 * len(resampled):
