@@ -265,7 +265,7 @@ def check_channels(channels: Any, count: int, statistic: str) -> None:
             raise UnitError(
                 f"`channels` must be 'sum', 'frobenius', 'random-signs' or an integer, but got {channels!r}."
             )
-        if channels == "random-signs" and statistic not in ("square", "rms"):
+        if channels == "random-signs" and statistic not in ("square", "rms", "share"):
             raise UnitError(f'Random signs estimate squares only: statistic={statistic!r} needs channels="frobenius".')
     elif isinstance(channels, bool) or not is_index(channels) or not 0 <= channels < count:
         raise UnitError(

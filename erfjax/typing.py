@@ -7,8 +7,9 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-Statistic = Literal["square", "rms", "abs", "relu", "mean"]
-"""What is averaged over samples, per input channel and then summed over channels: E[g²], its root, E|g|, E[max(g, 0)], E[g]."""
+Statistic = Literal["square", "rms", "abs", "relu", "mean", "share"]
+"""What is averaged over samples, per input channel and then summed over channels: E[g²], its root, E|g|, E[max(g, 0)], E[g];
+"share" is g² divided by its sum over the whole map of the sample."""
 
 Channels = int | np.integer | Literal["sum", "frobenius", "random-signs"]
 """Which output channels of the unit are differentiated: "sum" all with one cotangent of ones, an integer one of them,

@@ -12,7 +12,7 @@ ROWS = (  # from the ground up; boxes on one row do not know each other
     {"errors", "typing"},
     {"files", "jackknife"},
     {"geometry", "layouts", "measures", "summary"},
-    {"plot"},
+    {"plot", "uncertainty"},
     {"fields"},
     {"closed_form", "initializers"},
     {"tracing"},

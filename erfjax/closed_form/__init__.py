@@ -10,10 +10,12 @@ from erfjax.closed_form.asymptotics import BerryEsseen, berry_esseen, edgeworth,
 from erfjax.closed_form.cascades import cascade
 from erfjax.closed_form.central_limit import Moments, gaussian, moments
 from erfjax.closed_form.convolution import extended_binomial, log_power, power
+from erfjax.closed_form.finite_width import LogTotal, log_total
 from erfjax.closed_form.fourier import transfer_function
 
 __all__ = [
     "BerryEsseen",
+    "LogTotal",
     "Moments",
     "berry_esseen",
     "cascade",
@@ -22,6 +24,7 @@ __all__ = [
     "gaussian",
     "laws",
     "log_power",
+    "log_total",
     "mean_field",
     "moments",
     "power",

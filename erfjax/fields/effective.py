@@ -13,9 +13,11 @@ from jaxtyping import Float
 
 from erfjax import files, jackknife, measures, summary
 from erfjax.errors import MapError
-from erfjax.fields import output
+from erfjax.fields import intervals, output
 from erfjax.fields.theoretical import TheoreticalField, pack, unpack
 from erfjax.typing import JSON, Averages, Axes, Coverage, Figure, Number, Option, Statistic
+from erfjax.uncertainty import Diagnostics, Interval, Record
+from erfjax.uncertainty.diagnostics import diagnose
 
 _STATISTICS = {
     "square": "E[g²]",
@@ -23,6 +25,7 @@ _STATISTICS = {
     "abs": "E|g|",
     "relu": "E[max(g, 0)]",
     "mean": "E[g]",
+    "share": "E[g²/Σg²]",
 }
 _SIZES: dict[str, tuple[Callable[..., Any], str | None]] = {
     "luo": (measures.luo_size, "reference"),
@@ -59,7 +62,9 @@ class EffectiveField(summary.Shown):
         theoretical: where the unit can look, if known.
         coverage: "exact" or "approximate" for a closed form, "measured" for an average of samples.
         notes: one line each: why a form is approximate, which branches are silent ...
-        batches: means of the statistic over disjoint batches of samples, before any root; for `size_stderr`.
+        batches: means of the statistic over disjoint batches of consecutive samples, before any root; for `size_stderr` and
+            `interval`. Of single samples where few and small maps allow it.
+        record: totals and reference pixels of single samples, for `diagnostics` and `interval`.
         metadata: settings, as JSON holds them.
         channels: which output channels the gradient is of ("sum", "frobenius", "random-signs", or the index of one); None
             if unknown.
@@ -85,6 +90,7 @@ class EffectiveField(summary.Shown):
     metadata: JSON = dataclasses.field(default_factory=dict)
     channels: str | int | None = None
     averages: Averages | None = None
+    record: Record | None = None
 
     @property
     def formula(self) -> str:
@@ -169,6 +175,61 @@ class EffectiveField(summary.Shown):
     def _finished(self, mean: np.ndarray) -> np.ndarray:
         """What a mean over samples becomes in the map: its root where the statistic is a root."""
         return np.sqrt(np.maximum(mean, 0.0)) if self.statistic == "rms" else mean
+
+    def interval(
+        self, measure: str = "luo", level: Number = 0.95, relative_to: "EffectiveField | None" = None, **options: Option
+    ) -> Interval:
+        """A confidence interval of a size, of the total or of the share of a pixel, or of the ratio to that of another field.
+
+        Samples are resampled where they are kept, batches of them otherwise (`units` and `samples_per_unit` of the result
+        say which), in blocks where consecutive samples resemble each other. Whether to believe it says `diagnostics`.
+
+        Args:
+            measure: one of `size`; "total" is the sum of the map, "share" that of the pixel `at` in it (by default the one
+                nearest to the centre of the theoretical field), "geometric total" exp(E log) of single samples' totals.
+            level: how often the interval is to hold the true value.
+            relative_to: a field to divide by; where both have the same number of samples, sample i of one is paired with
+                sample i of the other, so what they have in common (inputs, weights) cancels.
+            options: as in `size`.
+
+        Returns:
+            An `Interval` in the units of the measure, which unpacks as (low, high); of no width for a closed form.
+
+        Raises:
+            MapError: no such size, only one sample, or a level outside (0, 1).
+
+        Source: smoothed bootstrap-t and percentiles, see `erfjax.uncertainty.resampling`.
+
+        Example:
+            >>> import erfjax as ej, numpy as np
+            >>> f = lambda x: x**2
+            >>> x = np.random.default_rng(0).uniform(1, 2, (40, 1, 1)).astype(np.float32)
+            >>> print(ej.empirical(f, x, layout="NWC", statistic="abs").interval("total"))
+            3.073 (95 %: 2.868 to 3.26)
+        """
+        return intervals.intervals(self, measure, (level,), relative_to, options)[0]
+
+    def reader(self, measure: str, **options: Option) -> Callable[[np.ndarray], float]:
+        """The function from a map of this field's shape to the number that `interval` is about."""
+        if measure == "total":
+            return lambda values: float(values.sum())
+        if measure == "share":
+            at = tuple(np.asarray(options.get("at") or self._reference()))
+            return lambda values: float(values[at] / values.sum())
+        return lambda values: self._size(values, measure, options)
+
+    def diagnostics(self) -> Diagnostics:
+        """Whether to believe the error bars: Pareto k̂ and share of the largest sample, spread, dependence, samples needed.
+
+        Raises:
+            MapError: a closed form, or a field without the record of its samples.
+        """
+        return diagnose(self.record)
+
+    def _reference(self) -> tuple[int, ...]:
+        """The pixel nearest to the centre of the theoretical field, or the middle pixel."""
+        middle = tuple(n // 2 for n in self.map.shape)
+        return middle if self.theoretical is None else _nearest_pixel(self.theoretical.centre, self.map.shape)
 
     def _size(self, values: np.ndarray, measure: str, options: dict[str, Option]) -> float:
         if measure not in _SIZES:
@@ -302,6 +363,8 @@ def pack_effective(field: EffectiveField) -> tuple[dict[str, np.ndarray], JSON]:
     if field.theoretical is not None:
         more, metadata["theoretical"] = pack(field.theoretical)
         arrays.update(more)
+    if field.record is not None:
+        arrays.update(field.record.arrays())
     return arrays, metadata
 
 
@@ -313,7 +376,8 @@ def unpack_effective(arrays: dict[str, np.ndarray], metadata: JSON) -> Effective
     parts |= {name: tuple(parts[name]) for name in ("unit", "notes")}
     parts |= {name: metadata.get(name) for name in _LATER}
     parts |= {name: arrays.get(name) for name in _ARRAYS} | {"map": arrays["map"]}
-    return EffectiveField(theoretical=None if inner is None else unpack(arrays, inner), **parts)
+    theoretical = None if inner is None else unpack(arrays, inner)
+    return EffectiveField(theoretical=theoretical, record=Record.from_arrays(arrays), **parts)
 
 
 _ARRAYS = ("map", "stderr", "batches")

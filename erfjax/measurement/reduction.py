@@ -22,6 +22,7 @@ STATISTICS = {
     "abs": jnp.abs,
     "relu": lambda g: jnp.maximum(g, jnp.zeros((), g.dtype)),
     "mean": lambda g: g,
+    "share": lambda g: g * g,  # divided by their sum over the whole map, in `reduce`
 }
 
 
@@ -39,14 +40,19 @@ def check_statistic(statistic: str) -> Statistic:
 
 
 def order(statistic: Statistic) -> int:
-    """The degree of the statistic before its final root: 2 for squares, 1 otherwise."""
-    return 2 if statistic in ("square", "rms") else 1
+    """The degree of the statistic before its final root: 2 for squares, 0 for shares of them, 1 otherwise."""
+    return {"square": 2, "rms": 2, "share": 0}.get(statistic, 1)
 
 
 def reduce(
     gradients: Float[Array, "probes *input"], statistic: Statistic, layout: Layout
 ) -> tuple[Float[Array, "*space"], Int[Array, ""], Bool[Array, ""]]:
     """The statistic of one sample: taken per entry, summed over probes, batch and input channels.
+
+    For "share" the squares are then divided by their sum over all pixels, so every sample counts alike, whatever its gain; a
+    sample without any gradient stays zero. Its mean is the mean share, E[g²/Σg²]. That is not the normalised mean E[g²]/ΣE[g²]:
+    there a sample counts by its total. The two agree if shape and total of a sample are independent, and differ by
+    -Cov(share, total)/E[total] per pixel otherwise. Shares lie between zero and one, so their mean has no heavy tail.
 
     Returns:
         The scaled map, the exponent e of the scale (the gradients were multiplied by 2**-e), and whether all are
@@ -58,7 +64,10 @@ def reduce(
     limit = jnp.finfo(g.dtype).maxexp - 2  # so that 2**-e is a normal number
     exponent = jnp.clip(exponent, -limit, limit)
     axes = (0, *(axis + 1 for axis in layout.summed()))
-    return STATISTICS[statistic](jnp.ldexp(g, -exponent)).sum(axes), exponent, jnp.isfinite(largest)
+    map = STATISTICS[statistic](jnp.ldexp(g, -exponent)).sum(axes)
+    if statistic == "share":
+        map = map / jnp.where(largest > 0, map.sum(), 1)
+    return map, exponent, jnp.isfinite(largest)
 
 
 def restore(

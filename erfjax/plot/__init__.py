@@ -6,6 +6,7 @@ shows it as it is; those that take axes of yours (`ax`) draw there and return th
 lightness grows or falls along the colour map, and lines differ in dashes and markers, never in colour alone.
 """
 
+from erfjax.plot.bars import coverage
 from erfjax.plot.beyond import design, flat, initialisation, regularisation, sparse
 from erfjax.plot.boxes import theoretical
 from erfjax.plot.canvas import (
@@ -30,6 +31,7 @@ __all__ = [
     "architecture",
     "around",
     "comparison",
+    "coverage",
     "depth",
     "design",
     "draw_map",

@@ -29,6 +29,7 @@ from erfjax.readings.analytic import theory_of
 from erfjax.readings.question import Question, ask, require_floating
 from erfjax.readings.theoretical import fields_of
 from erfjax.typing import ArrayLike, Averages, Channels, Function, Given, Statistic, Tree, Unit
+from erfjax.uncertainty.diagnostics import diagnose
 
 Inputs = ArrayLike | Iterable[Any] | Callable[..., Any]
 """Rows of samples: an array, a tuple or dict of arrays, an iterable of these, or a function of a random key."""
@@ -132,7 +133,7 @@ def empirical(
             axes (an iterable of single images may leave out N).
         out_layout: the axes of the output; by default those of the input, or "NC" where there is no space left.
         statistic: s, taken per input channel and summed over them: "square" g², "rms" the root of its mean, "abs" |g|,
-            "relu" max(g, 0), "mean" g.
+            "relu" max(g, 0), "mean" g, "share" the squares of a sample divided by their sum over its pixels.
         channels: "sum" differentiates the sum of the unit's channels, an integer one channel, "frobenius" every channel
             by itself and sums their statistics, "random-signs" estimates that for squares with one random sign per
             channel.
@@ -238,8 +239,8 @@ def _measured(
     def reached(accumulator: Accumulator) -> bool:
         return target is not None and all(_precise(field, target) for field in fields(State(accumulator)))
 
-    shape = (len(question.units), *engine.probe.window)
-    state, save = State(Accumulator.empty(shape), batch_size=size), None
+    shape, references = (len(question.units), *engine.probe.window), _references(compiled)
+    state, save = State(Accumulator.empty(shape, references), batch_size=size), None
     if checkpoint is not None:
         marked = {**model, "samples": count, "target": target, "nonfinite": settings.nonfinite}
         mark = fingerprint(engine.lowered(base, source.row), engine.consts, base, marked)
@@ -340,6 +341,7 @@ def _fields(
         field, error = reduction.finish(mean[i], None if stderr is None else stderr[i], settings.statistic)
         silent = () if field.any() else ("every gradient is zero: the unit is dead, or does not depend on the input",)
         unknown = (theory,) if isinstance(theory, str) else ()
+        record = moments.record(i)
         result.append(
             EffectiveField(
                 map=probe.embed(field),
@@ -349,11 +351,12 @@ def _fields(
                 unit=unit,
                 theoretical=None if isinstance(theory, str) else theory,
                 coverage="measured",
-                notes=(*notes, *silent, *unknown),
+                notes=(*notes, *silent, *unknown, *(() if silent else diagnose(record).notes)),
                 batches=None if batches is None else probe.embed(batches[:, i]),
                 metadata=dict(metadata),
                 channels=metadata["channels"],
                 averages=averages,
+                record=record,
             )
         )
     return tuple(result)
@@ -364,6 +367,19 @@ def _averages(question: Question, settings: _Settings, count: int) -> Averages |
     if settings.key is None:
         return "inputs" if count > 1 else None
     return "inputs and weights"
+
+
+def _references(compiled: _Compiled) -> tuple[int, ...]:
+    """The pixel of every unit's map that is recorded: the nearest to the centre of its theoretical field, or the middle."""
+    probe, found = compiled.engine.probe, []
+    for theory in compiled.theory:
+        pixels = [n // 2 for n in probe.window]
+        if not isinstance(theory, str):
+            centred = zip(theory.centre, probe.start, pixels, strict=True)
+            pixels = [math.floor(c + 0.5) - start if math.isfinite(c) else middle for c, start, middle in centred]
+        inside = [min(max(pixel, 0), n - 1) for pixel, n in zip(pixels, probe.window, strict=True)]
+        found.append(int(np.ravel_multi_index(inside, probe.window)))
+    return tuple(found)
 
 
 def _precise(field: EffectiveField, target: float) -> bool:

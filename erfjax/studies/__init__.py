@@ -9,6 +9,7 @@ from typing import Any
 
 from erfjax.studies import datasets
 from erfjax.studies._architecture import ArchitectureResult, architecture
+from erfjax.studies._coverage import CoverageResult, coverage
 from erfjax.studies._design import DesignResult, design
 from erfjax.studies._flat import FlatResult, flat
 from erfjax.studies._growth import GrowthResult, growth
@@ -30,11 +31,13 @@ BY_NAME: dict[str, Callable[..., Any]] = {
     "sparse": sparse,
     "regularisation": regularisation,
     "design": design,
+    "coverage": coverage,
 }
 
 __all__ = [
     "BY_NAME",
     "ArchitectureResult",
+    "CoverageResult",
     "DesignResult",
     "FlatResult",
     "GrowthResult",
@@ -45,6 +48,7 @@ __all__ = [
     "SparseResult",
     "TrainingResult",
     "architecture",
+    "coverage",
     "datasets",
     "design",
     "flat",

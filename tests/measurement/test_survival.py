@@ -1,11 +1,13 @@
 """Checkpoints, interruptions, memory and devices: a run survives and ends where it would have ended."""
 
+import itertools
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import jax
@@ -15,6 +17,8 @@ import pytest
 
 from erfjax.errors import CheckpointError, SampleError
 from erfjax.fields import EffectiveField
+from erfjax.measurement import run
+from erfjax.measurement.checkpoint import State
 from erfjax.measurement.engine import Engine
 from erfjax.readings.empirical import empirical
 from tests.measurement.interrupted import measure
@@ -49,7 +53,10 @@ def test_a_continued_run_ends_with_the_same_bits(tmp_path):
     continued = empirical(net, rows(), batch_size=3, checkpoint=path)
     for name in ("map", "stderr", "batches"):
         np.testing.assert_array_equal(getattr(continued, name), getattr(whole, name))
-    assert (continued.samples, continued.notes) == (20, ())
+    for name, array in continued.record.arrays().items():
+        np.testing.assert_array_equal(array, whole.record.arrays()[name])
+    assert continued.samples == 20
+    assert not any("interrupted" in note for note in continued.notes)
     again = empirical(net, rows(stop=1), batch_size=3, checkpoint=path)  # a finished run reads nothing
     np.testing.assert_array_equal(again.map, whole.map)
 
@@ -88,6 +95,53 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, change, named):
     run(samples=8)
     with pytest.raises(CheckpointError, match=named):
         run(**{"samples": 8} | change)
+
+
+def test_a_checkpoint_of_other_weights_is_refused(tmp_path):
+    def run(scale, samples=8):
+        model = jax.tree_util.Partial(lambda kernel, x: net(x) * kernel, jnp.float32(scale))
+        return empirical(model, IMAGES[:samples], batch_size=4, checkpoint=tmp_path / "run.npz")
+
+    run(1.0)
+    assert run(1.0).samples == 8
+    with pytest.raises(CheckpointError, match="weights"):
+        run(1.5)
+
+
+def test_a_checkpoint_of_another_jax_is_refused(tmp_path, monkeypatch):
+    empirical(net, IMAGES, batch_size=4, checkpoint=tmp_path / "run.npz")
+    monkeypatch.setattr(jax, "__version__", "0.0.1")
+    with pytest.raises(CheckpointError, match=r"jax version was .*, this one has 0\.0\.1"):
+        empirical(net, IMAGES, batch_size=4, checkpoint=tmp_path / "run.npz")
+
+
+def test_an_error_inside_a_batch_leaves_a_state_between_two(tmp_path):
+    path, broken = tmp_path / "run.npz", IMAGES.copy()
+    broken[7] = np.nan  # the second of its batch
+    with pytest.raises(SampleError, match="Sample 7"):
+        empirical(net, iter(broken), batch_size=3, checkpoint=path)
+    whole = empirical(net, rows(), batch_size=3)
+    continued = empirical(net, rows(), batch_size=3, checkpoint=path)
+    for name in ("map", "stderr", "batches"):
+        np.testing.assert_array_equal(getattr(continued, name), getattr(whole, name))
+
+
+def test_saving_takes_a_small_part_of_the_time(tmp_path, monkeypatch):
+    now, saved = itertools.count(), []
+
+    def save(self, path, fingerprint):
+        saved.append(self.position)
+        for _ in range(10):  # a save takes ten seconds, all else one
+            next(now)
+
+    monkeypatch.setattr(run, "time", types.SimpleNamespace(monotonic=lambda: float(next(now))))
+    monkeypatch.setattr(run, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(State, "save", save)
+    inputs = np.ones((500, 4, 1), np.float32)
+    empirical(lambda x: x * x, inputs, layout="NWC", batch_size=1, checkpoint=tmp_path / "run.npz")
+    assert saved[-1] == 500
+    assert saved[0] == 1
+    assert 3 <= len(saved) <= 5  # every 10 / 5 % = 200 seconds
 
 
 def test_other_inputs_are_refused(tmp_path):
@@ -196,6 +250,8 @@ def killed_and_continued(tmp_path, kills, samples):
     whole, continued = measure(samples), EffectiveField.load(tmp_path / "run.npz")
     for name in ("map", "stderr", "batches"):
         np.testing.assert_array_equal(getattr(continued, name), getattr(whole, name))
+    for name, array in continued.record.arrays().items():
+        np.testing.assert_array_equal(array, whole.record.arrays()[name])
     assert not list(tmp_path.glob(".run.ckpt*"))
     return killed
 

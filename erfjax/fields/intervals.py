@@ -1,0 +1,204 @@
+"""Confidence intervals of what is read off a measured field: total, sizes, the share of a pixel, and ratios of two fields.
+
+The resampling itself is in `uncertainty.resampling`; here it is decided what is resampled (single samples while they are kept,
+batches of them otherwise, blocks of neighbours where consecutive samples resemble each other) and what is read off each resample.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import scipy
+
+from erfjax.errors import MapError
+from erfjax.typing import Number
+from erfjax.uncertainty import resampling
+from erfjax.uncertainty.dependence import correlation_time
+from erfjax.uncertainty.records import Record, samples_per_unit
+from erfjax.uncertainty.resampling import Interval
+
+JUMPS, HALF_SMOOTH = (False,), (False, True)
+CENTRED = {"luo": JUMPS, "area_ratio": JUMPS, "energy_radius": HALF_SMOOTH, "fwhm": HALF_SMOOTH, "share": HALF_SMOOTH}
+"""Whether resampled sizes are moved to centre on the estimate: not those that count pixels, for these jump; what hangs on few
+pixels (a radius, a width, one share) has the hull of both intervals; all other sizes are moved."""
+TIMES_PER_BLOCK = 3  # correlation times in a block of neighbours
+FEWEST_BLOCKS = 8
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """What is asked of a field."""
+
+    @property
+    def map(self) -> np.ndarray: ...
+    @property
+    def batches(self) -> np.ndarray | None: ...
+    @property
+    def record(self) -> Record | None: ...
+    @property
+    def samples(self) -> int: ...
+    @property
+    def statistic(self) -> str: ...
+    def reader(self, measure: str, **options: Any) -> Callable[[np.ndarray], float]: ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Side:
+    """One field as it is resampled.
+
+    Attributes:
+        read: what is asked of a map of means, before any root.
+        value: that of the whole field.
+        units: one map, or one total, per sample or batch of samples; None for a closed form.
+        totals: the totals of the units.
+        per_unit: samples in each.
+    """
+
+    read: Callable[[np.ndarray], float]
+    value: float
+    units: np.ndarray | None
+    totals: np.ndarray
+    per_unit: int
+
+
+def intervals(
+    field: Measured,
+    measure: str,
+    levels: Sequence[Number],
+    relative_to: Measured | None = None,
+    options: dict[str, Any] | None = None,
+) -> tuple[Interval, ...]:
+    """The intervals of one number of a field at several levels, from one set of resamples; see `EffectiveField.interval`.
+
+    Raises:
+        MapError: no such size, only one sample, or a level outside (0, 1).
+
+    Example:
+        >>> import erfjax as ej, numpy as np
+        >>> from erfjax.fields.intervals import intervals
+        >>> x = np.linspace(1, 2, 40, dtype=np.float32).reshape(40, 1, 1)
+        >>> narrow, wide = intervals(ej.empirical(lambda x: x**2, x, layout="NWC"), "total", (0.68, 0.95))
+        >>> wide.low < narrow.low < narrow.high < wide.high
+        True
+    """
+    wanted = [resampling.check_level(level) for level in levels]
+    sides = [_side(one, measure, options or {}) for one in (field, relative_to) if one is not None]
+    value = sides[0].value / sides[1].value if len(sides) > 1 else sides[0].value
+    drawn = [side for side in sides if side.units is not None]
+    if not drawn:
+        return tuple(Interval(value, value, value, level, 0, 0) for level in wanted)
+    count, per_unit = min(len(side.totals) for side in drawn), max(side.per_unit for side in drawn)
+    paired = len(drawn) == 2 and (len(drawn[0].totals), drawn[0].per_unit) == (len(drawn[1].totals), drawn[1].per_unit)
+    if measure == "total" and len(sides) == 1 and field.statistic == "share" and field.record is not None:
+        ends = [_of_live(field.record, level) for level in wanted]
+    elif measure == "geometric total":
+        ends = [_of_logs(sides, drawn, level, paired) for level in wanted]
+    elif all(side.units is side.totals for side in drawn):  # totals that add up sample by sample
+        ends = [_of_totals(sides, drawn, level, paired) for level in wanted]
+    else:
+        found = _of_maps(sides, max(wanted), paired)
+        centred = CENTRED.get(measure, (True,))
+        ends = [resampling.percentile(value, found, level, count, centred) for level in wanted]
+    return tuple(Interval(value, *pair, level, count, per_unit) for pair, level in zip(ends, wanted, strict=True))
+
+
+def _side(field: Measured, measure: str, options: dict[str, Any]) -> Side:
+    """A field as it is resampled."""
+    if measure == "geometric total":
+        return _logs(field)
+    read = field.reader(measure, **options)
+    value = read(field.map)
+    if not field.samples:
+        return Side(read, value, None, np.zeros(0), 0)
+    if field.batches is None or len(field.batches) < 2:
+        raise MapError(f"An interval needs two samples, but this field has {field.samples}: measure more.")
+    record, batches = field.record, field.batches
+    additive = measure == "total" and field.statistic != "rms"
+    units = record.column("total") if additive and record is not None and len(record.rows) > 1 else batches
+    if additive and units.ndim > 1:
+        units = units.reshape(len(units), -1).sum(1)
+    units, per_unit = _in_blocks(units, field)
+    totals = units if additive else np.abs(units.reshape(len(units), -1)).sum(1)
+    return Side(
+        functools.partial(_finished, read) if field.statistic == "rms" else read, value, units, totals, per_unit
+    )
+
+
+def _logs(field: Measured) -> Side:
+    """Logarithms of the totals of the samples that have a gradient."""
+    record = field.record
+    if record is None or len(record.rows) < 2 or record.column("dead").all():
+        raise MapError(
+            "A geometric total needs the totals of single samples: measure it with ej.empirical, two samples at least."
+        )
+    rows = record.rows[record.column("dead") < 1]
+    alive = Record(rows, record.largest, record.count)
+    logs, per_unit = _in_blocks(alive.column("log") / (1 - alive.column("dead")), field)
+    return Side(float, math.exp(record.log_moments[0]), logs, logs, per_unit)
+
+
+def _in_blocks(units: np.ndarray, field: Measured) -> tuple[np.ndarray, int]:
+    """The units, merged into blocks that are as good as independent, and how many samples each holds."""
+    per_unit, block, record = samples_per_unit(field.samples, len(units)), 1, field.record
+    if record is not None and (time := correlation_time(np.abs(record.column("total")))) > 1:
+        block = math.ceil(TIMES_PER_BLOCK * time * record.per_row / per_unit)
+        block = max(1, min(block, len(units) // FEWEST_BLOCKS))
+    blocks = resampling.merged(units, block)
+    return blocks, per_unit * (len(units) // len(blocks))
+
+
+def _of_live(record: Record, level: float) -> tuple[float, float]:
+    """The interval of a total of shares, which is the share of the samples that have a gradient (C. Clopper, E. Pearson 1934)."""
+    count = record.count
+    live, tail = round((1 - float(record.column("dead").mean())) * count), (1 - level) / 2
+    low = float(scipy.stats.beta.ppf(tail, live, count - live + 1)) if live else 0.0
+    return low, float(scipy.stats.beta.ppf(1 - tail, live + 1, count - live)) if live < count else 1.0
+
+
+def _of_logs(sides: list[Side], drawn: list[Side], level: float, paired: bool) -> tuple[float, float]:
+    """Student's interval of a geometric mean, or of the ratio of two."""
+    value = sides[0].value / (sides[1].value if len(sides) > 1 else 1.0)
+    if paired:
+        drawn = [dataclasses.replace(drawn[0], totals=drawn[0].totals - drawn[1].totals)]
+    error = math.sqrt(sum(float(side.totals.var(ddof=1)) / len(side.totals) for side in drawn))
+    half = error * float(scipy.stats.t.ppf((1 + level) / 2, min(len(side.totals) for side in drawn) - 1))
+    return value * math.exp(-half), value * math.exp(half)
+
+
+def _finished(read: Callable[[np.ndarray], float], mean: np.ndarray) -> float:
+    """What is read off the root of a map."""
+    return read(np.sqrt(np.maximum(mean, 0)))
+
+
+def _of_totals(sides: list[Side], drawn: list[Side], level: float, paired: bool) -> tuple[float, float]:
+    """The interval of a total, or of a ratio of totals of which either may be a closed form."""
+    if len(drawn) == 2:
+        return resampling.studentised(drawn[0].totals, level, drawn[1].totals, paired)
+    low, high = resampling.studentised(drawn[0].totals, level)
+    if len(sides) == 1:
+        return low, high
+    ends = (
+        (low / sides[1].value, high / sides[1].value)
+        if drawn[0] is sides[0]
+        else (sides[0].value / high, sides[0].value / low)
+    )
+    return min(ends), max(ends)
+
+
+def _of_maps(sides: list[Side], level: float, paired: bool) -> np.ndarray:
+    """What is read off every resample."""
+    found, resamples, draws = [], resampling.resamples_for(level), None
+    for seed, side in enumerate(sides):
+        if side.units is None:
+            found.append(np.full(resamples, side.value))
+            continue
+        if draws is None or not paired:
+            totals = side.totals
+            if paired:
+                totals = np.maximum(*(one.totals / one.totals.mean() for one in sides))
+            draws = resampling.draw(totals, resamples, seed)
+        found.append(resampling.resampled_sizes(side.units, draws.weights, side.read))
+    return found[0] / found[1] if len(found) > 1 else found[0]

@@ -1,0 +1,264 @@
+"""Do error bars keep their promise: how often intervals hold the true value, for random networks of any depth and width.
+
+A population of networks (ReLU behind every 3-tap convolution, fresh weights and a fresh input each) is measured once per
+depth, width and statistic. Data sets of S samples are then drawn from it again and again; each gives its intervals and its
+verdict on itself (`EffectiveField.diagnostics`). The truth is that of the population, so nothing is left to a formula; its
+total stands beside the closed form's.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, cast
+
+import jax
+import numpy as np
+
+from erfjax import summary
+from erfjax.errors import MapError, StackError
+from erfjax.fields import EffectiveField
+from erfjax.fields.intervals import intervals
+from erfjax.layers import Activation, Conv
+from erfjax.readings.empirical import empirical
+from erfjax.studies._support.pairs import Claim, Result, bar, noise
+from erfjax.typing import Statistic
+from erfjax.uncertainty.records import Record, summarise
+
+MEASURES = ("total", "luo", "sigma", "effective_area", "energy_radius", "fwhm", "share")
+OPTIONS = {"energy_radius": {"fraction": 0.9}}
+STATISTICS = ("square", "rms", "abs", "share")
+AT_ONCE = 2000  # networks per run: so many maps of single samples are kept
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One depth, width, statistic and number of samples.
+
+    Attributes:
+        statistic, depth, width, samples: of the data sets.
+        spread: standard deviation of log total in the population.
+        closed: total of the population over that in closed form; NaN where there is no form.
+        noted: the share of the data sets that say of themselves that their bars cannot be trusted.
+        covered: by measure, the share of intervals that hold the truth, at every level.
+        silent: the same of the data sets without that note; NaN where all have it.
+    """
+
+    statistic: str
+    depth: int
+    width: int
+    samples: int
+    spread: float
+    closed: float
+    noted: float
+    covered: dict[str, tuple[float, ...]]
+    silent: dict[str, tuple[float, ...]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class CoverageResult(Result):
+    """What `coverage` found.
+
+    Attributes:
+        levels: nominal coverage.
+        repeats: data sets per cell.
+        cells: one per statistic, depth, width and number of samples.
+    """
+
+    name = "coverage"
+
+    levels: tuple[float, ...]
+    repeats: int
+    cells: tuple[Cell, ...]
+
+    def tables(self) -> tuple[summary.Table, ...]:
+        """One table per measure: a row per cell, actual coverage at every level, of all data sets and of those without a note."""
+        measures = list(self.cells[0].covered)
+        shown = [f"{100 * level:g} %" for level in self.levels]
+        names = (
+            "statistic",
+            "depth",
+            "width",
+            "samples",
+            "s(log total)",
+            "total / closed",
+            "noted",
+            *shown,
+            *(f"{s} silent" for s in shown),
+        )
+        notes = (
+            f"{self.repeats} data sets per row: a binomial standard error of {math.sqrt(0.05 * 0.95 / self.repeats):.3f} at 95 %",
+            "noted: data sets whose own diagnostics say that their bars cannot be trusted; silent: coverage of the others",
+        )
+
+        def row(cell: Cell, measure: str) -> tuple[Any, ...]:
+            found = (*cell.covered[measure], *cell.silent[measure])
+            return cell.statistic, cell.depth, cell.width, cell.samples, cell.spread, cell.closed, cell.noted, *found
+
+        return tuple(
+            summary.Table(f"coverage: {measure}", names, tuple(row(cell, measure) for cell in self.cells), notes)
+            for measure in measures
+        )
+
+    def claims(self) -> tuple[Claim, ...]:
+        """How far the promise is kept."""
+        at = min(range(len(self.levels)), key=lambda i: abs(self.levels[i] - 0.95))
+        level = self.levels[at]
+        allowed = level - 2 * math.sqrt(level * (1 - level) / self.repeats)
+        unwarned = [hits[at] for cell in self.cells for hits in cell.covered.values() if cell.noted < 0.5]
+        below, everything = sum(hit < allowed for hit in unwarned), sum(len(cell.covered) for cell in self.cells)
+        here = f"{below} of {everything} cells without a note lie below by more than two standard errors; "
+        here += f"worst without a note: {min(unwarned, default=math.nan):.3f}"
+        return (Claim(f"{100 * level:g} % intervals", "no error bars", here),)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Actual coverage (cells, measures, levels), of all data sets and of the silent ones."""
+        return {
+            name: np.array([list(getattr(cell, name).values()) for cell in self.cells])
+            for name in ("covered", "silent")
+        }
+
+
+def coverage(
+    depths: Sequence[int] = (5, 20),
+    *,
+    widths: Sequence[int] = (8, 32),
+    samples: Sequence[int] = (16, 64),
+    statistics: Sequence[str] = ("square", "share"),
+    measures: Sequence[str] = ("total", "luo", "sigma"),
+    levels: Sequence[float] = (0.68, 0.95, 0.99),
+    repeats: int = 60,
+    networks: int = 2000,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> CoverageResult:
+    """Actual against nominal coverage of the confidence intervals of random networks.
+
+    Args:
+        depths: numbers of layers.
+        widths: channels of every layer.
+        samples: sizes of the data sets.
+        statistics: of "square", "rms", "abs", "share".
+        measures: what the intervals are about, of `MEASURES`.
+        levels: nominal coverage.
+        repeats: data sets per cell.
+        networks: size of the population of every depth, width and statistic; large where tails are heavy.
+        seed: of every random number.
+        progress: whether to show a bar; None shows it on a terminal.
+
+    Raises:
+        StackError: an unknown statistic or measure, or numbers that make no experiment.
+
+    Source: B. Hanin, M. Nica 2020, for how the spread of log totals grows with depth / width.
+
+    Example:
+        >>> import erfjax as ej
+        >>> result = ej.studies.coverage((2,), widths=(8,), samples=(16,), statistics=("square",), measures=("total",),
+        ...                              repeats=20, networks=200)
+        >>> result.cells[0].covered["total"][1] > 0.7
+        True
+    """
+    for given, known in ((statistics, STATISTICS), (measures, MEASURES)):
+        if not given or not set(given) <= set(known):
+            raise StackError(f"Expected some of {', '.join(known)}, but got {tuple(given)!r}.")
+    if min(*depths, *widths, repeats) < 1 or min(samples) < 2 or networks < 2:
+        raise StackError("Depths, widths and repeats must be 1 or more; samples and networks 2 or more.")
+    rng, cells = np.random.default_rng(seed), []
+    jobs = [(s, n, w) for s in statistics for n in depths for w in widths]
+    for i, (statistic, depth, width) in enumerate(shown := bar(jobs, progress)):
+        shown.set_postfix_str(f"{statistic}, {depth} layers of width {width}")
+        key = jax.random.fold_in(jax.random.key(seed), i)
+        population, closed = _population(statistic, depth, width, networks, key)
+        for size in samples:
+            cells.append(
+                _cell(population, statistic, depth, width, size, closed, tuple(measures), tuple(levels), repeats, rng)
+            )
+    settings = {
+        "depths": list(depths),
+        "widths": list(widths),
+        "samples": list(samples),
+        "statistics": list(statistics),
+    }
+    settings |= {
+        "measures": list(measures),
+        "levels": list(levels),
+        "repeats": repeats,
+        "networks": networks,
+        "seed": seed,
+    }
+    return CoverageResult(settings, tuple(levels), repeats, tuple(cells))
+
+
+def _population(statistic: str, depth: int, width: int, networks: int, key: Any) -> tuple[np.ndarray, float]:
+    """The maps of single networks, and their mean total over the closed form's."""
+    stack = (Conv((3,), padding="VALID") * Activation("relu")) ** depth
+    sampler, maps = stack.sampler(width=width), []
+    for first in range(0, networks, AT_ONCE):
+        field = empirical(
+            sampler,
+            noise((2 * depth + 1,)),
+            key=jax.random.fold_in(key, first),
+            samples=min(AT_ONCE, networks - first),
+            layout="NWC",
+            statistic=cast(Statistic, statistic),
+            channels="sum" if statistic == "abs" else "random-signs",
+            progress=False,
+        )
+        maps.append(field.batches)
+    population = np.concatenate([one for one in maps if one is not None])
+    closed = stack.analytic("square", width=width).map.sum() if statistic in ("square", "rms") else math.nan
+    return population, float(population.mean(0).sum() / closed)
+
+
+def _cell(
+    population: np.ndarray,
+    statistic: str,
+    depth: int,
+    width: int,
+    size: int,
+    closed: float,
+    measures: tuple[str, ...],
+    levels: tuple[float, ...],
+    repeats: int,
+    rng: np.random.Generator,
+) -> Cell:
+    """The data sets of one cell."""
+    truth = _field(population, statistic)
+    true = {measure: truth.reader(measure, **OPTIONS.get(measure, {}))(truth.map) for measure in measures}
+    noted, hits = [], []
+    for _ in range(repeats):
+        field = _field(population[rng.integers(0, len(population), size)], statistic)
+        noted.append(not field.diagnostics().trusted)
+        hits.append([_holds(field, measure, levels, true[measure]) for measure in measures])
+    told, held = np.array(noted), np.array(hits)
+    silent = held[~told].mean(0) if not told.all() else np.full(held.shape[1:], np.nan)
+    assert truth.record is not None
+    return Cell(
+        statistic,
+        depth,
+        width,
+        size,
+        math.sqrt(truth.record.log_moments[1]),
+        closed,
+        float(told.mean()),
+        {m: tuple(map(float, held[:, i].mean(0))) for i, m in enumerate(measures)},
+        {m: tuple(map(float, silent[i])) for i, m in enumerate(measures)},
+    )
+
+
+def _field(maps: np.ndarray, statistic: str) -> EffectiveField:
+    """A field of these samples, as `empirical` makes it."""
+    mean, middle = maps.mean(0), maps.shape[1] // 2
+    record = Record(summarise(maps, maps[:, middle]), np.stack([maps.sum(1), maps[:, middle]]), len(maps))
+    field = np.sqrt(mean) if statistic == "rms" else mean
+    return EffectiveField(
+        field, None, cast(Any, statistic), len(maps), (0,), None, "measured", batches=maps, record=record
+    )
+
+
+def _holds(field: EffectiveField, measure: str, levels: tuple[float, ...], true: float) -> list[bool]:
+    """Whether the interval at every level holds the true value; one that does not exist does not."""
+    try:
+        found = intervals(field, measure, levels, options=OPTIONS.get(measure))
+    except MapError:
+        return [False] * len(levels)
+    return [bool(one.low * (1 - 1e-12) <= true <= one.high * (1 + 1e-12)) for one in found]
