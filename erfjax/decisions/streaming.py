@@ -84,7 +84,7 @@ class Context:
     @functools.cached_property
     def layers(self) -> tuple[LayerRow, ...]:
         """The receptive field of the centre unit of every layer."""
-        return self.asked.reader.layers(self.asked.output)
+        return self.asked.reader.layers(self.asked.output, full(self.asked.output.shape))
 
     def plan(self, chunk: int) -> Tiling:
         """How the model is streamed in chunks: what each chunk reads, so that the chunks together are the whole.

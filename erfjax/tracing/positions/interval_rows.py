@@ -31,7 +31,7 @@ class IntervalRows:
         edges[:, 1:] -= matrix
         rows, starts = np.nonzero(edges == 1)
         _, stops = np.nonzero(edges == -1)
-        return cls(*matrix.shape, rows, starts, stops)
+        return cls(matrix.shape[0], matrix.shape[1], rows, starts, stops)
 
     @classmethod
     def full(cls, count: int, width: int) -> "IntervalRows":
@@ -68,6 +68,17 @@ class IntervalRows:
 
     def __bool__(self) -> bool:
         return bool(self.rows.size)
+
+    @property
+    def most_per_row(self) -> int:
+        """The most columns that one row holds."""
+        return int(np.bincount(self.rows, self.stops - self.starts).max(initial=0))
+
+    @property
+    def most_per_column(self) -> int:
+        """The most rows that hold one column."""
+        edges = np.bincount(self.starts, minlength=self.width + 1) - np.bincount(self.stops, minlength=self.width + 1)
+        return int(np.cumsum(edges).max(initial=0))
 
     @property
     def is_full(self) -> bool:

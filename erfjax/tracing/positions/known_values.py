@@ -78,7 +78,8 @@ class Fact:
         if self.value is None:
             return self.parts
         if isinstance(self.value, Diagonal):
-            line, where = self.value.line, self.value.where
+            line: Any = self.value.line
+            where: Callable[[np.ndarray], Pattern] = self.value.where
         else:
             line, where = self.value, Pattern.of
         found = {c: where(np.asarray(line == c)) for c in _constants(line)}
@@ -220,8 +221,8 @@ class Facts:
             return self.of(block.outputs[result])
         fold = _FOLDS.get(equation.primitive)
         if fold is None:
-            runs = isinstance(atom, Known) and equation.primitive in _FOLDS and math.prod(atom.shape) <= SMALL
-            return leaf(atom) if runs else UNKNOWN
+            small = isinstance(atom, Known) and equation.primitive in _FOLDS and math.prod(atom.shape) <= SMALL
+            return leaf(atom) if isinstance(atom, Known) and small else UNKNOWN
         facts = [self._found.get(a, UNKNOWN) for a in equation.inputs]
         if equation.primitive in EXPONENTIALS and facts[0].lowest > CERTAIN:
             self.assumed[equation] = facts[0].lowest

@@ -190,7 +190,8 @@ def _folded(name: str, evaluate: Evaluate, constants: Sequence[Constant], dtype:
         plain = not all(isinstance(c, Low) for c in constants) and 0 < scale < math.inf
         return Low(product_) if plain and (name == "mul" or isinstance(constants[0], Low)) else None
     if name in ("add", "max", "min"):
-        total = {"add": sum, "max": max, "min": min}[name](values)
+        joins: dict[str, Callable[..., Any]] = {"add": sum, "max": max, "min": min}
+        total = joins[name](values)
         return Low(total) if lowness(total) is not None else None
     if name == "sub" and isinstance(constants[0], Low) and not isinstance(constants[1], Low):
         return Low(values[0] - values[1]) if lowness(values[0] - values[1]) is not None else None

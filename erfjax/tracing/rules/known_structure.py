@@ -175,7 +175,8 @@ def concatenate(equation: Equation, result: int, facts: Sequence[Fact]) -> Fact:
     written = [_written_out(f, a.shape) for f, a in zip(facts, equation.inputs, strict=True)]
     if math.prod(shape) <= SMALL and not any(w is None for w in written):
         return Fact(compact(np.concatenate([w for w in written if w is not None], axis)))
-    parts, start = [], 0
+    parts: list[Any] = []
+    start = 0
     for fact, atom in zip(facts, equation.inputs, strict=True):
         starts = [start if a == axis else 0 for a in range(len(shape))]
         parts += _placed(fact, starts, atom.shape, shape).pieces.items()

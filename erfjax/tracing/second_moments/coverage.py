@@ -327,7 +327,7 @@ def _spreads(axis: AxisView) -> bool:
     if isinstance(axis, Along):
         return axis.size > 1 and (axis.size - 1) * axis.dilation + 1 > abs(axis.stride)
     if isinstance(axis, Lookup):
-        return bool((axis.pattern.sum(axis=0) > 1).any())
+        return axis.pattern.most_per_column > 1
     return True
 
 
@@ -336,7 +336,7 @@ def _sums(axis: AxisView) -> bool:
     if isinstance(axis, Along):
         return axis.size > 1 and (axis.size - 1) * axis.dilation + 1 > axis.base
     if isinstance(axis, Lookup):
-        return bool((axis.pattern.sum(axis=1) > 1).any())
+        return axis.pattern.most_per_row > 1
     return True
 
 
