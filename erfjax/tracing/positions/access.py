@@ -242,6 +242,13 @@ class Mapping:
 
 
 @dataclasses.dataclass(frozen=True)
+class Regrouped(Mapping):
+    """Rows of axes that are split or merged in row-major order: `groups` pairs runs of operand axes with runs of result axes."""
+
+    groups: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Then:
     """One view after the other: the first from the result to something between, the second from there to the operand."""
 

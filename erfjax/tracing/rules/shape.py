@@ -17,7 +17,7 @@ from erfjax.tracing.positions.access import (
     Fixed,
     IrregularError,
     Lookup,
-    Mapping,
+    Regrouped,
     Seen,
     Shift,
     View,
@@ -149,7 +149,7 @@ def _reshape(operand: tuple[int, ...], result: tuple[int, ...]) -> Seen:
             moved += _regroup_shift([shifts[o] for o in outs], [result[o] for o in outs], [operand[i] for i in ins])
         return tuple(moved)
 
-    return Mapping(pull, shift)
+    return Regrouped(pull, shift, tuple((tuple(ins), tuple(outs)) for ins, outs in groups))
 
 
 def _groups(operand: Sequence[int], result: Sequence[int]) -> list[tuple[list[int], list[int]]]:
