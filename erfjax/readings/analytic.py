@@ -25,7 +25,7 @@ from erfjax.readings.theoretical import fields_of
 from erfjax.tracing.registry import lengths
 from erfjax.tracing.second_moments.coverage import Survey
 from erfjax.tracing.second_moments.scaled import Scaled
-from erfjax.typing import Channels, Function, Gates, Given, Shaped, Statistic, Tree, Unit, Weights
+from erfjax.typing import Channels, Function, Gates, Given, Positions, Shaped, Statistic, Tree, Unit, Weights
 
 MOST_ROWS = 16  # rows that share one call; more make nothing faster
 
@@ -47,6 +47,7 @@ class _Compiled:
         if all(a is b for a, b in zip(before, question.weights, strict=True)):
             return self
         moment_pass = MomentPass.of(question, self.moment_pass.options)
+        moment_pass = dataclasses.replace(moment_pass, notes=self.moment_pass.notes)
         same = (moment_pass.random, moment_pass.sizes) == (self.moment_pass.random, self.moment_pass.sizes)
         run = self.run if same else _compiled(moment_pass)
         return dataclasses.replace(self, moment_pass=moment_pass, survey=moment_pass.survey(), run=run)
@@ -64,6 +65,7 @@ def analytic(
     gates: Gates = "data",
     weights: Weights = "given",
     channels: Channels = "sum",
+    positions: Positions = "auto",
 ) -> tuple[EffectiveField, ...]: ...
 @overload
 def analytic(
@@ -77,6 +79,7 @@ def analytic(
     gates: Gates = "data",
     weights: Weights = "given",
     channels: Channels = "sum",
+    positions: Positions = "auto",
 ) -> EffectiveField: ...
 @overload
 def analytic(
@@ -90,6 +93,7 @@ def analytic(
     gates: Gates = "data",
     weights: Weights = "given",
     channels: Channels = "sum",
+    positions: Positions = "auto",
 ) -> Tree: ...
 def analytic(
     f: Function,
@@ -102,6 +106,7 @@ def analytic(
     gates: str = "data",
     weights: str = "given",
     channels: Given = "sum",
+    positions: str = "auto",
 ) -> EffectiveField | tuple[EffectiveField, ...] | Tree:
     """The effective receptive field of a unit in closed form: E[g²], g the gradient of the unit's channels, without sampling.
 
@@ -126,6 +131,11 @@ def analytic(
         channels: "sum" differentiates the sum of the unit's channels, whose gradient has a coherent part after a nonlinearity:
             weights are then conditioned on the activations that they cause (with gates from data). "random-signs" gives every
             channel a random sign, which leaves no such part, and is the same as "frobenius"; an integer takes one channel.
+        positions: "apart" squares gradients position by position, which is exact while only random weights mix positions.
+            "together" carries the covariance of every two positions, by the true Jacobian of what lies between random weights
+            (attention, pooling, resizing, normalisation, gating, sums of branches): exact in the limit of width. It needs
+            gates="data" and weights="exchangeable". "auto" takes positions together where that is needed, possible and
+            affordable.
 
     Returns:
         The field, in squared gradient (or gradient) per unit of output; a tuple of fields if `unit` is a list; trees of fields
@@ -137,7 +147,8 @@ def analytic(
         UnsupportedPrimitiveError: a primitive without a closed form.
         DataDependentError: branches that the data choose.
 
-    Source: W. Luo et al., "Understanding the Effective Receptive Field in Deep CNNs", NeurIPS 2016, section 2.
+    Source: W. Luo et al., "Understanding the Effective Receptive Field in Deep CNNs", NeurIPS 2016, section 2; for positions
+    together, that gradients meet weights as if these were drawn anew: G. Yang, "Tensor Programs II", 2020.
 
     Example:
         >>> import erfjax as ej, numpy as np
@@ -146,7 +157,7 @@ def analytic(
         >>> field.map, field.coverage
         (array([0.  , 0.  , 0.25, 0.5 , 0.25, 0.  , 0.  ]), 'exact')
     """
-    options = Options(statistic, gates, weights, channels)
+    options = Options(statistic, gates, weights, channels, positions)
     options.check()
     sample, inputs = one_sample(x, layout)
     require_floating(sample, inputs)
@@ -281,6 +292,8 @@ def _compile(question: Question, f: Function, options: Options) -> _Compiled:
 
 def _compiled(moment_pass: MomentPass) -> Callable[..., Any]:
     """The compiled pass: (consts, rows) -> moments of every row."""
+    if moment_pass.options.positions == "together":
+        return jax.jit(lambda consts, rows: lax.map(lambda row: moment_pass.moments(consts, row), rows))
     return jax.jit(lambda consts, rows: jax.vmap(lambda row: moment_pass.moments(consts, row))(rows))
 
 

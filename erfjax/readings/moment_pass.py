@@ -1,7 +1,7 @@
 """The moments pass of a question: its options, which known arrays are weights, and the moments of one sample."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,18 +13,25 @@ from erfjax.errors import MapError, SampleError
 from erfjax.measurement.cone import cone_of, read
 from erfjax.readings.question import Question
 from erfjax.tracing.positions.index_sets import Box, full
-from erfjax.tracing.program.equations import Equation
+from erfjax.tracing.program.equations import Equation, Var
 from erfjax.tracing.registry import lengths
-from erfjax.tracing.second_moments import backward, coverage, mean_field, random_weights
+from erfjax.tracing.second_moments import backward, closure, coverage, mean_field, random_weights, two_points
 from erfjax.tracing.second_moments.activity import Weigh, fault, observed
 from erfjax.tracing.second_moments.coverage import Survey
+from erfjax.tracing.second_moments.passages import frame
 from erfjax.tracing.second_moments.random_weights import Operand
 from erfjax.tracing.second_moments.scaled import Scaled, unscaled
+from erfjax.tracing.second_moments.segments import Partition, partition
 from erfjax.tracing.windows.cone import Cone
 from erfjax.typing import Given
 
 POWERS = {"square": 2, "rms": 2, "mean": 1}
-CHOICES = {"statistic": tuple(POWERS), "gates": ("data", "mean-field"), "weights": ("given", "exchangeable")}
+CHOICES = {
+    "statistic": tuple(POWERS),
+    "gates": ("data", "mean-field"),
+    "weights": ("given", "exchangeable"),
+    "positions": ("auto", "apart", "together"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +42,7 @@ class Options:
     gates: str = "data"
     weights: str = "given"
     channels: Given = "sum"
+    positions: str = "apart"
 
     @property
     def power(self) -> int:
@@ -45,6 +53,11 @@ class Options:
     def coherent(self) -> bool:
         """Whether the gradients of the unit's channels are added before they are squared."""
         return self.channels not in ("frobenius", "random-signs")
+
+    @property
+    def pairable(self) -> bool:
+        """Whether positions can be taken together."""
+        return self.power == 2 and self.gates == "data" and self.weights == "exchangeable"
 
     def check(self) -> None:
         """Refuses an option that does not exist.
@@ -59,6 +72,11 @@ class Options:
                     f"`{name}` must be one of {', '.join(map(repr, allowed))}, but got {getattr(self, name)!r}"
                     + (remedy if name == "statistic" else ".")
                 )
+        if self.positions == "together" and not self.pairable:
+            raise SampleError(
+                'positions="together" needs statistic="square" or "rms", gates="data" and weights="exchangeable", but got '
+                f'statistic={self.statistic!r}, gates={self.gates!r}, weights={self.weights!r}: use positions="apart".'
+            )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,6 +90,7 @@ class MomentPass:
             does not matter.
         random: known operands (equation, operand) that are random weights rather than filters.
         sizes: exponents of the known operands of contractions, where they can be known beforehand.
+        notes: why positions are taken apart, where they had better be taken together.
     """
 
     question: Question
@@ -79,14 +98,23 @@ class MomentPass:
     cone: Cone | None
     random: frozenset[Operand]
     sizes: dict[Operand, int]
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, question: Question, options: Options) -> "MomentPass":
-        """The pass of a question, its weights told from its filters."""
+        """The pass of a question, its weights told from its filters, positions together only where that is of use."""
         cone = _cone(question, question.consts)
-        if cone is None:
-            return cls(question, options, cone, frozenset(), {})
-        return cls(question, options, cone, random_weights.weights(cone), random_weights.sizes(cone))
+        random = frozenset() if cone is None else random_weights.weights(cone)
+        sizes = {} if cone is None else random_weights.sizes(cone)
+        if options.positions != "auto":
+            return cls(question, options, cone, random, sizes)
+        apart = cls(question, dataclasses.replace(options, positions="apart"), cone, random, sizes)
+        if cone is None or not options.pairable or not closure.needed(cone, apart.survey()):
+            return apart
+        costly = closure.costly(apart.parts(cone))
+        if costly:
+            return dataclasses.replace(apart, notes=(costly,))
+        return dataclasses.replace(apart, options=dataclasses.replace(options, positions="together"))
 
     @property
     def window(self) -> Box:
@@ -98,7 +126,7 @@ class MomentPass:
         options = self.options
         if self.cone is None:
             return Survey((), ("the output does not depend on the input",))
-        return coverage.survey(
+        found = coverage.survey(
             self.cone,
             self.random,
             power=options.power,
@@ -106,15 +134,31 @@ class MomentPass:
             summed=options.coherent,
             channel=self.question.target.channel,
         )
+        if options.positions == "together":
+            return closure.survey(self.parts(self.cone), self.is_random(self.cone), found, summed=options.coherent)
+        return dataclasses.replace(found, notes=(*found.notes, *self.notes))
+
+    def is_random(self, cone: Cone) -> Callable[[Equation, int], bool]:
+        """Which known operands of a cone are random."""
+        index = random_weights.indices(cone)
+        return lambda equation, operand: (index[id(equation)], operand) in self.random
+
+    def parts(self, cone: Cone) -> Partition:
+        """The cone cut at its random contractions; the unit's channels are even where they have random signs."""
+        source, target = self.question.source, self.question.target
+        inputs = [a for a in range(len(self.question.spec.shape)) if a not in (*source.spatial, source.batch)]
+        signed = [] if self.options.coherent or target.channel is None else [target.channel]
+        return partition(cone, self.is_random(cone), inputs, signed)
 
     def moments(self, consts: Sequence[Any], leaves: Sequence[Any]) -> Scaled:
         """The expected power of the gradient for one sample (or its second moments), by unit: (units, *window)."""
-        units, target = self.question.units, self.question.target
         cone, power = _cone(self.question, consts), self.options.power
         if cone is None:
-            zero = jnp.zeros((len(units), *self.question.spec.shape), self.question.spec.dtype)
+            zero = jnp.zeros((len(self.question.units), *self.question.spec.shape), self.question.spec.dtype)
             return jax.vmap(Scaled.of)(zero)
         weigh, index = self.weigh(cone.settled()), random_weights.indices(cone)
+        if self.options.positions == "together":
+            return self.together(cone, weigh, leaves)
 
         def is_random(equation: Equation, operand: int) -> bool:
             return power == 2 and (index[id(equation)], operand) in self.random
@@ -133,13 +177,32 @@ class MomentPass:
                 return backward.coherent_moments(cone, activities, weigh, is_random, [cotangent])
             return backward.moments(cone, activity, power, weigh, [cotangent])
 
+        places = self.places(box)
+        if len(places) == 1:
+            return jax.tree.map(lambda a: a[None], one(places[0]))
+        return lax.map(one, jnp.asarray(places))
+
+    def together(self, cone: Cone, weigh: Weigh, leaves: Sequence[Any]) -> Scaled:
+        """The same with the covariance of two positions."""
+        (output,), (box,) = cone.wanted, cone.wanted.values()
+        assert isinstance(output, Var)  # a cone is of something that depends on the input
+        parts, values = self.parts(cone), cone.values(*self.windows(cone, leaves))
+        at = frame(parts, output)
+
+        def one(place: Any) -> Scaled:
+            sent = at.split(self.cotangent(at.shape, output.dtype, place))
+            return two_points.squares(parts, values, weigh, sent @ sent.T / at.channels)
+
+        return lax.map(one, jnp.asarray(self.places(box)))
+
+    def places(self, box: Box) -> np.ndarray:
+        """Where the units lie in a box of the output: (units, axes)."""
+        units, target = self.question.units, self.question.target
         places = np.zeros((len(units), len(box)), np.int32)
         for row, unit in zip(places, units, strict=True):
             for axis, u in zip(target.spatial, unit, strict=True):
                 row[axis] = u - int(box[axis].start)
-        if len(places) == 1:
-            return jax.tree.map(lambda a: a[None], one(places[0]))
-        return lax.map(one, jnp.asarray(places))
+        return places
 
     def fault(self, leaves: Sequence[Any]) -> str:
         """Why the moments for a sample are not finite, and what helps."""

@@ -244,7 +244,7 @@ class _Trainer:
         kinds: tuple[tuple[str, Weights], ...] = ((GIVEN, "given"), (EXCHANGEABLE, "exchangeable"))
         for name, weights in kinds:
             unit = Partial(residual.features, network)
-            found[name] = analytic(unit, self.shown, weights=weights, channels="random-signs")
+            found[name] = analytic(unit, self.shown, weights=weights, channels="random-signs", positions="apart")
         return {name: Seen.of(field) for name, field in found.items()}
 
     @property

@@ -190,6 +190,15 @@ def channel_axes(equation: Equation, operand: int) -> tuple[int, ...]:
     return tuple(sorted(spec[:2]))
 
 
+def tap_axes(equation: Equation, operand: int) -> dict[int, int] | None:
+    """Axis of the other operand -> axis of the weight along which its taps lie; None if the weight is what kernels slide over."""
+    numbers = equation.params["dimension_numbers"]
+    spec = getattr(numbers, "rhs_spec", None)
+    if spec is None:
+        return {}
+    return dict(zip(numbers.lhs_spec[2:], spec[2:], strict=True)) if operand == 1 else None
+
+
 def accumulated(equation: Equation, operands: Sequence[Any]) -> Any:
     """The precision in which a contraction adds up: its own, or that of operands that are wider than the equation says.
 

@@ -1,0 +1,171 @@
+"""Whether the covariance of two positions closes: when it is needed, what it costs, and where it is not exact.
+
+The recursion is exact in the limit of width if every random contraction has weights of its own, independent and of zero mean:
+then the gradient at its result is independent of the weights that the gradient meets next. The same weights met twice on a path
+break that, and so do weights in a role that `segments` does not know; both make the result an approximation, and are named.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from erfjax.tracing.program.equations import Atom, Var
+from erfjax.tracing.registry import lengths
+from erfjax.tracing.rules.contraction import channel_axes
+from erfjax.tracing.second_moments.backward import nonlinear_downstream
+from erfjax.tracing.second_moments.coverage import SHARED, WIDE, Survey, place
+from erfjax.tracing.second_moments.kinds import Choice, Kind
+from erfjax.tracing.second_moments.passages import passage
+from erfjax.tracing.second_moments.random_weights import independence, listed, unlikely
+from erfjax.tracing.second_moments.segments import Drawn, Partition, Segment
+from erfjax.tracing.second_moments.steps import dependent, kind_of
+from erfjax.tracing.second_moments.two_points import variances_only
+from erfjax.tracing.windows.cone import Cone, Step
+
+MOST_OPERATIONS = 2e12  # a minute or two on two cores
+MOST_ENTRIES = 1 << 29  # of 4 bytes: 2 GiB
+SOME = 0.02  # of the weights of a tap: more zeros are no accident
+FEW = 25  # terms of a random sum, below which the limit of width is far
+
+WIDTH = (
+    "exact in the limit of width, the input's included; finite layers add the order of (positions that meet) / width"
+)
+NARROW = "random sums of few terms are taken as wide"
+GROUPED = (
+    "gradients are averaged over channels before kernels that keep few channels to themselves (depthwise, grouped)"
+)
+KNOWING = (
+    "gates, choices and products that know more of the weights before them than a sign are taken as independent of these, "
+    "though the weights sum few terms"
+)
+MASKED = "random weights of which some are zero are taken to be as large as all others on average"
+UNKNOWN = "random weights that are no ordinary contraction with one array are taken as fixed"
+COHERENT = "the gradient of summed channels goes with what the weights before them have caused, which is left out"
+
+
+def needed(cone: Cone, apart: Survey) -> bool:
+    """Whether positions apart are not enough: the survey has reasons, or the data choose entries by size (a maximum, a sort)."""
+    numbers = [step for step in cone.steps if jnp.issubdtype(step.output.dtype, jnp.inexact)]
+    return bool(apart.reasons) or any(isinstance(kind_of(step.equation), Choice) for step in numbers)
+
+
+def price(parts: Partition) -> tuple[float, float]:
+    """About how many operations the walk takes for one unit and input, and how many entries it holds at once."""
+    diagonal = variances_only(parts)
+    source = parts.cone.block.inputs[0]
+    operations, entries = 0.0, 0.0
+    for atom in parts.order:
+        size = parts.size(atom)
+        held = size if atom in diagonal else size**2
+        entries = max(entries, 2.0 * held)
+        if atom in parts.draws:
+            draw = parts.draws[atom]
+            weights = draw.step.equation.inputs[1 - draw.operand]
+            operations += held * math.prod(weights.shape[a] for a in draw.taps.values())
+        elif atom in parts.segments:
+            for start in parts.segments[atom].links:
+                count, room = _passing(parts, parts.segments[atom], start, start in diagonal or start is source)
+                operations, entries = operations + count, max(entries, room)
+    return operations, entries
+
+
+def _passing(parts: Partition, segment: Segment, start: Var, diagonal: bool) -> tuple[float, float]:
+    way = passage(parts, segment, start)
+    pullback = 4.0 * sum(map(work, segment.steps))
+    q, p, c, probes = way.end.positions, way.start.positions, way.start.channels, len(way.probes)
+    if way.local:
+        return probes * (pullback + c * (p if diagonal else 2.0 * p * p)), 1.0 * p * c
+    room = 1.0 * q * p * c + 1.0 * p * p
+    if way.separate and not diagonal:
+        return (q + p) * pullback, room
+    return probes * (q * pullback + 2.0 * q * q * p * c + (0 if diagonal else 2.0 * p * p * q * c)), 2 * room
+
+
+def work(step: Step) -> float:
+    """About how many operations a step takes."""
+    sizes = [math.prod(lengths(box)) for box in (*(b for b in step.operands if b is not None), step.box)]
+    contracts = jnp.issubdtype(step.output.dtype, jnp.inexact) and kind_of(step.equation) is Kind.BILINEAR
+    return math.sqrt(math.prod(map(float, sizes))) if contracts and len(sizes) == 3 else float(sum(sizes))
+
+
+def costly(parts: Partition) -> str:
+    """What the walk costs, if that is too much; "" if it is not."""
+    operations, entries = price(parts)
+    if operations <= MOST_OPERATIONS and entries <= MOST_ENTRIES:
+        return ""
+    return (
+        f"positions are taken apart, as their covariances would cost about {operations:.0e} operations and "
+        f'{4 * entries / 2**30:.1g} GiB for each unit and row: positions="together" does it all the same.'
+    )
+
+
+def survey(parts: Partition, drawn: Drawn, apart: Survey, *, summed: bool) -> Survey:
+    """Where the covariance of two positions is not exact in the limit of width.
+
+    Args:
+        parts: the cone, cut into segments.
+        drawn: (equation, operand) -> whether a known operand is random.
+        apart: what is said of positions apart; silent branches are silent here as well.
+        summed: whether the unit's channels are summed as they are, not with random signs.
+    """
+    reasons: dict[str, list[str]] = {}
+    notes: dict[str, list[str]] = {WIDTH: []}
+    tests: list[tuple[str, str, float]] = []
+    used: dict[object, str] = {}
+    for step in parts.cone.steps:
+        for i, weight in _random(step, drawn):
+            here = place(step.equation)
+            if step.output not in parts.draws:
+                reasons.setdefault(UNKNOWN, []).append(here)
+            elif (parts.draws[step.output].group or FEW) < FEW:
+                reasons.setdefault(GROUPED, []).append(here)
+            tests += [(here, name, p) for name, p in independence(weight, channel_axes(step.equation, i))]
+            if _masked(weight, channel_axes(step.equation, i)):
+                reasons.setdefault(MASKED, []).append(here)
+            mark = (weight.size, f"{np.square(weight).sum():.10e}", f"{np.abs(weight).max():.10e}")
+            if mark in used and weight.any():
+                reasons.setdefault(SHARED, []).append(here)
+            used[mark] = here
+            terms = weight.size / max(1, math.prod(_own(parts, step.output)))
+            if terms < FEW:
+                notes.setdefault(NARROW, []).append(here)
+    if NARROW in notes and (_multiplies(parts) or any(note.startswith(WIDE) for note in apart.notes)):
+        reasons[KNOWING] = notes.pop(NARROW)
+    if summed and any(bent for atom, bent in nonlinear_downstream(parts.cone, drawn).items() if atom in parts.draws):
+        reasons[COHERENT] = []
+    lines = tuple(f"{reason}{listed(list(dict.fromkeys(places)))}." for reason, places in reasons.items())
+    said = tuple(f"{note}{listed(list(dict.fromkeys(places)))}." for note, places in notes.items())
+    silent = (note for note in apart.notes if "silent" in note)
+    return Survey((*lines, *unlikely(tests)), (*said, *silent))
+
+
+def _random(step: Step, drawn: Drawn) -> Iterable[tuple[int, np.ndarray]]:
+    if not jnp.issubdtype(step.output.dtype, jnp.inexact) or kind_of(step.equation) is not Kind.BILINEAR:
+        return
+    for i, atom in enumerate(step.equation.inputs):
+        if not isinstance(atom, Var) and drawn(step.equation, i):
+            yield i, np.asarray(atom.value, np.float64)
+
+
+def _multiplies(parts: Partition) -> bool:
+    """Whether two arrays that depend on the input are contracted with each other."""
+    return any(
+        jnp.issubdtype(step.output.dtype, jnp.inexact)
+        and kind_of(step.equation) is Kind.BILINEAR
+        and len(set(dependent(step))) > 1
+        for step in parts.cone.steps
+    )
+
+
+def _masked(weight: np.ndarray, channels: Sequence[int]) -> bool:
+    """Whether some weights of a tap are exactly zero and others are not."""
+    zeros = (weight == 0).mean(axis=tuple(channels))
+    return bool(((zeros > SOME) & (zeros < 1)).any())
+
+
+def _own(parts: Partition, atom: Atom) -> list[int]:
+    """The sizes of the result's axes along which weights differ."""
+    draw = parts.draws.get(atom)  # type: ignore[arg-type]
+    return [] if draw is None else [draw.step.output.shape[a] for a in draw.traced]

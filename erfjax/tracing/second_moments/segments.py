@@ -1,0 +1,308 @@
+"""Where the covariance of two positions is kept: a cone cut at its random contractions into fixed segments.
+
+A contraction with random weights makes the gradients of its operand independent along the axes that it contracts, whatever they
+were before. What lies between two of them, a *segment*, is fixed once the data are given: it is replaced by its Jacobian there.
+A segment ends at an array that a random contraction (or the unit) reads and begins at results of such contractions or at the
+input. Every array at either end has two kinds of axes:
+
+* *paired*: the covariance runs over pairs of positions along them;
+* *even*: channels. The covariance is zero between different channels, and its mean over channels is all that is kept.
+
+A segment may be cut once more at an array through which all of its paths run, if what lies before that array adds and does
+nothing else, so that the mean over channels loses nothing: a residual stream is cut at every layer.
+
+Which axes of a segment's end are *linked* with axes of a start (index o there needs index o + shift here, and no other) is read
+off the same views as the hull walk.
+"""
+
+import dataclasses
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from erfjax.tracing import registry
+from erfjax.tracing.positions import access
+from erfjax.tracing.positions.access import Along, Identity, Lookup, Seen, View
+from erfjax.tracing.program.equations import Atom, Equation, Known, Var
+from erfjax.tracing.registry import lengths
+from erfjax.tracing.rules.contraction import tap_axes
+from erfjax.tracing.second_moments.kinds import Kind
+from erfjax.tracing.second_moments.steps import dependent, elementwise, kind_of
+from erfjax.tracing.windows.cone import Cone, Step
+
+Drawn = Callable[[Equation, int], bool]
+
+
+@dataclasses.dataclass(frozen=True)
+class Link:
+    """Which indices i of an axis of a segment's start one index o of an axis of its end needs, and no others.
+
+    Attributes:
+        axis: the axis of the start.
+        part: "whole": i = o + shift; "quotient": i // block = o; "remainder": i % block = o; "block": i // block = o // block.
+    """
+
+    axis: int
+    shift: int = 0
+    block: int = 1
+    part: str = "whole"
+
+
+Links = tuple[Link | None, ...]
+"""Per axis of an array; None where no few indices of one axis are all that is needed."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Draw:
+    """A contraction with random weights.
+
+    Attributes:
+        operand: which operand of the step depends on the input; the other holds the weights.
+        contracted: the axes of that operand that the contraction sums over (channels; not the taps of a kernel).
+        traced: the axes of the result that only the weights have.
+        taps: axis of the operand -> axis of the weights along which the taps lie that slide over it.
+        group: how many channels share weights with each other, where only a part of them does (grouped and depthwise kernels).
+    """
+
+    step: Step
+    operand: int
+    contracted: frozenset[int]
+    traced: frozenset[int]
+    taps: Mapping[int, int]
+    group: int | None = None
+
+    @property
+    def source(self) -> Var:
+        """The array that is contracted."""
+        atom = self.step.equation.inputs[self.operand]
+        assert isinstance(atom, Var)
+        return atom
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Segment:
+    """Fixed operations from several starts to one end; the steps in order."""
+
+    end: Var
+    steps: tuple[Step, ...]
+    links: Mapping[Var, Links]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Partition:
+    """A cone in pieces.
+
+    Attributes:
+        draws: result of a random contraction -> the contraction.
+        segments: the array at which a segment ends -> the segment.
+        even: for every array at an end of a segment, its even axes.
+        order: these arrays, from the unit to the input.
+    """
+
+    cone: Cone
+    draws: Mapping[Var, Draw]
+    segments: Mapping[Var, Segment]
+    even: Mapping[Var, frozenset[int]]
+    order: tuple[Var, ...]
+
+    def paired(self, atom: Var) -> tuple[int, ...]:
+        """The axes of an array over whose pairs of positions its covariance runs."""
+        return tuple(a for a in range(len(atom.shape)) if a not in self.even[atom])
+
+    def size(self, atom: Var) -> int:
+        """How many positions that is."""
+        box = lengths(self.cone.boxes[atom])
+        return int(np.prod([box[a] for a in self.paired(atom)], dtype=np.int64))
+
+
+def partition(cone: Cone, drawn: Drawn, channels: Iterable[int], unit_channels: Iterable[int]) -> Partition:
+    """Cuts a cone into segments.
+
+    Args:
+        cone: what is computed.
+        drawn: (equation, operand) -> whether a known operand of a contraction is random.
+        channels: the even axes of the input (the first, if there are several).
+        unit_channels: those of the output: channels that are given random signs.
+    """
+    source, (output,) = cone.block.inputs[0], cone.wanted
+    assert isinstance(source, Var)
+    assert isinstance(output, Var)
+    live: set[Atom] = {source}  # what depends on the input that is asked about
+    draws = {}
+    for step in cone.steps:
+        if live.isdisjoint(step.equation.inputs):
+            continue
+        live.add(step.output)
+        draw = _draw(step, drawn)
+        if draw is not None:
+            draws[step.output] = draw
+    graph = _Graph(cone, draws, live)
+    starts = {source: frozenset(channels), **{z: draw.traced for z, draw in draws.items()}}
+    ends: dict[Var, frozenset[int]] = {output: frozenset(unit_channels)}
+    for draw in draws.values():
+        ends[draw.source] = ends.get(draw.source, draw.contracted) & draw.contracted
+    for atom in starts.keys() & ends.keys():
+        starts[atom] &= ends[atom]
+    cuts = graph.cuts(starts, tuple(ends))
+    even = dict(starts)
+    for atom, axes in ends.items():
+        if atom not in even:
+            even[atom] = axes & cuts.get(atom, axes)
+    even.update({atom: axes for atom, axes in cuts.items() if atom not in even})
+    inner = starts.keys() | cuts.keys()
+    segments = {}
+    for atom in (*ends, *cuts):
+        if atom not in starts and atom not in segments:
+            segments[atom] = graph.segment(atom, inner)
+    order = sorted(even, key=graph.at, reverse=True)
+    return Partition(cone, draws, segments, even, tuple(order))
+
+
+def _draw(step: Step, drawn: Drawn) -> Draw | None:
+    """The step as a random contraction, if it is one."""
+    if not jnp.issubdtype(step.output.dtype, jnp.inexact) or kind_of(step.equation) is not Kind.BILINEAR:
+        return None
+    moving = dependent(step)
+    if len(moving) != 1:
+        return None
+    (operand,) = moving
+    if not isinstance(step.equation.inputs[1 - operand], Known) or not drawn(step.equation, 1 - operand):
+        return None
+    views = registry.lookup(step.equation).hull(step.equation, step.result)
+    mine, theirs = views[operand], views[1 - operand]
+    taps = tap_axes(step.equation, 1 - operand)
+    if not isinstance(mine, View) or not isinstance(theirs, View) or taps is None:
+        return None
+    contracted = frozenset(a for a, axis in enumerate(mine.axes) if not isinstance(axis, Along))
+    kept = {axis.out for axis in mine.axes if isinstance(axis, Along)}
+    parts = [axis.pattern.most_per_row for axis in mine.axes if isinstance(axis, Lookup)] if taps else []
+    traced = frozenset(range(len(step.output.shape))) - kept
+    return Draw(step, operand, contracted, traced, taps, min(parts, default=None))
+
+
+class _Graph:
+    """What a gradient passes between random contractions."""
+
+    def __init__(self, cone: Cone, draws: Mapping[Var, Draw], live: Container[Atom]):
+        self.cone, self.draws = cone, draws
+        self.steps = {step.output: step for step in cone.steps if step.output not in draws}
+        self.order: dict[Atom, int] = {step.output: i for i, step in enumerate(cone.steps)}
+        self.parents: dict[Atom, list[Var]] = {}
+        for atom, step in self.steps.items():
+            passes = jnp.issubdtype(atom.dtype, jnp.inexact) and kind_of(step.equation) is not Kind.SILENT
+            inputs = [step.equation.inputs[i] for i in dependent(step)] if passes else []
+            self.parents[atom] = [a for a in dict.fromkeys(inputs) if isinstance(a, Var) and a in live]
+
+    def cuts(self, starts: Mapping[Var, frozenset[int]], ends: Sequence[Var]) -> dict[Var, frozenset[int]]:
+        """Arrays at which several segments may be cut without loss, with their even axes."""
+        bit: dict[Atom, int] = {}
+        before: dict[Atom, int] = {}  # the arrays that an array is computed from, without itself
+        readers: dict[Atom, int] = {}
+        array: Atom
+        for array in (*starts, *self.steps):
+            bit[array] = 1 << len(bit)
+        for array in sorted(bit, key=self.at):
+            before[array] = 0
+            for parent in () if array in starts else self.parents[array]:
+                before[array] |= before[parent] | bit[parent]
+                readers[parent] = readers.get(parent, 0) | bit[array]
+        adds = self._adding(starts)
+        reach = {end: before[end] | bit[end] for end in ends}
+        found: dict[Var, frozenset[int]] = {}
+        for atom, axes in adds.items():
+            needed_by = [end for end in ends if reach[end] & bit[atom]]
+            if atom in starts or len(needed_by) < 2 or atom not in self.steps:
+                continue
+            if readers.get(atom, 0).bit_count() + (atom in ends) < 2:
+                continue
+            around = 0  # who else reads what this array is computed from
+            for array, mark in bit.items():
+                if before[atom] & mark:
+                    around |= readers.get(array, 0)
+            around &= ~(before[atom] | bit[atom])
+            if isinstance(atom, Var) and not any(reach[end] & around for end in needed_by):
+                found[atom] = axes
+        return found
+
+    def _adding(self, starts: Mapping[Var, frozenset[int]]) -> dict[Var, frozenset[int]]:
+        """The arrays that are sums of starts, each as it is, with the even axes that all of these have."""
+        found: dict[Var, frozenset[int]] = dict(starts)
+        for atom, step in self.steps.items():
+            parents = self.parents[atom]
+            if not parents or not elementwise(step) or kind_of(step.equation) is not Kind.LINEAR:
+                continue
+            if all(p in found and p.shape == atom.shape for p in parents) and len({found[p] for p in parents}) == 1:
+                found[atom] = found[parents[0]]
+        return found
+
+    def segment(self, end: Var, starts: Iterable[Var]) -> Segment:
+        """The fixed operations behind one array."""
+        bounds, taken, reached, pending = set(starts) - {end}, set(), set(), [end]
+        while pending:
+            atom = pending.pop()
+            if atom in bounds:
+                reached.add(atom)
+            elif atom not in taken:
+                taken.add(atom)
+                pending += self.parents.get(atom, [])
+        steps = tuple(step for step in self.cone.steps if step.output in taken)
+        return Segment(end, steps, {start: self._aligned(start, end, steps) for start in sorted(reached, key=self.at)})
+
+    def at(self, atom: Atom) -> int:
+        return self.order.get(atom, -1)
+
+    def _aligned(self, start: Var, end: Var, steps: Sequence[Step]) -> Links:
+        """How the axes of the end lie along those of the start."""
+        held: dict[Atom, Links] = {start: tuple(Link(a) for a in range(len(start.shape)))}
+        for step in steps:
+            views = registry.lookup(step.equation).hull(step.equation, step.result)
+            moving = set(self.parents[step.output])
+            found = [
+                _through(view, atom.shape, step.output.shape, held[atom])
+                for atom, view in zip(step.equation.inputs, views, strict=True)
+                if atom in moving and atom in held and view is not None
+            ]
+            if found:
+                held[step.output] = tuple(axes[0] if len(set(axes)) == 1 else None for axes in zip(*found, strict=True))
+        return held[end]
+
+
+def _through(view: Seen, operand: Sequence[int], result: Sequence[int], held: Links) -> Links:
+    """The links of a result with what one of its operands is linked with."""
+    if isinstance(view, Identity):
+        return held
+    moved: list[Link | None] = [None] * len(result)
+    if isinstance(view, View):
+        for link, axis in zip(held, view.axes, strict=True):
+            to = _moved(axis)
+            if link is not None and to is not None and (link.part == "whole" or not to[1]):
+                moved[to[0]] = dataclasses.replace(link, shift=link.shift + to[1])
+    elif isinstance(view, access.Mapping) and view.groups:
+        for ins, outs in view.groups:
+            for o, link in zip(outs, _regrouped([held[a] for a in ins], [result[o] for o in outs]), strict=True):
+                moved[o] = link
+    return tuple(moved)
+
+
+def _moved(axis: object) -> tuple[int, int] | None:
+    """The axis of the result that an operand axis becomes, and by how much it is shifted."""
+    if isinstance(axis, Along) and axis.size == axis.stride == axis.base == 1:
+        return axis.out, axis.offset
+    if isinstance(axis, Lookup) and axis.pattern.count == axis.pattern.width:
+        own = (axis.pattern.starts == axis.pattern.rows) & (axis.pattern.stops == axis.pattern.rows + 1)
+        return (axis.out, 0) if own.all() else None
+    return None
+
+
+def _regrouped(held: list[Link | None], sizes: list[int]) -> list[Link | None]:
+    """The links of axes that one axis is split into, or that two are merged into."""
+    if len(held) == len(sizes) == 1:
+        return held
+    if len(held) == 1 and len(sizes) == 2 and held[0] is not None and held[0] == Link(held[0].axis):
+        return [Link(held[0].axis, 0, sizes[1], "quotient"), Link(held[0].axis, 0, sizes[1], "remainder")]
+    if len(held) == 2 and len(sizes) == 1 and held[0] is not None and held[0].part == "quotient":
+        quotient = held[0]
+        whole = held[1] == dataclasses.replace(quotient, part="remainder")
+        return [Link(quotient.axis) if whole else dataclasses.replace(quotient, part="block")]
+    return [None] * len(sizes)
