@@ -11,6 +11,13 @@ from tests.tracing import fuzzed
 SLOW = 10_000
 
 
+@pytest.fixture(autouse=True)
+def ranks_may_differ():
+    """The random networks are written once for NumPy and JAX, and broadcast as NumPy does."""
+    with jax.numpy_rank_promotion("allow"):
+        yield
+
+
 def wrong(seed, units=None):
     """The units of a random network whose mask is not the support of their gradient."""
     rng = np.random.default_rng(seed)
