@@ -18,13 +18,19 @@ from erfjax.tracing.registry import lengths
 from erfjax.tracing.second_moments import backward, closure, coverage, mean_field, random_weights, two_points
 from erfjax.tracing.second_moments.activity import Weigh, fault, observed
 from erfjax.tracing.second_moments.coverage import Survey
+from erfjax.tracing.second_moments.kinds import Choice, Kind
 from erfjax.tracing.second_moments.passages import frame
 from erfjax.tracing.second_moments.random_weights import Operand
 from erfjax.tracing.second_moments.scaled import Scaled, unscaled
 from erfjax.tracing.second_moments.segments import Partition, partition
+from erfjax.tracing.second_moments.steps import kind_of, passes
 from erfjax.tracing.windows.cone import Cone
 from erfjax.typing import Given
 
+GIVEN_GATES = (
+    "gates are those that the given weights open for these inputs: over weights drawn anew they vary, and with them the total, "
+    'unless the network is wide; gates="mean-field" averages over them, and so does the mean over several networks.'
+)
 POWERS = {"square": 2, "rms": 2, "mean": 1}
 CHOICES = {
     "statistic": tuple(POWERS),
@@ -135,8 +141,14 @@ class MomentPass:
             channel=self.question.target.channel,
         )
         if options.positions == "together":
-            return closure.survey(self.parts(self.cone), self.is_random(self.cone), found, summed=options.coherent)
-        return dataclasses.replace(found, notes=(*found.notes, *self.notes))
+            found = closure.survey(self.parts(self.cone), self.is_random(self.cone), found, summed=options.coherent)
+        else:
+            found = dataclasses.replace(found, notes=(*found.notes, *self.notes))
+        kinds = {kind_of(step.equation) for step in self.cone.steps if passes(step)}
+        gated = {Kind.GATE, Kind.EXCLUSIVE} & kinds or any(isinstance(kind, Choice) for kind in kinds)
+        if options.pairable and self.random and gated:
+            return dataclasses.replace(found, notes=(*found.notes, GIVEN_GATES))
+        return found
 
     def is_random(self, cone: Cone) -> Callable[[Equation, int], bool]:
         """Which known operands of a cone are random."""
