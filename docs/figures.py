@@ -24,7 +24,7 @@ def central_limit() -> Figure:
     for n in (2, 5, 20):
         stack = ej.layers.Conv((3,)) ** n
         drawn[f"{n} layers"] = stack.analytic(image_shape=(61,))
-    drawn["Gaussian of 20"] = (ej.layers.Conv((3,)) ** 20).gaussian(image_shape=(61,))
+    drawn["Gaussian of 20"] = (ej.layers.Conv((3,)) ** 20).gaussian()
     return ej.plot.profile(drawn)
 
 
