@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 import erfjax as ej
 from erfjax.typing import Figure
 
@@ -55,10 +53,10 @@ def dilations() -> Figure:
 
 
 def box() -> Figure:
-    """The theoretical box of a unit on a picture: a strided network."""
-    field = (ej.layers.Conv(7, stride=2) * ej.layers.MaxPool(3, stride=2) * CONV**4).theoretical((96, 128))
-    rows, columns = np.indices((96, 128))
-    return field.plot(0.5 + 0.25 * (np.sin(rows / 7) + np.cos(columns / 9)))
+    """The theoretical box of a unit of a strided network on a photograph."""
+    picture = ej.studies.datasets.photograph()[::5, ::4]
+    field = (ej.layers.Conv(7, stride=2) * ej.layers.MaxPool(3, stride=2) * CONV**4).theoretical(picture.shape[:2])
+    return field.plot(picture)
 
 
 FIGURES: tuple[Callable[[], Figure], ...] = (fields, central_limit, growth, strides, dilations, box)
