@@ -1,5 +1,6 @@
 """What is written down is true: README, documentation and docstring examples run, every public name is documented."""
 
+import ast
 import dataclasses
 import doctest
 import importlib
@@ -33,6 +34,13 @@ def blocks(page):
     return re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
 
 
+def said(code):
+    """The comments behind the prints of a block."""
+    lines = code.splitlines()
+    calls = [node for node in ast.parse(code).body if ast.unparse(node).startswith("print(")]
+    return [lines[node.end_lineno - 1].split("  # ", 1)[1] for node in calls]
+
+
 def named(page):
     return str(page.relative_to(ROOT))
 
@@ -52,8 +60,7 @@ def test_code_of_a_page_runs(page, capsys, tmp_path, monkeypatch):
     space: dict = {}
     for code in blocks(page):
         exec(compile(code, named(page), "exec"), space)
-        said = [line.split("  # ")[1] for line in code.splitlines() if line.startswith("print(")]
-        assert capsys.readouterr().out.splitlines() == said
+        assert capsys.readouterr().out.splitlines() == said(code)
 
 
 def test_links_between_pages_lead_somewhere():
