@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test test-slow test-latest lint notebooks studies bench clean
+.PHONY: run test test-slow test-latest lint notebooks docs studies bench clean
 
 run: .venv/run.stamp
 	$(BIN)/erfjax growth --out results/growth
@@ -20,6 +20,11 @@ lint: .venv/lint.stamp
 
 notebooks: .venv/notebooks.stamp
 	$(BIN)/python notebooks/execute.py
+
+# The figures first: pages show them. Warnings are errors.
+docs: .venv/docs.stamp
+	$(BIN)/python docs/figures.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # Every study with its defaults, on one page: results/index.html.
 studies: .venv/training.stamp
@@ -51,4 +56,4 @@ test-latest: .venv-latest/test.stamp
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-latest results
+	rm -rf .venv .venv-latest results site docs/figures

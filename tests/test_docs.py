@@ -1,5 +1,6 @@
-"""What is written down is true: README and docstring examples run, every public name is documented."""
+"""What is written down is true: README, documentation and docstring examples run, every public name is documented."""
 
+import ast
 import dataclasses
 import doctest
 import importlib
@@ -17,6 +18,7 @@ import erfjax as ej
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(m.name for m in pkgutil.walk_packages(ej.__path__, "erfjax.") if m.name != "erfjax.__main__")
 NAMESPACES = ("measures", "closed_form", "layers", "protocols", "studies", "tracing", "initializers")
+LISTED = (*NAMESPACES, "plot", "errors", "geometry", "layouts")  # in the documentation of the API
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -27,28 +29,60 @@ def test_docstring_examples_run(module):
     assert result.failed == 0
 
 
-def blocks():
-    """The Python code of the README, one piece per block."""
-    text = (ROOT / "README.md").read_text()
-    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+def blocks(page):
+    """The Python code of a page, one piece per block."""
+    return re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
 
 
-def test_readme_code_runs(capsys):
-    assert blocks()
+def said(code):
+    """The comments behind the prints of a block."""
+    lines = code.splitlines()
+    calls = [node for node in ast.parse(code).body if ast.unparse(node).startswith("print(")]
+    return [lines[node.end_lineno - 1].split("  # ", 1)[1] for node in calls]
+
+
+def named(page):
+    return str(page.relative_to(ROOT))
+
+
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+CODE = [page for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES) if blocks(page)]
+OPTIONAL = ("equinox", "flax", "haiku", "keras", "optax", "torch", "torch2jax", "xarray")
+
+
+@pytest.mark.parametrize("page", CODE, ids=named)
+def test_code_of_a_page_runs(page, capsys, tmp_path, monkeypatch):
+    """One namespace per page; the comment behind a print is what it prints."""
+    for name in OPTIONAL:
+        if any(re.search(rf"^\s*(import|from) {name}\b", code, flags=re.MULTILINE) for code in blocks(page)):
+            pytest.importorskip(name)
+    monkeypatch.chdir(tmp_path)
     space: dict = {}
-    for code in blocks():
-        exec(compile(code, "README.md", "exec"), space)
-        said = [line.split("  # ")[1] for line in code.splitlines() if line.startswith("print(")]
-        assert capsys.readouterr().out.splitlines() == said  # the comment behind a print is what it prints
+    for code in blocks(page):
+        exec(compile(code, named(page), "exec"), space)
+        assert capsys.readouterr().out.splitlines() == said(code)
 
 
-def public():
+def test_links_between_pages_lead_somewhere():
+    """As `mkdocs build --strict` has it, for those who do not build."""
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+\.md)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{named(page)}: {target}"
+
+
+def test_every_page_is_in_the_navigation():
+    listed = re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text())
+    assert sorted(listed) == sorted(str(page.relative_to(ROOT / "docs")) for page in PAGES)
+
+
+def public(namespaces=NAMESPACES):
     """Every public function and class with the name that users write."""
-    spaces = [("ej", ej), *((f"ej.{name}", getattr(ej, name)) for name in NAMESPACES if hasattr(ej, name))]
+    spaces = [("ej", ej), *((f"ej.{name}", getattr(ej, name)) for name in namespaces if hasattr(ej, name))]
     for prefix, space in spaces:
         for name in getattr(space, "__all__", [n for n in vars(space) if not n.startswith("_")]):
             value = getattr(space, name)
-            own = getattr(value, "__module__", "").startswith("erfjax")
+            home = getattr(value, "__module__", "")
+            own = home.startswith("erfjax") if hasattr(space, "__all__") else home == space.__name__
             if (inspect.isfunction(value) or inspect.isclass(value)) and own:
                 yield f"{prefix}.{name}", value
 
@@ -62,6 +96,12 @@ def test_public_names_are_documented(name, value):
         dataclasses.is_dataclass(value) or issubclass(value, Exception | tuple | Protocol)
     )
     assert passive or ">>>" in text, "no example"
+
+
+def test_public_names_have_an_entry_in_the_documentation():
+    listed = "\n".join(page.read_text() for page in (ROOT / "docs/api").glob("*.md"))
+    entries = set(re.findall(r"^::: erfjax\.(\S+)", listed, flags=re.MULTILINE))
+    assert [name for name, _ in public(LISTED) if name.removeprefix("ej.") not in entries] == []
 
 
 def test_changelog_knows_this_version():
