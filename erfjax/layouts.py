@@ -6,6 +6,7 @@ order. Nothing here looks at values, so every function takes NumPy arrays and JA
 """
 
 import dataclasses
+import math
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -99,15 +100,33 @@ def parse_input(layout: str, shape: Sequence[int]) -> Layout:
     return parsed
 
 
-def parse_output(layout: str | None, shape: Sequence[int], input_layout: str) -> Layout:
+def parse_output(
+    layout: str | None, shape: Sequence[int], input_layout: str, input_shape: Sequence[int] = ()
+) -> Layout:
     """The layout of an output: as named, or deduced from the input's when None (see `default_out_layout`).
+
+    Where the shape of the input is given, tokens of an image are known by their number: one for each square patch of some size
+    that tiles the image, and a class token or none.
 
     Raises:
         LayoutError: the layout does not fit, or cannot be deduced.
     """
     if layout is None:
-        layout = default_out_layout(input_layout, len(input_layout), len(shape))
+        tokens = _tokens(input_layout, input_shape, shape) if len(input_shape) == len(input_layout) else None
+        layout = tokens or default_out_layout(input_layout, len(input_layout), len(shape))
     return parse(layout, len(shape))
+
+
+def _tokens(layout: str, input_shape: Sequence[int], shape: Sequence[int]) -> str | None:
+    """The layout of an output that can only be the tokens of an image with channels last; None if it may be anything else."""
+    parsed = parse(layout, len(input_shape))
+    space = "".join(layout[axis] for axis in parsed.spatial)
+    letters = "".join(letter for letter in layout if letter not in space[1:]).replace(space[:1], "L")
+    if len(space) < 2 or len(letters) != len(shape) or not layout.endswith(space + CHANNEL):
+        return None
+    sides, count = parsed.space(input_shape), shape[letters.index("L")]
+    patches = [math.prod(n // p for n in sides) for p in range(1, min(sides) + 1) if all(n % p == 0 for n in sides)]
+    return letters if count not in sides and (count in patches or count - 1 in patches) else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,8 +233,7 @@ def require_batch_of_one(layout: Layout, shape: Sequence[int]) -> None:
 def default_out_layout(layout: str, in_ndim: int, out_ndim: int) -> str:
     """The layout of an output whose axes nobody named.
 
-    As many axes as the input: the same letters. As many as if space were one axis, with channels last: tokens, "NLC".
-    Only as many as the input has batch and channels: these two, without
+    As many axes as the input: the same letters. Only as many as the input has batch and channels: these two, without
     space (logits). One less: a batch of scalars. None: a scalar. Anything else is ambiguous and refused.
 
     Raises:
@@ -232,9 +250,6 @@ def default_out_layout(layout: str, in_ndim: int, out_ndim: int) -> str:
         if len(candidate) == out_ndim:
             return candidate
     space = "".join(layout[axis] for axis in parsed.spatial)
-    tokens = "".join(letter for letter in layout if letter not in space[1:]).replace(space[:1], "L")
-    if len(space) > 1 and len(tokens) == out_ndim and layout.endswith(space + CHANNEL):
-        return tokens
     raise LayoutError(
         f"The output has {out_ndim} axes and the input {in_ndim} ({layout!r}), so which are {space} cannot be told: "
         'name them with out_layout, for example out_layout="NLC" for a sequence of tokens.'

@@ -16,6 +16,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from erfjax.typing import Number
 from jax import lax
 from jaxtyping import Float64
 
@@ -137,7 +139,7 @@ def two_slopes(both: Both) -> tuple[float, float] | None:
     return (float(left), float(right)) if straight else None
 
 
-def kinks(both: Both, eps: float) -> Float64[np.ndarray, " kinks"]:
+def kinks(both: Both, eps: Number) -> Float64[np.ndarray, " kinks"]:
     """Points where φ or φ' bends or jumps: second differences that do not shrink with the square of the spacing.
 
     Over a stretch of length h a smooth function has a second difference of h² |f''|, a bend h |Δf'|, a jump |Δf|.
@@ -151,7 +153,7 @@ def kinks(both: Both, eps: float) -> Float64[np.ndarray, " kinks"]:
     return np.unique(np.concatenate([_bends(lambda x, i=i: both(x)[i], values[i], floor) for i in range(2)]))  # type: ignore[misc]
 
 
-def _bends(f: Callable[[np.ndarray], np.ndarray], values: np.ndarray, floor: float) -> np.ndarray:
+def _bends(f: Callable[[np.ndarray], np.ndarray], values: np.ndarray, floor: Number) -> np.ndarray:
     """Where one function bends, nearest to 0 first where there are many, closed in on to the last digit."""
     with np.errstate(invalid="ignore", over="ignore"):
         fine = np.abs(values[:-2] - 2 * values[1:-1] + values[2:])[3:-3]
@@ -215,7 +217,7 @@ def expectations(
     return result
 
 
-def panels(both: Both, eps: float) -> Float64[np.ndarray, " ends"]:
+def panels(both: Both, eps: Number) -> Float64[np.ndarray, " ends"]:
     """Ends of panels in units of z between which φ² and φ'² are smooth, and resolved by the rule of `integrals`."""
     bends = kinks(both, eps)
     if len(bends) > MOST_KINKS:  # far out, what oscillates quicker than the search has points looks bent

@@ -178,7 +178,7 @@ def match(fields: Mapping[str, EffectiveField], objects: Sequence[Number | Seque
     return Match(names, tuple(sizes), covered, inside, tuple(best))
 
 
-def share_inside(map: Float[np.ndarray, "*space"], centre: Sequence[float], size: Sequence[float]) -> float:
+def share_inside(map: Float[np.ndarray, "*space"], centre: Sequence[Number], size: Sequence[Number]) -> float:
     """The share of a map's mass in a box around a centre; pixels that the box cuts count by the part inside.
 
     Example:

@@ -120,20 +120,39 @@ class Weighted(Sliding):
 
     def seen(self, shape: Shape) -> tuple[Window, ...]:
         windows = self.windows(shape)
-        if self.offsets is None:
-            return windows
-        ends = [(min(axis), max(axis)) for axis in zip(*self.offsets, strict=True)]
-        return tuple(
-            Window(b - a + 1, w.stride, 1, w.padding_low - a, w.padding_high - (w.kernel - 1 - b))
-            for (a, b), w in zip(ends, windows, strict=True)
+        return windows if self.offsets is None else _around(windows, self.offsets)
+
+
+def _around(windows: tuple[Window, ...], offsets: tuple[Shape, ...]) -> tuple[Window, ...]:
+    """The windows cut down to the taps at these offsets."""
+    ends = [(min(axis), max(axis)) for axis in zip(*offsets, strict=True)]
+    return tuple(
+        Window(
+            b - a + 1,
+            w.stride,
+            w.dilation,
+            w.padding_low - a * w.dilation,
+            w.padding_high - (w.kernel - 1 - b) * w.dilation,
         )
+        for (a, b), w in zip(ends, windows, strict=True)
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Fixed(Sliding):
-    """The same fixed kernel on every channel: an average, or weights that the user gave."""
+    """The same fixed kernel on every channel: an average, or weights that the user gave; a tap of weight zero is a hole."""
 
     weights: np.ndarray
+
+    @property
+    def offsets(self) -> tuple[Shape, ...] | None:
+        """The positions in the window of the taps that are not zero; None if all are not, or all are."""
+        held = np.argwhere(self.weights)
+        return tuple(map(tuple, held.tolist())) if 0 < len(held) < self.weights.size else None
+
+    def seen(self, shape: Shape) -> tuple[Window, ...]:
+        windows = self.windows(shape)
+        return windows if self.offsets is None else _around(windows, self.offsets)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from jaxtyping import Bool
 from erfjax.errors import StackError
 from erfjax.fields import LayerRow, Phase, PhaseTable, TheoreticalField
 from erfjax.geometry import Geometry
-from erfjax.layers.plan import Parallel, Plan, Series, Shape, Weighted, backwards, output_shape
+from erfjax.layers.plan import Fixed, Parallel, Plan, Series, Shape, Weighted, backwards, output_shape
 from erfjax.layouts import resolve_units
 from erfjax.tracing.positions.index_sets import Box, Points, Region, clip, join, mask, shadow
 
@@ -117,7 +117,7 @@ def region(plan: Plan, shape: Shape, wanted: Region) -> Region:
         return _union(itertools.chain.from_iterable(region(part, shape, wanted) for part in plan.parts), shape)
     windows = plan.windows(shape)
     taps = [[(0, w.kernel) for w in windows]]  # per axis: the first tap and how many follow it
-    if isinstance(plan, Weighted) and plan.offsets is not None:
+    if isinstance(plan, Weighted | Fixed) and plan.offsets is not None:
         taps = [[(o, 1) for o in offset] for offset in plan.offsets]
     pulled = (
         tuple(

@@ -210,7 +210,7 @@ def ask(
         for main, source in enumerate(sources):
             if source is None:
                 continue
-            target = layouts.parse_output(out_layout, result.shape, source.letters)
+            target = layouts.parse_output(out_layout, result.shape, source.letters, sample[main].shape)
             units, several = layouts.resolve_units(unit, target.space(result.shape))
             each.append(
                 Question(trace, model.weights, sample, main, output, source, target, units, several, key, inputs.notes)

@@ -103,7 +103,7 @@ class Reader:
             0
             if out is None
             else _number(part.role.stride)
-            if part is not None and part.role.stride is not None and (per_unit is None or part.flattened)
+            if part is not None and part.role.stride is not None and (part.flattened or (per_unit is None and math.isinf(start[i])))
             else self.step(atom, target, unit, out, i, start, stop)
             if per_unit is None
             else _number(per_unit)

@@ -59,7 +59,7 @@ def test_patches_by_reshaping():
         y = x.reshape(1, 8, 8, 6, 8, 3).transpose(0, 1, 3, 2, 4, 5).reshape(1, 48, 192)
         return y @ jnp.ones((192, 4))
 
-    field = ej.theoretical(f, IMAGE, unit=8)
+    field = ej.theoretical(f, IMAGE, unit=8, out_layout="NLC")  # 48 tokens could be one row of 48 pixels, too
     assert (field.stride, field.start, field.stop, field.padding) == ((8, 8), (8, 16), (16, 24), (0, 0))
     assert field.place == (11.5, 19.5)
 

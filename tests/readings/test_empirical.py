@@ -186,10 +186,11 @@ def test_random_networks_measure_the_uniform_power(n, size, width, activation):
     """E g² of random weights obeys the all-ones recursion; inputs have mean zero, or else the gates of neighbours agree."""
     shape = (1, size, size + 2, 3)
     images = lambda key: jax.random.normal(key, shape)  # noqa: E731
-    field = empirical(sampler(n, width, activation), images, key=jax.random.key(n), samples=200)
+    options = {"samples": 200, "channels": "random-signs"}  # a last ReLU makes summed channels go together
+    field = empirical(sampler(n, width, activation), images, key=jax.random.key(n), **options)
     theory = uniform_power(n, shape[1:3], field.unit)
     exact = EffectiveField(theory, None, "square", 0, field.unit, field.theoretical, "exact")
-    comparison = compare(exact, field)
+    comparison = compare(exact, field, total=False)  # the kernels are those of a distribution
     assert comparison.within_chance, comparison
     assert abs(comparison.size("luo").value - 1) < 0.05, comparison
     assert comparison.total_variation < comparison.noise_floor + 0.02

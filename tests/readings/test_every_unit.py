@@ -12,7 +12,7 @@ from erfjax.measurement.every_unit import lines
 RNG = np.random.default_rng(3)
 KERNEL = jnp.asarray(RNG.normal(size=(3, 5, 2, 4)), jnp.float32)
 SECOND = jnp.asarray(RNG.normal(size=(3, 3, 4, 3)), jnp.float32)
-X = RNG.normal(size=(3, 19, 26, 2)).astype(np.float32)
+X = RNG.normal(size=(2, 17, 20, 2)).astype(np.float32)
 DIMS = ("NHWC", "HWIO", "NHWC")
 
 
@@ -30,8 +30,8 @@ def strided(x):
 
 def phased(x):
     """Pooled by two and repeated: the field depends on the parity of the unit, and moves by one pixel per unit."""
-    y = conv(x, SECOND[:, :, :2])[:, :18]
-    y = y.reshape(1, 9, 2, 13, 2, 3).mean((2, 4))
+    y = conv(x, SECOND[:, :, :2])[:, :16]
+    y = y.reshape(1, 8, 2, 10, 2, 3).mean((2, 4))
     return jnp.repeat(jnp.repeat(y, 2, 1), 2, 2)
 
 
@@ -56,20 +56,22 @@ def one_by_one(f, channels, statistic):
     return total, len(units)
 
 
-@pytest.mark.parametrize("f", [plain, strided, phased, large])
-@pytest.mark.parametrize(("channels", "statistic"), [("sum", "square"), ("frobenius", "abs")])
+@pytest.mark.parametrize(
+    ("f", "channels", "statistic"),
+    [(plain, "frobenius", "abs"), (strided, "sum", "square"), (phased, "sum", "square"), (large, "frobenius", "abs")],
+)
 def test_the_mean_over_all_units(f, channels, statistic):
     expected, count = one_by_one(f, channels, statistic)
     field = ej.empirical(f, X, unit="all", channels=channels, statistic=statistic, progress=False)
     np.testing.assert_allclose(field.map, expected, rtol=2e-5, atol=1e-6 * expected.max())
     assert any(f"{count} units" in note for note in field.notes)
-    assert field.samples == 3
+    assert field.samples == 2
     assert field.stderr.shape == field.map.shape
 
 
 def test_units_that_share_a_pullback_are_few_pullbacks():
     line, _ = lines(ej.theoretical(plain, X))
-    assert (line.window, line.spacing, line.per_colour, line.count) == (5, 5, 3, 15)
+    assert (line.window, line.spacing, line.per_colour, line.count) == (5, 5, 3, 13)
 
 
 @pytest.mark.parametrize(
