@@ -100,7 +100,7 @@ def _labels(a: EffectiveField, b: EffectiveField, labels: Sequence[str] | None) 
     if labels is None:
         return (a.coverage, b.coverage) if a.coverage != b.coverage else (f"{a.coverage} a", f"{b.coverage} b")
     names = tuple(labels)
-    if len(names) != 2 or names[0] == names[1]:
+    if isinstance(labels, str) or len(names) != 2 or names[0] == names[1]:
         raise ComparisonError(f"`labels` must be two different words, one for each field, but got {labels!r}.")
     return names
 

@@ -16,12 +16,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-from erfjax.typing import Number
 from jax import lax
 from jaxtyping import Float64
 
 from erfjax.errors import KernelError
+from erfjax.typing import Number
 
 Both = Callable[[np.ndarray], np.ndarray]
 """x -> φ(x) and φ'(x), stacked."""

@@ -9,7 +9,7 @@ import dataclasses
 import heapq
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast, get_args
 
 import numpy as np
 from jaxtyping import Float
@@ -28,7 +28,7 @@ def needed(
     size: int = 1,
     stride: int = 1,
     objects: Number | Sequence[Number] = 0,
-    spacing: Spacing = "no holes",
+    spacing: str = "no holes",
     kernels: Sequence[int] = KERNELS,
     dilations: Sequence[int] = DILATIONS,
 ) -> Design:
@@ -65,6 +65,8 @@ def needed(
             "`size` must be a positive number of pixels, `stride` a power of two and `objects` finite, "
             f"but got {size}, {stride} and {objects}."
         )
+    if spacing not in get_args(Spacing):
+        raise StackError(f"`spacing` must be one of {', '.join(map(repr, get_args(Spacing)))}, but got {spacing!r}.")
     if not kernels or not dilations or min(kernels) < 2 or min(dilations) < 1:
         raise StackError(
             f"Kernels of 2 taps or more and positive dilations are needed, but got {tuple(kernels)}, {tuple(dilations)}."
@@ -84,7 +86,7 @@ def needed(
             return Design(unrolled(path))
         for k in kernels:
             for d in dilations:
-                if not allowed(spacing, j, d, trf, value):
+                if not allowed(cast(Spacing, spacing), j, d, trf, value):
                     continue
                 for s in (1, 2):
                     if j * s <= stride:

@@ -102,8 +102,9 @@ class Growth:
 
     @functools.cached_property
     def stderrs(self) -> tuple[float, ...]:
-        """Their standard errors: zero where a single sample was taken, NaN where too few of them have a size."""
-        return tuple(field.size_stderr(self.measure) or 0.0 for field in self.measured)
+        """Their standard errors: NaN where a single sample was taken, or too few of them have a size."""
+        found = (field.size_stderr(self.measure) for field in self.measured)
+        return tuple(math.nan if error is None else error for error in found)
 
     @property
     def intervals(self) -> tuple[tuple[float, float], ...]:

@@ -105,6 +105,8 @@ def open_source(inputs: Any, key: Any, layout: Any = None) -> Source:
         LayoutError: an array does not fit the layout.
         SampleError: there is no sample, or rows differ in shape.
     """
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(inputs)) or isinstance(inputs, str):
+        raise SampleError(f"`inputs` must hold values to be measured on, but got {inputs!r}: pass arrays.")
     if hasattr(inputs, "shape") or isinstance(inputs, tuple | dict):
         found = layouts.of_tree(inputs, layout)
         rows = split(inputs, found, 0)

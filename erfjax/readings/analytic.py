@@ -20,7 +20,7 @@ from erfjax.measurement.inputs import split
 from erfjax.measurement.model import cached
 from erfjax.readings import rounding
 from erfjax.readings.moment_pass import MomentPass, Options, finish, plain, sides
-from erfjax.readings.question import Question, ask, one_sample, require_floating
+from erfjax.readings.question import Question, Questions, ask, of_image, one_sample, require_floating
 from erfjax.readings.theoretical import fields_of
 from erfjax.tracing.registry import lengths
 from erfjax.tracing.second_moments.coverage import Survey
@@ -159,11 +159,15 @@ def analytic(
     """
     options = Options(statistic, gates, weights, channels, positions)
     options.check()
-    sample, inputs = one_sample(x, layout)
-    require_floating(sample, inputs)
-    rows = _rows(x, sample, inputs, options)
-    asked = ask(f, sample, inputs, unit=unit, out_layout=out_layout)
-    return asked.answer(lambda question: _fields(question, f, rows, options))
+
+    def asked(layout: Any) -> tuple[Questions, tuple[Any, ...]]:
+        sample, inputs = one_sample(x, layout)
+        require_floating(sample, inputs)
+        rows = _rows(x, sample, inputs, options)
+        return ask(f, sample, inputs, unit=unit, out_layout=out_layout), rows
+
+    questions, rows = of_image(asked, x, layout)
+    return questions.answer(lambda question: _fields(question, f, rows, options))
 
 
 def analytic_map(
@@ -267,7 +271,8 @@ def _rows(x: Any, sample: Any, inputs: Layouts, options: Options) -> tuple[Any, 
 
 def _mean_square(leaf: Any, spec: Any) -> Any:
     library: Any = jnp if isinstance(leaf, jax.Array) else np
-    return library.mean(library.square(leaf))[None].astype(spec.dtype)
+    wide = leaf.astype(np.promote_types(leaf.dtype, np.float32)) if hasattr(leaf, "astype") else np.asarray(leaf)
+    return library.mean(library.square(wide))[None].astype(np.promote_types(spec.dtype, np.float32))
 
 
 def _traced_rows(leaf: Any, letters: str | None) -> Any:

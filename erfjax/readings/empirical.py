@@ -26,7 +26,7 @@ from erfjax.measurement.model import cached
 from erfjax.measurement.run import Run
 from erfjax.readings import rounding
 from erfjax.readings.analytic import theory_of
-from erfjax.readings.question import Question, ask, require_floating
+from erfjax.readings.question import Question, Questions, ask, of_image, require_floating
 from erfjax.readings.theoretical import fields_of
 from erfjax.typing import ArrayLike, Averages, Channels, Function, Given, Statistic, Tree, Unit
 from erfjax.uncertainty.diagnostics import diagnose
@@ -170,10 +170,15 @@ def empirical(
     _check_key(key)
     once = isinstance(inputs, Iterator)
     first, again = itertools.tee(inputs) if once else (inputs, inputs)
-    source = open_source(first, key, layout)
-    require_floating(source.spec, source.layouts)
     every = isinstance(unit, str) and unit == "all"
-    asked = ask(f, source.spec, source.layouts, key=key, unit=None if every else unit, out_layout=out_layout)
+
+    def opened(layout: Any) -> tuple[Source, Questions, Any]:
+        source = open_source(first, key, layout)
+        require_floating(source.spec, source.layouts)
+        one = None if every else unit
+        return source, ask(f, source.spec, source.layouts, key=key, unit=one, out_layout=out_layout), layout
+
+    source, asked, layout = of_image(opened, inputs, layout)
     if once:  # every output and every input reads all rows; one question alone keeps none of them
         again = list(again) if len(asked.each) > 1 else ()
     settings = _Settings(key, samples, chosen, channels, batch_size, target, mesh, progress, nonfinite, every)

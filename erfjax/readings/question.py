@@ -22,6 +22,7 @@ from erfjax.measurement.model import Model, cached, take_apart
 from erfjax.tracing.program.equations import Atom, Known, Program, Var
 from erfjax.tracing.program.flatten import Trace, only, record
 
+CAST = "convert them first, x.astype(jnp.float32) (and scale an image of bytes as the model expects)."
 TOKENS = (
     "tokens have no gradient. Ask about the model behind its embedding: with e = embed(tokens), call it on "
     "lambda e: rest_of_model(e) and e (ej.theoretical takes the tokens themselves)."
@@ -252,6 +253,25 @@ def _sample(leaf: Any, letters: str | None, whole: bool) -> jax.ShapeDtypeStruct
     return jax.ShapeDtypeStruct(shape, dtype)
 
 
+def of_image(answer: Callable[[Any], Any], x: Any, layout: Any) -> Any:
+    """The answer for a layout; where none was given and f refuses three axes as NWC, for one image without its batch axis.
+
+    Args:
+        answer: a function of the layout.
+        x: the input.
+        layout: as given.
+    """
+    try:
+        return answer(layout)
+    except (TypeError, ValueError) as error:
+        if layout is not None or np.ndim(x) != 3 or (isinstance(error, ErfjaxError) and not error.__cause__):
+            raise
+        try:
+            return answer("NHWC")
+        except Exception:
+            raise error from None
+
+
 def require_floating(x: Any, inputs: Layouts) -> None:
     """Refuses inputs that have no gradient.
 
@@ -260,7 +280,8 @@ def require_floating(x: Any, inputs: Layouts) -> None:
     """
     for leaf, letters in zip(inputs.leaves(x), inputs.letters, strict=True):
         if letters and not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise SampleError(f"Expected floating-point inputs, but got {leaf.dtype}: {TOKENS}")
+            numbers = jnp.issubdtype(leaf.dtype, jnp.complexfloating) or leaf.dtype in (np.uint8, np.bool_)
+            raise SampleError(f"Expected floating-point inputs, but got {leaf.dtype}: {CAST if numbers else TOKENS}")
 
 
 def settings(sample: Sequence[jax.ShapeDtypeStruct], key: Any) -> tuple[Any, ...]:

@@ -97,13 +97,15 @@ class Reader:
         true = self.region(atom, box, clipped=True)
         paired = _paired(self.source, target)
         motion = [self.motion(atom, target, out, i) for i, out in enumerate(paired)]
-        played = {} if isinstance(atom, Known) else parts(self.roles[atom])
+        played = {} if isinstance(atom, Known) else parts(self.roles.get(atom, (None,) * len(atom.shape)))
         along = [self.along(played, target, i, out) for i, out in enumerate(paired)]
         stride = tuple(
             0
             if out is None
             else _number(part.role.stride)
-            if part is not None and part.role.stride is not None and (part.flattened or (per_unit is None and math.isinf(start[i])))
+            if part is not None
+            and part.role.stride is not None
+            and (part.flattened or (per_unit is None and math.isinf(start[i])))
             else self.step(atom, target, unit, out, i, start, stop)
             if per_unit is None
             else _number(per_unit)
@@ -273,10 +275,12 @@ class Reader:
             return ()
         letters, shape = self.source.letters, self.program.input.shape
         named = ", ".join(f"{letters[a]} of {shape[a]}" for a in whole)
+        space = "".join(letters[a] for a in self.source.spatial)
+        first = f"{'N' if self.source.batch is not None else ''}C{space}"
         return (
             f"Every position along {named} is mixed, while C of {shape[channel]} is seen through a window of "
             f"{points.stop - points.start}, as channels and space usually are the other way round: is the layout {letters!r} "
-            'meant? If channels come first, say layout="NCHW".',
+            f'meant? If channels come first, say layout="{first}".',
         )
 
     def intervals(self, atom: Atom, target: Layout, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from erfjax.errors import FunctionError
 from erfjax.tracing import jaxpr as jx
 from erfjax.tracing import registry
 from erfjax.tracing.program.equations import Block, Equation, Known, Program, Var
@@ -151,6 +152,8 @@ def redraw(f: Callable[..., Any]) -> Redrawn:
         >>> y.shape, y.mean().round(), y.var().round()  # of each weight the variance (9 + 16) / 4
         ((1000, 2), Array(1., dtype=float32), Array(12., dtype=float32))
     """
+    if not callable(f):
+        raise FunctionError(f"`f` must be a function of an array, but got {f!r}.")
     return Redrawn(f)
 
 

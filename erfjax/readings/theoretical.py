@@ -5,12 +5,13 @@ from typing import Any, Literal, cast, overload
 from erfjax.errors import LayoutError, SampleError, UnitError
 from erfjax.fields import TheoreticalField
 from erfjax.measurement.model import cached
-from erfjax.readings.question import Question, Questions, ask, one_sample
+from erfjax.readings.question import Question, Questions, ask, of_image, one_sample
 from erfjax.readings.reader import Reader
 from erfjax.tracing.positions.hull import Views, everything, refuse
 from erfjax.tracing.positions.through_zeros import Follow
 from erfjax.typing import Function, Given, Shaped, Tree, Unit
 
+FOLLOW = ("values", "gradients")
 UNKNOWN: dict[str, Views] = {"refuse": refuse, "everything": everything}
 
 
@@ -55,7 +56,7 @@ def theoretical(
     layout: Given = None,
     out_layout: str | None = None,
     unknown: str = "refuse",
-    follow: Follow = "values",
+    follow: str = "values",
 ) -> TheoreticalField | tuple[TheoreticalField, ...] | Tree:
     """The theoretical receptive field of a unit of `f`: where it can look, in exact integers.
 
@@ -105,8 +106,14 @@ def theoretical(
     """
     if unknown not in UNKNOWN:
         raise SampleError(f"`unknown` must be one of {', '.join(map(repr, UNKNOWN))}, but got {unknown!r}.")
-    asked = _asked(f, x, unit, layout, out_layout)
-    return asked.answer(lambda question: fields_of(question, f, unknown, follow))
+    if follow not in FOLLOW:
+        raise SampleError(f"`follow` must be one of {', '.join(map(repr, FOLLOW))}, but got {follow!r}.")
+
+    def answer(layout: Any) -> Any:
+        asked = _asked(f, x, unit, layout, out_layout)
+        return asked.answer(lambda question: fields_of(question, f, unknown, cast(Follow, follow)))
+
+    return of_image(answer, x, layout)
 
 
 def fields_of(

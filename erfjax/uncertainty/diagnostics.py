@@ -80,6 +80,8 @@ class Diagnostics(summary.Shown):
     @property
     def notes(self) -> tuple[str, ...]:
         """One line if the error bars are not to be trusted, with the number of samples that would do; else none."""
+        if self.samples < 2:  # there are no error bars
+            return ()
         found, effective = [], self.tails[0].effective
         if effective < 0.7 * self.samples:
             found.append(

@@ -322,3 +322,33 @@ def test_a_long_loop_is_not_unrolled(steps, unit, cut):
     g = jax.vmap(jax.grad(lambda x: recurrent(x[None])[0, unit].sum()))(x)
     np.testing.assert_allclose(field.map, np.square(g).sum(-1).mean(0), rtol=1e-5, atol=1e-9)
     assert field.theoretical.size == (unit + 1,)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_one_image_may_lack_its_batch_axis(verb):
+    """Three axes are NWC where the function takes them, and one image where it takes a batch of images alone."""
+    image = X[0]
+    field = verb(lambda x: conv(x, KERNEL), image)
+    assert where(field).image_shape == image.shape[:2]
+    assert where(field).size == (3, 3)
+    with pytest.raises(TypeError, match="lhs and rhs"):  # neither reading works: the first error stands
+        verb(lambda x: conv(x, KERNEL[:, :, :1]), image)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_an_output_that_is_another_input_sees_nothing(verb):
+    fields = verb(lambda t: t[0], (X, X + 1))
+    if verb is ej.theoretical:
+        assert (fields[0].size, fields[1].size) == ((1, 1), (0, 0))
+    else:
+        assert fields[0].map.sum() > 0
+        assert not fields[1].map.any()
+
+
+def test_inputs_without_values_or_of_other_kinds_are_told_apart():
+    with pytest.raises(SampleError, match="values to be measured on"):
+        ej.empirical(Counted(), jax.ShapeDtypeStruct((1, 9, 11, 2), np.float32))
+    with pytest.raises(SampleError, match="astype"):
+        ej.empirical(Counted(), X.astype(np.uint8))
+    with pytest.raises(SampleError, match="`follow`"):
+        ej.theoretical(Counted(), X, follow="grad")

@@ -18,7 +18,7 @@ from erfjax.tracing.second_moments.backward import nonlinear_downstream
 from erfjax.tracing.second_moments.coverage import SHARED, WIDE, Survey, place
 from erfjax.tracing.second_moments.kinds import Choice, Kind
 from erfjax.tracing.second_moments.passages import passage
-from erfjax.tracing.second_moments.random_weights import independence, listed, unlikely
+from erfjax.tracing.second_moments.random_weights import Uses, independence, listed, unlikely
 from erfjax.tracing.second_moments.segments import Drawn, Partition, Segment
 from erfjax.tracing.second_moments.steps import dependent, kind_of
 from erfjax.tracing.second_moments.two_points import variances_only
@@ -113,7 +113,7 @@ def survey(parts: Partition, drawn: Drawn, apart: Survey, *, summed: bool) -> Su
     reasons: dict[str, list[str]] = {}
     notes: dict[str, list[str]] = {WIDTH: []}
     tests: list[tuple[str, str, float]] = []
-    used: dict[object, str] = {}
+    used = Uses()
     for step in parts.cone.steps:
         for i, weight in _random(step, drawn):
             here = place(step.equation)
@@ -124,10 +124,8 @@ def survey(parts: Partition, drawn: Drawn, apart: Survey, *, summed: bool) -> Su
             tests += [(here, name, p) for name, p in independence(weight, channel_axes(step.equation, i))]
             if _masked(weight, channel_axes(step.equation, i)):
                 reasons.setdefault(MASKED, []).append(here)
-            mark = (weight.size, f"{np.square(weight).sum():.10e}", f"{np.abs(weight).max():.10e}")
-            if mark in used and weight.any():
+            if used.again(weight) and weight.any():
                 reasons.setdefault(SHARED, []).append(here)
-            used[mark] = here
             terms = weight.size / max(1, math.prod(_own(parts, step.output)))
             if terms < FEW:
                 notes.setdefault(NARROW, []).append(here)
