@@ -6,8 +6,6 @@ shows it as it is; those that take axes of yours (`ax`) draw there and return th
 lightness grows or falls along the colour map, and lines differ in dashes and markers, never in colour alone.
 """
 
-from erfjax.plot.bars import coverage
-from erfjax.plot.beyond import design, flat, initialisation, regularisation, sparse
 from erfjax.plot.boxes import theoretical
 from erfjax.plot.canvas import (
     around,
@@ -22,37 +20,25 @@ from erfjax.plot.canvas import (
     read_pixels,
     save,
 )
-from erfjax.plot.experiments import architecture, shapes, slopes
-from erfjax.plot.learning import training
 from erfjax.plot.maps import comparison, effective
 from erfjax.plot.side_by_side import depth, fields, profile
 
 __all__ = [
-    "architecture",
     "around",
     "comparison",
-    "coverage",
     "depth",
-    "design",
     "draw_map",
     "draw_section",
     "effective",
     "fields",
     "figure",
-    "flat",
     "gaussian_of",
-    "initialisation",
     "line_through",
     "middle",
     "plane",
     "profile",
     "read_image",
     "read_pixels",
-    "regularisation",
     "save",
-    "shapes",
-    "slopes",
-    "sparse",
     "theoretical",
-    "training",
 ]

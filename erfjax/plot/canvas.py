@@ -273,3 +273,12 @@ def legend_below(part: Any, axes: Any) -> None:
     """The legend of `axes` below a figure or a part of one, in as many columns of two inches as fit."""
     columns = max(1, int(part.bbox.width / part.dpi / 2))
     part.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
+
+
+def plain_ticks(axes: Any) -> None:
+    """At most five labels on a logarithmic vertical axis that spans less than a decade, as plain numbers."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())

@@ -8,7 +8,7 @@ probability 1/2: σ falls by √2, and the map is more peaked than a Gaussian.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +17,8 @@ import numpy as np
 from erfjax import summary
 from erfjax.errors import StackError
 from erfjax.layers import Activation, AvgPool, Conv, Dropout, Identity, MaxPool, Stack, gates
+from erfjax.plot.canvas import INK, draw_map, figure, legend_below, middle
+from erfjax.plot.profiles import GREY, limits, markers, theory
 from erfjax.studies._support.pairs import Claim, Pair, Result, bar, pair, pair_arrays
 
 
@@ -98,6 +100,10 @@ class ArchitectureResult(Result):
         """Both maps of every architecture."""
         return pair_arrays(self.pairs)
 
+    def plot(self) -> Any:
+        """The figure of the study."""
+        return _figure(self)
+
 
 def architecture(
     stacks: Mapping[str, Stack] | None = None,
@@ -140,3 +146,54 @@ def architecture(
         pairs.append(pair(name, stack, key=key, samples=samples, width=width))
     settings = {"activation": activation, "width": width, "samples": samples, "seed": seed}
     return ArchitectureResult(settings, tuple(pairs))
+
+
+def _figure(result: ArchitectureResult) -> Any:
+    """A measured map and a cross-section per architecture on one scale, and all σ."""
+    pairs = result.pairs
+    columns = min(4, len(pairs))
+    rows = math.ceil(len(pairs) / columns)
+    reach = max(math.ceil(3.2 * one.closed.sigma()[-1]) for one in pairs)
+    with figure(max(2.4 * columns, 7.0), 4.0 * rows + 0.35 * len(pairs) + 0.6) as drawing:
+        drawing.suptitle(
+            "architecture: measured fields on one scale (dashed: 4.55 % of the peak) and their closed forms"
+        )
+        upper, lower = drawing.subfigures(2, 1, height_ratios=(4.0 * rows, 0.35 * len(pairs) + 0.6))
+        panels = upper.subplots(2 * rows, columns, squeeze=False, height_ratios=(1.2, 1) * rows)
+        for axes in panels.ravel():
+            axes.set_visible(False)
+        for i, one in enumerate(pairs):
+            row, column = divmod(i, columns)
+            axes, below = panels[2 * row, column], panels[2 * row + 1, column]
+            axes.set_visible(True)
+            below.set_visible(True)
+            draw_map(axes, _window(one.measured.map, reach))
+            axes.set(title=one.name, xlabel=f"TRF {one.trf}, σ {one.ratio().b:.2f}")
+            theory(below, one.closed)
+            markers(below, one.measured, 0, "measured, ± 2 se", reach, max(1, reach // 14))
+            limits(below, reach)
+        panels[1, 0].set_ylabel("share per column")
+        legend_below(upper, panels[1, 0])
+        _widths(lower.subplots(), [one.name for one in pairs], [one.ratio() for one in pairs])
+    return drawing
+
+
+def _window(values: np.ndarray, reach: int) -> np.ndarray:
+    """The pixels within `reach` of the middle, zeros where the map ends."""
+    at = middle(values)
+    padded = np.pad(values, reach)
+    return padded[tuple(slice(m, m + 2 * reach + 1) for m in at)]
+
+
+def _widths(axes: Any, names: Sequence[str], ratios: Sequence[Any]) -> None:
+    """σ in closed form (bars) and measured (markers with ± 2 standard errors), one line each."""
+    rows = np.arange(len(names))[::-1]
+    axes.barh(
+        rows, [r.a for r in ratios], height=0.62, color="#dddddd", edgecolor=GREY, linewidth=0.7, label="closed form"
+    )
+    look = {"color": INK[0], "markersize": 4, "markerfacecolor": "white", "linestyle": "none", "capsize": 2}
+    errors = [2 * (r.b_stderr or 0) for r in ratios]
+    axes.errorbar([r.b for r in ratios], rows, xerr=errors, marker="o", label="measured, ± 2 se", **look)
+    axes.set_yticks(rows, labels=[f"{name}: {r.a:.3f}" for name, r in zip(names, ratios, strict=True)])
+    axes.set(xlabel="σ of the ERF in pixels", xlim=(0, None))
+    axes.legend(loc="lower right")

@@ -19,6 +19,7 @@ from erfjax.errors import MapError, StackError
 from erfjax.fields import EffectiveField
 from erfjax.fields.intervals import intervals
 from erfjax.layers import Activation, Conv
+from erfjax.plot.canvas import INK, MARKERS, figure
 from erfjax.readings.empirical import empirical
 from erfjax.studies._support.pairs import Claim, Result, bar, noise
 from erfjax.typing import Statistic
@@ -116,6 +117,10 @@ class CoverageResult(Result):
             name: np.array([list(getattr(cell, name).values()) for cell in self.cells])
             for name in ("covered", "silent")
         }
+
+    def plot(self) -> Any:
+        """The figure of the study."""
+        return _figure(self)
 
 
 def coverage(
@@ -262,3 +267,28 @@ def _holds(field: EffectiveField, measure: str, levels: tuple[float, ...], true:
     except MapError:
         return [False] * len(levels)
     return [bool(one.low * (1 - 1e-12) <= true <= one.high * (1 + 1e-12)) for one in found]
+
+
+def _figure(result: CoverageResult) -> Any:
+    """One panel per measure; filled markers are cells whose data sets warn of their bars."""
+    measures = list(result.cells[0].covered)
+    with figure(3.2 * len(measures), 3.2) as drawing:
+        panels = drawing.subplots(1, len(measures), sharey=True, squeeze=False)[0]
+        for axes, measure in zip(panels, measures, strict=True):
+            for i, level in enumerate(result.levels):
+                error = 2 * np.sqrt(level * (1 - level) / result.repeats)
+                axes.axhspan(level - error, min(level + error, 1), color=INK[i % 5], alpha=0.12, linewidth=0)
+                axes.axhline(level, color=INK[i % 5], linewidth=0.7)
+                for cell in result.cells:
+                    told = cell.noted > 0.5
+                    axes.plot(
+                        np.exp(cell.spread**2) / cell.samples,
+                        cell.covered[measure][i],
+                        MARKERS[i % 5],
+                        color=INK[i % 5],
+                        markersize=4,
+                        fillstyle="full" if told else "none",
+                    )
+            axes.set(xscale="log", xlabel="exp(s²) / samples", title=measure, ylim=(0.4, 1.02))
+        panels[0].set_ylabel("actual coverage; filled: noted")
+    return drawing

@@ -5,6 +5,7 @@ strided, set the budgets: what beats them at the same TRF, cost and stride?
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,8 @@ import numpy as np
 from erfjax import summary
 from erfjax.decisions.schedules import Budget, Design, Layer, search
 from erfjax.errors import StackError
+from erfjax.plot.canvas import DASHES, INK, MARKERS, draw_section, figure, legend_below
+from erfjax.plot.profiles import GREY, centre, limits, markers, profile
 from erfjax.studies._support.pairs import Pair, Result, bar, pair, pair_arrays
 
 PAPER = {
@@ -70,6 +73,10 @@ class DesignResult(Result):
         """Both maps of every design, and the frontiers as (cost, σ)."""
         arrays = {f"frontier {n}": np.array([(d.cost, d.sigma) for d in f]) for n, f in self.frontiers.items()}
         return arrays | pair_arrays(one for found in self.pairs.values() for one in found.values())
+
+    def plot(self) -> Any:
+        """The figure of the study."""
+        return _figure(self)
 
 
 def _uses(design: Design) -> tuple[int, int, float, int]:
@@ -129,3 +136,62 @@ def design(
     settings = {"activation": activation, "width": width, "samples": samples, "seed": seed}
     settings["given"] = {name: str(found) for name, found in given.items()}
     return DesignResult(settings, dict(given), best, pairs, frontiers)
+
+
+def _figure(result: DesignResult) -> Any:
+    """Profiles by budget (columns) and rule (rows), and below σ against cost."""
+    names, rules = list(result.given), list(next(iter(result.pairs.values())))
+    with figure(max(3.1 * len(names), 7.0), 1.55 * len(rules) + 4.2) as drawing:
+        drawing.suptitle("design: the widest fields within the TRF, cost and stride of given designs")
+        upper, lower = drawing.subfigures(2, 1, height_ratios=(1.55 * len(rules) + 0.7, 3.5))
+        panels = upper.subplots(len(rules), len(names), squeeze=False, sharex="col")
+        for column, name in enumerate(names):
+            given, reach = result.pairs[name]["given"], math.ceil(result.given[name].trf / 2)
+            for axes, rule in zip(panels[:, column], rules, strict=True):
+                one, found = result.pairs[name][rule], result.designs(name)[rule]
+                back: Any = {"color": GREY, "linewidth": 3, "alpha": 0.35, "label": "given design: closed form"}
+                draw_section(axes, profile(given.closed)[0], through=(centre(given.closed),), **back)
+                line: Any = {"linewidth": 1.0, "label": "design of the row: closed form"}
+                draw_section(axes, profile(one.closed)[0], through=(centre(one.closed),), **line)
+                markers(axes, one.measured, 0, "measured, ± 2 se", reach, max(1, reach // 14))
+                limits(axes, reach)
+                axes.set(xlabel="" if rule != rules[-1] else axes.get_xlabel())
+                axes.set_title(f"{found}: σ {found.sigma:.3g}", fontsize=7.5, loc="left")
+            budget = result.given[name]
+            panels[0, column].annotate(
+                f"{name}: TRF {budget.trf}, cost {budget.cost:.4g}",
+                (0.5, 1.24),
+                xycoords="axes fraction",
+                ha="center",
+                fontsize=9.5,
+            )
+        for axes, rule in zip(panels[:, 0], rules, strict=True):
+            axes.set_ylabel(f"{rule}\nshare per column" if rule == "given" else rule.replace(", ", ",\n"))
+        legend_below(upper, panels[0, 0])
+        _frontiers(lower.subplots(), result)
+    return drawing
+
+
+def _frontiers(axes: Any, result: Any) -> None:
+    """The widest field by cost, any depth, in units of the flat field of the budget; the given and the best designs on it."""
+    for style, (name, found) in enumerate(result.frontiers.items()):
+        look, given = {"color": INK[style % 5]}, result.given[name]
+        flat = given.sigma / given.flatness
+        points = look | {"marker": MARKERS[style % 5], "linestyle": "none", "markersize": 6}
+        cost, sigma = ([*(getattr(d, key) for d in found)] for key in ("cost", "sigma"))
+        line = look | {"linestyle": DASHES[style % 5], "label": f"best of any depth, TRF <= {given.trf}"}
+        axes.step([*cost, given.cost], np.array([*sigma, sigma[-1]]) / flat, where="post", linewidth=1.1, **line)
+        same_depth = [d for rule, d in result.best[name].items() if "any depth" not in rule]
+        shares = [d.sigma / flat for d in same_depth]
+        axes.plot([d.cost for d in same_depth], shares, markerfacecolor="white", **points)
+        axes.plot(given.cost, given.flatness, label=f"{name}: given (filled), best of its depth (open)", **points)
+    axes.axhline(1.0, color=GREY, linewidth=0.8)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set(
+        xlabel="cost in multiply-adds per input pixel and pair of channels",
+        ylabel="σ / σ of a flat field of that TRF",
+        ylim=(0, 1.08),
+        title="the widest field by cost: 1 is flat, the most without holes",
+    )
+    axes.legend(loc="upper left", bbox_to_anchor=(0.0, -0.2), ncols=2, fontsize=7.5)

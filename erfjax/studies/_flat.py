@@ -23,6 +23,8 @@ from erfjax.closed_form import cascade, laws
 from erfjax.errors import SampleError, StackError
 from erfjax.fields import EffectiveField
 from erfjax.layers import Conv, Identity, Stack
+from erfjax.plot.canvas import DASHES, INK, MARKERS, draw_map, draw_section, figure, legend_below, log_log
+from erfjax.plot.profiles import GREY, limits, markers, profile
 from erfjax.readings.empirical import empirical
 from erfjax.studies._support.pairs import Claim, Pair, Result, bar, pair_arrays
 
@@ -76,6 +78,10 @@ class FlatResult(Result):
         """Both maps by depth, and the deviations."""
         deviations = {", ".join(kind): np.array(values) for kind, values in self.deviation.items()}
         return {"depths": np.array(self.depths), **deviations, **pair_arrays(self.pairs)}
+
+    def plot(self) -> Any:
+        """The figure of the study."""
+        return _figure(self)
 
 
 def leja(depth: int) -> tuple[int, ...]:
@@ -182,3 +188,62 @@ def _deviation(values: np.ndarray) -> float:
     """max |map / mean - 1|; infinite for a map that is not finite or sums to nothing."""
     mean = values.mean()
     return float(np.abs(values / mean - 1).max()) if np.isfinite(mean) and mean != 0 else math.inf
+
+
+def _figure(result: FlatResult) -> Any:
+    """Measured maps, profiles on the closed form, growth, and what rounding leaves."""
+    pairs = result.pairs
+    with figure(max(2.3 * len(pairs), 7.0), 7.4) as drawing:
+        drawing.suptitle(
+            "flat: signed three-tap kernels see every pixel of the TRF equally (dashed: 4.55 % of the peak)"
+        )
+        upper, lower = drawing.subfigures(2, 1, height_ratios=(1.25, 1))
+        panels = upper.subplots(2, len(pairs), squeeze=False, height_ratios=(1.3, 1))
+        for column, one in enumerate(pairs):
+            n, reach = (one.trf - 1) // 2, one.trf // 2 + 2
+            draw_map(panels[0, column], np.pad(one.measured.map, 2))
+            panels[0, column].set_title(f"{n} layers, TRF {one.trf}")
+            below = panels[1, column]
+            draw_section(below, np.pad(profile(one.closed)[0], 2), linewidth=1.0, through=(n + 2,), label="closed form")
+            markers(below, one.measured, 0, "measured", reach, max(1, reach // 10))
+            bell = _bell(np.sqrt(n * 2 / 3), reach)
+            draw_section(below, bell, style=1, color=GREY, through=(reach,), label="n uniform kernels: Gaussian")
+            limits(below, reach)
+        panels[1, 0].set_ylabel("share per column")
+        legend_below(upper, panels[1, 0])
+        growing, losing = lower.subplots(1, 2, width_ratios=(1, 1.15))
+        _flat_growth(growing, result)
+        for style, (kind, values) in enumerate(result.deviation.items()):
+            shown = np.maximum(np.nan_to_num(values, posinf=np.inf), 1e-17)
+            look = {"color": INK[style % 5], "linestyle": DASHES[style % 5], "marker": MARKERS[style % 5]}
+            losing.plot(
+                result.depths, shown, markersize=4, markerfacecolor="white", linewidth=1, label=", ".join(kind), **look
+            )
+        losing.axhline(1.0, color=GREY, linewidth=0.8)
+        losing.set(
+            yscale="log",
+            xlabel="layers n",
+            ylabel="max |map / mean - 1|",
+            ylim=(1e-17, 1e9),
+            title="deviation by precision and order (1: lost)",
+        )
+        losing.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return drawing
+
+
+def _flat_growth(axes: Any, result: Any) -> None:
+    """σ of flat and of uniform stacks against depth: closed forms as lines, measurements as markers."""
+    n = np.array([(one.trf - 1) // 2 for one in result.pairs], dtype=float)
+    at = np.geomspace(n.min(), n.max(), 50)
+    axes.plot(at, np.sqrt(((2 * at + 1) ** 2 - 1) / 12), color=INK[0], linewidth=1, label="flat: σ = √(n(n + 1)/3)")
+    measured = [one.ratio().b for one in result.pairs]
+    axes.plot(n, measured, "o", color=INK[0], markerfacecolor="white", label="measured, float32, Leja's order")
+    axes.plot(at, np.sqrt(at * 2 / 3), color=GREY, linestyle="--", linewidth=1, label="uniform: σ = √(2n/3)")
+    axes.set(xlabel="layers n", ylabel="σ in pixels", title="the field grows as n, not √n")
+    log_log(axes, n)
+    axes.legend(loc="upper left", fontsize=7)
+
+
+def _bell(sigma: float, reach: int) -> np.ndarray:
+    t = np.arange(-reach, reach + 1)
+    return np.exp(-0.5 * (t / sigma) ** 2) / (sigma * math.sqrt(2 * math.pi))

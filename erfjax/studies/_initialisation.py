@@ -9,6 +9,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
@@ -21,6 +22,8 @@ from erfjax import initializers, summary
 from erfjax.closed_form import laws, moments
 from erfjax.errors import KernelError, SampleError, StackError
 from erfjax.layers import Conv
+from erfjax.plot.canvas import CONTOUR, DASHES, INK, MARKERS, draw_map, figure, legend_below
+from erfjax.plot.profiles import GREY, centre, limits, markers, theory
 from erfjax.studies._support.convergence import Interval, Learning, Readout, interval, learn
 from erfjax.studies._support.pairs import Claim, Pair, Result, bar, pair, pair_arrays
 
@@ -145,6 +148,10 @@ class InitialisationResult(Result):
                 arrays[f"loss {readout} {name}"], arrays[f"accuracy {readout} {name}"] = curves
         return arrays
 
+    def plot(self) -> Any:
+        """The figure of the study."""
+        return _figure(self)
+
 
 def _text(value: Interval) -> str:
     return f"{value.mean:.3f} ± {value.half:.3f}"
@@ -266,3 +273,60 @@ def initialisation(
         "seed": seed,
     }
     return InitialisationResult(settings, ascents, tuple(pairs), learning)
+
+
+def _figure(result: InitialisationResult) -> Any:
+    """Best kernels, fields of initialisers, learning curves."""
+    heights = (1.0, 1.9, 1.3 if result.learning else 0.0)
+    with figure(9.4, 2.4 * sum(heights)) as drawing:
+        drawing.suptitle("initialisation: the kernel of largest σ², fields (dashed: 4.55 % of the peak), learning")
+        parts = drawing.subfigures(3 if result.learning else 2, 1, height_ratios=[h for h in heights if h])
+        _ascents(parts[0], result.ascents)
+        panels = parts[1].subplots(2, len(result.pairs), squeeze=False, height_ratios=(1.3, 1))
+        reach = max(math.ceil(3.3 * one.closed.sigma()[-1]) for one in result.pairs)
+        for column, one in enumerate(result.pairs):
+            at = slice(centre(one.closed) - min(reach, centre(one.closed)), centre(one.closed) + reach + 1)
+            lattice = (one.closed.map[at, at] == 0).any()  # its contour would be one ring per pixel
+            draw_map(panels[0, column], one.measured.map[at, at], contour=None if lattice else CONTOUR)
+            panels[0, column].set(title=one.name, xlabel=f"σ {one.ratio().b:.2f}, closed form {one.ratio().a:.2f}")
+            theory(panels[1, column], one.closed)
+            markers(panels[1, column], one.measured, 0, "measured, ± 2 se", reach)
+            limits(panels[1, column], reach)
+        panels[1, 0].set_ylabel("share per column")
+        legend_below(parts[1], panels[1, 0])
+        if result.learning:
+            _learning(parts[2], result.learning)
+    return drawing
+
+
+def _ascents(part: Any, ascents: Any) -> None:
+    """The best kernels, and σ on the way to them."""
+    panels = part.subplots(1, len(ascents) + 1, squeeze=False, width_ratios=[1.0] * len(ascents) + [2.2])[0]
+    for style, (axes, (k, ascent)) in enumerate(zip(panels, ascents.items(), strict=False)):
+        draw_map(axes, ascent.kernels[-1], contour=None)
+        axes.set(title=f"largest σ², {k} × {k}", xlabel=f"{ascent.corners:.1%} in the corners")
+        gain = np.sqrt(ascent.variance / ((k**2 - 1) / 6))
+        look = {"color": INK[style % 5], "linestyle": DASHES[style % 5]}
+        panels[-1].plot(
+            gain, linewidth=1.2, label=f"{k} × {k}, √(3(k-1)/(k+1)) = {math.sqrt(3 * (k - 1) / (k + 1)):.3f}", **look
+        )
+        panels[-1].axhline(math.sqrt(3 * (k - 1) / (k + 1)), color=GREY, linewidth=0.7, zorder=0)
+    panels[-1].set(xlabel="steps of gradient ascent", ylabel="σ / σ of uniform")
+    panels[-1].legend(loc="lower right")
+
+
+def _learning(part: Any, learning: Any) -> None:
+    """Training loss by epoch and readout: means over seeds with 95 % confidence intervals."""
+    panels = part.subplots(1, len(learning), squeeze=False)[0]
+    for axes, (readout, found) in zip(panels, learning.items(), strict=True):
+        for style, (name, curves) in enumerate(found.items()):
+            epochs = np.arange(1, curves.loss.shape[1] + 1) + 0.06 * (style - 1.5)
+            mean, half = curves.mean_accuracy
+            look = {"color": INK[style % 5], "linestyle": DASHES[style % 5], "marker": MARKERS[style % 5], "capsize": 2}
+            axes.errorbar(
+                epochs, 100 * mean, 100 * half, label=name, linewidth=1, markersize=4, markerfacecolor="white", **look
+            )
+        axes.set(xlabel="epoch", title=f"digits, readout: {readout}" + (" units" if readout == "all" else " unit"))
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    panels[0].set_ylabel("test accuracy in %, mean and 95 % interval")
+    panels[-1].legend(loc="lower right")

@@ -29,6 +29,8 @@ from jaxtyping import Array, Float
 from erfjax import initializers, summary
 from erfjax.errors import SampleError, StackError
 from erfjax.layers import Conv
+from erfjax.plot.canvas import DASHES, INK, MARKERS, figure, legend_below
+from erfjax.plot.profiles import GREY
 from erfjax.readings.analytic import analytic_map, widths
 from erfjax.studies._support.convergence import Interval, interval
 from erfjax.studies._support.pairs import Result, bar
@@ -141,6 +143,10 @@ class RegularisationResult(Result):
                 for field in dataclasses.fields(one):
                     arrays[f"{task.kind} {task.distance} {name} {field.name}"] = getattr(one, field.name)
         return arrays
+
+    def plot(self) -> Any:
+        """The figure of the study."""
+        return _figure(self)
 
 
 def _text(value: Interval) -> str:
@@ -264,3 +270,42 @@ def _compiled(task: Task, weight: float, rate: float) -> tuple[Any, Any]:
         return right.mean(), _sigma(params), jnp.mean(g[..., 0] ** 2, 0)
 
     return step, judge
+
+
+def _figure(result: RegularisationResult) -> Any:
+    """Accuracy and σ by step, and the measured fields at the end, by task."""
+    with figure(9.6, 3.0 * len(result.trained) + 0.4) as drawing:
+        drawing.suptitle(
+            "regularisation: the width of the analytic field in the loss, where the label depends on two far pixels"
+        )
+        panels = drawing.subplots(len(result.trained), 3, squeeze=False)
+        for row, (task, kinds) in zip(panels, result.trained.items(), strict=True):
+            for style, (name, one) in enumerate(kinds.items()):
+                _trained(row, result.steps, style, name, one)
+            for side in (-task.distance, task.distance):
+                row[2].axvline(side, color=GREY, linewidth=0.8, linestyle=":")
+            row[0].axhline(100, color=GREY, linewidth=0.7, zorder=0)
+            row[0].set(title=str(task), xlabel="step of training", ylabel="accuracy in %, mean and 95 % interval")
+            row[0].set_ylim(top=103)
+            row[1].set(
+                title="σ of the field: analytic (open),\nmeasured at the end (filled)", xlabel="step of training"
+            )
+            row[1].set(ylabel="pixels, mean and 95 % interval")
+            row[2].set(title="measured field at the end", ylabel="share of each pixel", yscale="log")
+            row[2].set(xlabel="pixels from the unit (dotted: the label's)")
+        legend_below(drawing, panels[0, 0])
+    return drawing
+
+
+def _trained(row: Any, steps: Any, style: int, name: str, one: Any) -> None:
+    """The curves and the field of networks of one kind, a little aside so that error bars do not hide each other."""
+    aside = np.array(steps) + 0.012 * steps[-1] * (style - 1.5)
+    points: Any = {"color": INK[style % 5], "marker": MARKERS[style % 5], "markersize": 3.5}
+    look: Any = points | {"linestyle": DASHES[style % 5], "linewidth": 1.1, "markerfacecolor": "white"}
+    for axes, what, scale in ((row[0], "accuracy", 100), (row[1], "sigma", 1)):
+        mean, half = one.curve(what)
+        axes.errorbar(aside, scale * mean, scale * half, label=name, elinewidth=0.6, capsize=1.5, **look)
+    mean, half = one.final_sigma
+    row[1].errorbar(steps[-1] * (1.06 + 0.03 * style), mean, half, elinewidth=0.6, capsize=1.5, **points)
+    offset = np.arange(one.measured.shape[1]) - one.measured.shape[1] // 2
+    row[2].plot(offset, one.measured.mean(0), **look)

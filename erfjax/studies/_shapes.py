@@ -16,6 +16,8 @@ import numpy as np
 from erfjax import summary
 from erfjax.errors import StackError
 from erfjax.layers import Conv
+from erfjax.plot.canvas import draw_map, figure, legend_below
+from erfjax.plot.profiles import sections
 from erfjax.studies._support.pairs import Claim, Pair, Result, bar, pair, pair_arrays
 from erfjax.typing import Statistic
 
@@ -75,6 +77,10 @@ class ShapesResult(Result):
     def arrays(self) -> dict[str, np.ndarray]:
         """Both maps of every panel."""
         return pair_arrays(self.pairs)
+
+    def plot(self) -> Any:
+        """The figure of the study."""
+        return _figure(self)
 
 
 def _gaussian(pairs: Sequence[Pair]) -> str:
@@ -142,3 +148,46 @@ def shapes(
         "seed": seed,
     }
     return ShapesResult(chosen, by_depth, tuple(found[len(KINDS) * count :]))
+
+
+def _figure(result: ShapesResult) -> Any:
+    """Measured maps by kind and depth, cross-sections, and the nonlinearities below."""
+    kinds, depths = list(result.by_depth), result.settings["depths"]
+    below = result.by_activation
+    columns = max(len(depths), len(below) + 1 if below else 0)
+    with figure(max(2.2 * columns, 7.0), 2.15 * (len(kinds) + 1) + (2.8 if below else 0)) as drawing:
+        drawing.suptitle("shapes: measured fields (black: the peak, dashed: 4.55 % of it) and their closed forms")
+        parts = drawing.subfigures(2 if below else 1, 1, height_ratios=(len(kinds) + 1, 1.25) if below else (1,))
+        upper = np.atleast_1d(parts)[0]
+        panels = upper.subplots(len(kinds) + 1, len(depths), squeeze=False)
+        for row, kind in enumerate(kinds):
+            for column, one in enumerate(result.by_depth[kind]):
+                draw_map(panels[row, column], one.measured.map)
+                panels[row, column].set_xlabel(_quality(one))
+            panels[row, 0].set_ylabel(kind)
+        for column, n in enumerate(depths):
+            panels[0, column].set_title(f"{n} layers, TRF {result.by_depth[kinds[0]][column].trf}")
+            pairs = [result.by_depth[kind][column] for kind in kinds]
+            sections(panels[-1, column], pairs[0].closed, [one.measured for one in pairs], kinds)
+        panels[-1, 0].set_ylabel("share per column")
+        legend_below(upper, panels[-1, 0])
+        if below:
+            _activations(parts[1], below, columns, result.settings["activation_depth"])
+    return drawing
+
+
+def _activations(part: Any, pairs: Sequence[Any], columns: int, depth: int) -> None:
+    panels = part.subplots(1, columns, squeeze=False)[0]
+    names = [one.name.split(",")[0] for one in pairs]
+    for axes, one, name in zip(panels, pairs, names, strict=False):
+        draw_map(axes, one.measured.map)
+        axes.set(title=f"{name}, {depth} layers", xlabel=_quality(one))
+    sections(panels[len(pairs)], pairs[0].closed, [one.measured for one in pairs], names)
+    legend_below(part, panels[len(pairs)])
+    for axes in panels[len(pairs) + 1 :]:
+        axes.set_visible(False)
+
+
+def _quality(one: Any) -> str:
+    """How well a measured map agrees, in a line under it."""
+    return f"R² {one.gaussianity[1]:.4f}, TV {one.comparison.total_variation:.3f}"

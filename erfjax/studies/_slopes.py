@@ -23,6 +23,8 @@ from erfjax.closed_form import laws
 from erfjax.errors import SampleError, StackError
 from erfjax.fields import EffectiveField
 from erfjax.layers import Conv
+from erfjax.plot.canvas import DASHES, INK, MARKERS, draw_map, figure
+from erfjax.plot.profiles import GREY
 from erfjax.readings.empirical import empirical
 from erfjax.studies._support.pairs import Claim, Result, bar, noise
 
@@ -132,6 +134,10 @@ class SlopesResult(Result):
         maps = {f"map width {width}": values for width, values in zip(self.widths, self.maps, strict=True)}
         return {"depths": np.array(self.depths), "widths": np.array(self.widths), "sizes": self.sizes, **maps}
 
+    def plot(self) -> Any:
+        """The figure of the study."""
+        return _figure(self)
+
 
 def trf_slope(depths: Sequence[int]) -> float:
     """The log-log slope of 2n + 1, the theoretical field of n kernels 3 x 3, over a range of depths.
@@ -213,3 +219,81 @@ def _statistics(g: Float[np.ndarray, "runs height width"]) -> tuple[np.ndarray, 
     square = (g**2).mean(0)
     share = np.abs(g) / np.abs(g).sum((1, 2), keepdims=True)
     return square, np.sqrt(square), share.mean(0)
+
+
+def _figure(result: SlopesResult) -> Any:
+    """Slope by width and statistic, the plane of both slopes, and maps by width."""
+    reported, names, repeats = result.reported, result.statistics, result.settings["repeats"]
+    with figure(9.4, 6.6) as drawing:
+        drawing.suptitle("slopes: why 0.56 and -0.43 were reported; random linear 3 × 3 networks")
+        upper, lower = drawing.subfigures(2, 1, height_ratios=(1.5, 1))
+        by_width, plane_ = upper.subplots(1, 2)
+        widths = np.array(result.widths, dtype=float)
+        for style, name in enumerate(names):
+            look = {"color": INK[style], "linewidth": 1.0}
+            points = {"fmt": MARKERS[style], "markersize": 4.5, "markerfacecolor": "white", "capsize": 2}
+            beside = widths * 1.05 ** (style - 1)
+            by_width.errorbar(beside, result.mean[:, style], 2 * result.stderr[:, style], label=name, **points, **look)
+            plane_.plot(
+                result.mean[:, style],
+                result.mean[:, style] - result.offset,
+                linestyle="none",
+                marker=MARKERS[style],
+                markersize=4.5,
+                markerfacecolor="white",
+                color=INK[style],
+                label=name,
+            )
+        for law, style in (("square", 0), ("rms", 1)):
+            closed = result.closed[style]
+            by_width.axhline(closed, color=INK[style], linestyle=DASHES[style], linewidth=0.9, zorder=0)
+            text = f"∞, {'E g²' if law == 'square' else '√E g²'}: {closed:.3f}"
+            _beside(by_width, closed, text)
+        by_width.axhline(reported.size, color=GREY, linestyle=":", linewidth=1.4, zorder=0)
+        _beside(by_width, reported.size, f"reported: {reported.size}")
+        by_width.set_xscale("log", base=2)
+        by_width.set_xticks(widths, labels=[str(w) for w in result.widths])
+        by_width.set(
+            xlabel="width (channels)",
+            ylabel=f"log-log slope of the size, mean of {repeats} studies ± 2 se",
+            title="by width and statistic; lines: closed form",
+        )
+        by_width.legend(loc="lower right")
+        low, high = min(0.46, result.mean.min() - 0.01), max(0.6, result.mean.max() + 0.01)
+        ends = np.array([low, high])
+        shown = f"n = {', '.join(map(str, result.depths))}"
+        plane_.plot(
+            ends,
+            ends - result.offset,
+            color=INK[0],
+            linewidth=0.9,
+            zorder=0,
+            label=f"slope of log(2n + 1) apart: {shown}",
+        )
+        plane_.plot(
+            ends,
+            ends - result.far_offset,
+            color=GREY,
+            linestyle="--",
+            linewidth=0.9,
+            zorder=0,
+            label="the same for n = 10 ... 100",
+        )
+        plane_.plot(*reported, marker="*", markersize=11, color=INK[0], linestyle="none", label="reported 0.56, -0.43")
+        plane_.set(
+            xlabel="slope of the size", ylabel="slope of its share of the TRF", title="the two slopes are one number"
+        )
+        plane_.legend(loc="upper left", fontsize=7)
+        depth = result.depths[len(result.depths) // 2]
+        panels = lower.subplots(1, len(result.widths), squeeze=False)[0]
+        for axes, width, values in zip(panels, result.widths, result.maps, strict=True):
+            draw_map(axes, values)
+            axes.set_title(f"width {width}, {depth} layers")
+        panels[0].set_ylabel(f"E |g|, {result.settings['runs']} runs")
+    return drawing
+
+
+def _beside(axes: Any, level: float, text: str) -> None:
+    """A word on a horizontal line, right of the leftmost markers."""
+    where = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "fontsize": 7}
+    axes.annotate(text, (0.09, level), (0, 2), **where)

@@ -19,6 +19,8 @@ import numpy as np
 from erfjax import summary
 from erfjax.errors import StackError
 from erfjax.layers import Conv, SparseConv, Stack
+from erfjax.plot.canvas import DASHES, INK, MARKERS, draw_map, draw_section, figure, legend_below
+from erfjax.plot.profiles import GREY, centre, limits, markers, profile
 from erfjax.studies._support.pairs import Claim, Pair, Result, bar, pair, pair_arrays
 
 TAPS = 9  # those of the 3 x 3 convolution whose cost is kept
@@ -71,6 +73,10 @@ class SparseResult(Result):
     def arrays(self) -> dict[str, np.ndarray]:
         """Both maps of every stack."""
         return pair_arrays((*self.sparse, *self.dilated))
+
+    def plot(self) -> Any:
+        """The figure of the study."""
+        return _figure(self)
 
 
 def tap_variance(window: int, count: int = TAPS) -> float:
@@ -145,3 +151,50 @@ def sparse_stack(window: int, depth: int, seed: int = 0) -> Stack:
 def dilated_stack(window: int, depth: int) -> Stack:
     """The stack of `depth` dilated 3 x 3 convolutions whose taps span the window."""
     return Conv(3, dilation=(window - 1) // 2) ** depth
+
+
+def _figure(result: SparseResult) -> Any:
+    """Maps and profiles by window, and σ against the window."""
+    count = len(result.windows)
+    reach = max(one.trf for one in result.sparse) // 2 + 1
+    with figure(max(2.1 * count, 7.0), 9.0) as drawing:
+        drawing.suptitle("sparse: nine taps drawn in a window, and a dilated kernel of the same cost (black: the peak)")
+        upper, lower = drawing.subfigures(2, 1, height_ratios=(2.2, 1))
+        panels = upper.subplots(3, count, squeeze=False, height_ratios=(1.2, 1.2, 1))
+        for column, window in enumerate(result.windows):
+            for row, one in enumerate((result.sparse[column], result.dilated[column])):
+                padded = np.pad(one.measured.map, reach)
+                at = centre(one.closed) + reach
+                around = slice(at - reach, at + reach + 1)
+                draw_map(panels[row, column], padded[around, around], contour=None)
+                panels[row, column].set_xlabel(f"σ {one.ratio().b:.2f}")
+            panels[0, column].set_title(f"window {window}")
+            below, one = panels[2, column], result.sparse[column]
+            line = profile(one.closed)[0]
+            draw_section(below, line, linewidth=1.0, through=(centre(one.closed),), label="random taps: closed form")
+            markers(below, one.measured, 0, "random taps: measured, ± 2 se", reach, max(1, reach // 12))
+            limits(below, reach)
+        for row, name in enumerate(("random taps", "dilated", "share per column")):
+            panels[row, 0].set_ylabel(name)
+        legend_below(upper, panels[2, 0])
+        _by_window(lower.subplots(), result)
+    return drawing
+
+
+def _by_window(axes: Any, result: Any) -> None:
+    """σ against the window, for random and for dilated taps."""
+    k = np.array(result.windows, dtype=float)
+    axes.plot(k, result.expected, color=GREY, linewidth=4, alpha=0.4, label="random taps: mean over all draws")
+    for style, (name, pairs) in enumerate((("random taps", result.sparse), ("dilated", result.dilated))):
+        ratios = [one.ratio() for one in pairs]
+        look = {"color": INK[style], "linewidth": 1.0}
+        axes.plot(k, [r.a for r in ratios], linestyle=DASHES[style], label=f"{name}: closed form", **look)
+        points = {"fmt": MARKERS[style], "markersize": 4.5, "markerfacecolor": "white", "capsize": 2}
+        errors = [2 * (r.b_stderr or 0) for r in ratios]
+        axes.errorbar(k, [r.b for r in ratios], errors, label=f"{name}: measured, ± 2 se", **points, **look)
+    depth = result.settings["depth"]
+    axes.set(
+        xlabel="window in pixels", ylabel="σ in pixels", title=f"{depth} layers of nine taps: same cost, wider field"
+    )
+    axes.set_xticks(k)
+    axes.legend(loc="upper left")

@@ -132,8 +132,7 @@ class Claim(NamedTuple):
 class Result:
     """What a study found, as tables, as a figure and as files.
 
-    A study adds its findings as fields, its tables, its claims and its arrays; its figure is the function of `erfjax.plot` of
-    its name.
+    A study adds its findings as fields, its tables, its claims, its arrays and its figure.
 
     Attributes:
         settings: the arguments of the study, as JSON holds them.
@@ -175,7 +174,7 @@ class Result:
 
     def plot(self) -> Any:
         """A matplotlib figure of all findings."""
-        return getattr(plot, self.name)(self)
+        raise NotImplementedError
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """The folder with the figure (.png), the tables (.txt, .json) and the maps (.npz), named after the study."""
