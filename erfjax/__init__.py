@@ -4,6 +4,10 @@ Three readings of one trace of one JAX function: `theoretical` (where it can loo
 counts, in closed form) and `empirical` (how much, measured, with error bars); `compare` says whether they agree.
 """
 
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
 from erfjax import (
     closed_form,
     errors,
@@ -14,7 +18,6 @@ from erfjax import (
     measures,
     plot,
     protocols,
-    studies,
     tracing,
 )
 from erfjax.agreement import Comparison, compare
@@ -27,6 +30,9 @@ from erfjax.readings.analytic import analytic, analytic_map
 from erfjax.readings.empirical import empirical
 from erfjax.readings.redrawn import redraw
 from erfjax.readings.theoretical import theoretical
+
+if TYPE_CHECKING:
+    from erfjax import studies
 
 __version__ = "0.1.0"
 
@@ -61,3 +67,14 @@ __all__ = [
     "tiling",
     "tracing",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """The studies, imported when they are asked for: who reads a network of their own does not wait for them."""
+    if name == "studies":
+        return importlib.import_module("erfjax.studies")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

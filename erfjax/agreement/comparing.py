@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from erfjax import jackknife
 from erfjax.agreement.comparison import BEYOND, Comparison, Question, Ratio
@@ -70,7 +70,7 @@ def compare(
     bright = np.maximum(np.abs(p) / np.abs(p).max(), np.abs(q) / np.abs(q).max()) > FLOOR
     scores = np.abs(z[bright & np.isfinite(z)])
     degrees = min((_degrees(field) for field, e in zip((a, b), errors, strict=True) if e is not None), default=math.inf)
-    chance = float(2 * stats.t.sf(BEYOND, degrees))
+    chance = float(2 * scipy.stats.t.sf(BEYOND, degrees))
     sizes = tuple(r for name, options in LISTED.items() if (r := _size_ratio(a, b, name, options, anchor)) is not None)
     totals = Ratio("total", float(a.map.sum()), float(b.map.sum()), _total_stderr(a), _total_stderr(b))
     distance, closed = float(np.abs(difference).sum() / 2), "measured" not in (a.coverage, b.coverage)
@@ -150,9 +150,9 @@ def _size_ratio(
 def _pixels(scores: np.ndarray, chance: float, closed: bool, distance: float) -> Question | None:
     """How often as many pixels or more lie beyond; of two closed forms, whether rounding explains their distance."""
     if closed:
-        return Question("pixels", float(2 * stats.norm.sf(distance / ROUNDING)))
+        return Question("pixels", float(2 * scipy.stats.norm.sf(distance / ROUNDING)))
     count = np.count_nonzero(scores > BEYOND)
-    return Question("pixels", float(stats.binom.sf(count - 1, scores.size, chance))) if scores.size else None
+    return Question("pixels", float(scipy.stats.binom.sf(count - 1, scores.size, chance))) if scores.size else None
 
 
 class _Number(NamedTuple):
@@ -176,4 +176,4 @@ def _question(a: EffectiveField, b: EffectiveField, number: _Number, degrees: Nu
     bar = math.hypot(one or 0.0, other or 0.0, ROUNDING * max(abs(first), abs(second)))
     if not math.isfinite(bar):
         return None
-    return Question(number.name, float(2 * stats.t.sf(abs(second - first) / bar, degrees)) if bar else 1.0)
+    return Question(number.name, float(2 * scipy.stats.t.sf(abs(second - first) / bar, degrees)) if bar else 1.0)

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from erfjax.errors import MapError
 
@@ -89,7 +89,7 @@ def scaling_law(
         error = math.sqrt(float(((z - intercept - slope * x) ** 2).sum()) / degrees / spread)
     else:
         error = math.inf
-    half = error * float(stats.t.ppf((1 + confidence) / 2, degrees)) if degrees else math.inf
+    half = error * float(scipy.stats.t.ppf((1 + confidence) / 2, degrees)) if degrees else math.inf
     exact = None if law is None else _line(x, np.log([law(int(d)) for d in depths]), weights)[0]
     return ScalingLaw(slope, intercept, error, confidence, (slope - half, slope + half), exact)
 

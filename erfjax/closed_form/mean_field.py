@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
+import scipy
 
 from erfjax.closed_form.gaussian_integrals import Profile, expectations
 from erfjax.errors import KernelError

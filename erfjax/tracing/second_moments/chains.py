@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jax import lax
-from scipy import special
 
 from erfjax.closed_form import gaussian_integrals
 from erfjax.closed_form.gaussian_integrals import BLOCK, FEATURE_ENDS, two_slopes
@@ -25,7 +25,7 @@ from erfjax.tracing.second_moments.kinds import ELEMENTWISE, Kind
 from erfjax.tracing.second_moments.scaled import EMPTY, Scaled
 from erfjax.tracing.windows.cone import Cone, Step, cut
 
-QUANTILES = special.ndtri((np.arange(256) + 0.5) / 256)  # at which comparisons are taken
+QUANTILES = 256  # of the normal distribution, at which comparisons are taken
 LOOKED_AT = (
     -4.0,
     -2.0,
@@ -156,7 +156,8 @@ def chance(cone: Cone, chain: Chain, mean: Scaled, variance: Scaled) -> Any:
         return count + run(cone, chain, centre + sigma * quantile), None
 
     zero = jnp.zeros(lengths(chain.steps[-1].box), sigma.dtype)
-    return lax.scan(add, zero, jnp.asarray(QUANTILES, sigma.dtype))[0] / len(QUANTILES)
+    at = scipy.special.ndtri((np.arange(QUANTILES) + 0.5) / QUANTILES)
+    return lax.scan(add, zero, jnp.asarray(at, sigma.dtype))[0] / QUANTILES
 
 
 def at_mean(

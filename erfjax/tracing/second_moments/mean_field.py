@@ -14,7 +14,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from scipy import special
+import scipy
 
 from erfjax.errors import DataDependentError
 from erfjax.tracing.program.equations import Atom, Equation, Known, Var
@@ -321,7 +321,7 @@ def order_statistics() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
     counts = np.concatenate([np.arange(1.0, 65.0), np.geomspace(65.0, 2.0**24, 200)])
     x = np.linspace(-9.0, 9.0, 8001)
-    density, below = np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi), special.ndtr(x)
+    density, below = np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi), scipy.special.ndtr(x)
     mass = counts[:, None] * density * below ** (counts[:, None] - 1) * (x[1] - x[0])
     means = (mass * x).sum(axis=1)
     return np.log(counts), means, (mass * x**2).sum(axis=1) - means**2

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from scipy import special
+import scipy
 
 from erfjax.tracing.program.equations import Known
 from erfjax.tracing.rules.contraction import channel_axes
@@ -127,7 +127,7 @@ def independence(weight: np.ndarray, channels: Sequence[int]) -> list[tuple[str,
     for name, terms in tests:
         scale = float(np.sqrt(np.square(terms).sum()))
         if scale:
-            found.append((name, float(special.erfc(abs(float(terms.sum())) / scale / math.sqrt(2)))))
+            found.append((name, float(scipy.special.erfc(abs(float(terms.sum())) / scale / math.sqrt(2)))))
     return found
 
 
