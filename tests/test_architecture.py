@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,17 @@ def test_matplotlib_is_imported_on_use(path):
     for node in ast.parse(path.read_text()).body:
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", "")]
         assert not any((imported or "").startswith("matplotlib") for imported in names)
+
+
+def test_import_leaves_out_what_is_heavy():
+    """A fresh process pays for no study, no figure and none of SciPy's larger parts; the studies come when they are asked for."""
+    heavy = ("erfjax.studies", "matplotlib", "scipy.stats", "scipy.optimize", "scipy.signal", "scipy.special")
+    code = f"""
+import sys, erfjax
+print([name for name in {heavy} if name in sys.modules], erfjax.studies.growth.__name__, "studies" in dir(erfjax))
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "[] growth True\n"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name)
