@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from erfjax.jackknife import stderr, without_each
 from erfjax.plot.canvas import INK, MARKERS, draw_section, gaussian_of, middle
 
 GREY = "#777777"
@@ -64,5 +65,5 @@ def profile(field: Any) -> tuple[np.ndarray, np.ndarray | None]:
     if field.batches is None:
         return line, None
     columns = np.array([_marginal(batch) for batch in field.batches])
-    rest = columns.sum(0) - columns
-    return line, np.sqrt((len(rest) - 1) * (rest / rest.sum(1, keepdims=True)).var(0))
+    rest = without_each(columns)
+    return line, stderr(rest / rest.sum(1, keepdims=True))

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from erfjax import measures, summary
+from erfjax import jackknife, measures, summary
 from erfjax.errors import MapError
 from erfjax.layers import Activation, Conv
 from erfjax.protocols._single import measured
@@ -135,8 +135,7 @@ def luo2016(
         return np.concatenate([sizes, lines])
 
     found = [float(value) for value in statistics(None)]
-    spread = np.std([statistics(run) for run in range(runs)], axis=0) * np.sqrt(runs - 1)
-    errors = [float(value) for value in spread]
+    errors = [float(value) for value in jackknife.stderr(np.stack([statistics(run) for run in range(runs)]))]
     return LuoGrowth(
         depths=depths,
         theoretical=theoretical,

@@ -129,7 +129,7 @@ class Claim(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Result:
+class Result(summary.Shown):
     """What a study found, as tables, as a figure and as files.
 
     A study adds its findings as fields, its tables, its claims, its arrays and its figure.
@@ -158,19 +158,13 @@ class Result:
         """The table of the study."""
         return self.tables()[0]
 
-    def _shown(self) -> tuple[summary.Table, ...]:
+    def _tables(self) -> tuple[summary.Table, ...]:
         """Every table, and the claims as one more."""
         claims = self.claims()
         return (*self.tables(), *([summary.Table("beside the paper", CLAIM, claims)] if claims else []))
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.settings.items())})"
-
-    def __str__(self) -> str:
-        return summary.stack(*self._shown())
-
-    def _repr_html_(self) -> str:
-        return summary.stack_html(*self._shown())
+    def _brief(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
 
     def plot(self) -> Any:
         """A matplotlib figure of all findings."""
