@@ -17,6 +17,7 @@ from erfjax.errors import ErfjaxError, FunctionError, LayoutError, MapError, Sam
 from erfjax.fields import EffectiveField, TheoreticalField
 from erfjax.fields.advice import image_size_per_axis
 from erfjax.fields.effective import LISTED
+from erfjax.fields.intervals import intervals
 from erfjax.readings.analytic import analytic
 from erfjax.readings.empirical import empirical
 from erfjax.readings.theoretical import theoretical
@@ -24,6 +25,8 @@ from erfjax.reports.inputs import Inputs, inputs_of
 from erfjax.reports.words import SIZES, TASKS, advice, agreement
 from erfjax.typing import Channels, Function, Given, Number, Statistic
 from erfjax.uncertainty import Interval
+
+LEVEL = 0.95  # of the intervals of sizes
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -199,9 +202,9 @@ def _sizes(
         size, interval = _size(closed, measure), None
         if measured is not None and (value := _size(measured, measure)) is not None:
             try:
-                interval = measured.interval(measure, **LISTED[measure])
+                interval = intervals(measured, measure, (LEVEL,), options=LISTED[measure])[0]
             except MapError:
-                interval = Interval(value, value, value, 0.95, 0, 0)
+                interval = Interval(value, value, value, LEVEL, 0, 0)  # one sample
         if size is not None or interval is not None:
             found[measure] = (size, interval)
     return found
