@@ -290,10 +290,10 @@ def _input(shape: tuple[int, ...], dtype: str) -> Any:
 
 def _line(context: click.Context) -> str:
     """The command line that was given, with the options that were set."""
-    words = ["erfjax", str(context.info_name)]
+    words, values = ["erfjax", str(context.info_name)], context.params
     default = click.core.ParameterSource.DEFAULT
     for parameter in context.command.params:
-        value = context.params.get(str(parameter.name))
+        value = values.get(str(parameter.name))
         if context.get_parameter_source(str(parameter.name)) is default or value is None:
             continue
         if isinstance(parameter, click.Argument):

@@ -124,6 +124,13 @@ def test_a_reading_that_is_refused_leaves_the_others():
     assert "measured" in str(made)
 
 
+def test_a_unit_that_sees_one_pixel_has_sizes():
+    made = ej.report(jnp.sin, jax.ShapeDtypeStruct((1, 9, 1), jnp.float32), layout="NWC", samples=4)
+    assert not made.refused
+    assert made.sizes["sigma"][1].value == 0
+    assert tuple(made.sizes["sigma"][1]) == (0, 0)
+
+
 def test_where_nothing_can_be_read_the_first_error_is_raised():
     with pytest.raises(errors.UnsupportedPrimitiveError, match="no rule"):
         ej.report(lambda x: jax.pure_callback(lambda a: a, x, x), SHAPE, samples=2)

@@ -25,7 +25,7 @@ def body(made: Report) -> str:
         >>> from erfjax.reports.page import body
         >>> made = ej.report(jnp.sin, jax.ShapeDtypeStruct((1, 9, 1), jnp.float32), layout="NWC", samples=4)
         >>> body(made).count("<h2"), "<script" in body(made)
-        (8, False)
+        (7, False)
     """
     parts: tuple[tuple[str, Callable[[Report], str]], ...] = (
         ("At a glance", _glance),
