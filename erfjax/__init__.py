@@ -30,11 +30,12 @@ from erfjax.readings.analytic import analytic, analytic_map
 from erfjax.readings.empirical import empirical
 from erfjax.readings.redrawn import redraw
 from erfjax.readings.theoretical import theoretical
+from erfjax.reports import Report, report
 
 if TYPE_CHECKING:
     from erfjax import studies
 
-__version__ = "0.1.0"
+__version__ = "0.1.0"  # the only place: the package metadata is built from it
 
 __all__ = [
     "Comparison",
@@ -42,6 +43,7 @@ __all__ = [
     "EffectiveField",
     "Growth",
     "Match",
+    "Report",
     "TheoreticalField",
     "Tiling",
     "analytic",
@@ -62,6 +64,7 @@ __all__ = [
     "plot",
     "protocols",
     "redraw",
+    "report",
     "studies",
     "theoretical",
     "tiling",

@@ -1,12 +1,14 @@
-"""The command line: `erfjax growth`, `erfjax reproduce NAME`, `erfjax report TARGET`, `erfjax context TARGET`.
+"""The command line: `erfjax growth`, `reproduce NAME`, `report TARGET`, `context TARGET`, `doctor`.
 
 Options are read here and handed on; everything is computed by the functions that Python users call. What a user got wrong
-(an `ErfjaxError`, a file that cannot be read or written) ends with one line and exit status 1, not with a traceback.
+(an `ErfjaxError`, a file that cannot be read or written) ends with one line and exit status 1, not with a traceback; a wrong
+option ends with status 2.
 """
 
 import ast
 import contextlib
 import inspect
+import shlex
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ import click
 
 from erfjax import __version__
 from erfjax.errors import ErfjaxError
+from erfjax.reports.words import TASKS
 
 
 @contextlib.contextmanager
@@ -72,7 +75,10 @@ def _settings(context: click.Context, parameter: click.Parameter, value: tuple[s
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="erfjax")
 def main() -> None:
-    """Theoretical and effective receptive fields of any JAX function."""
+    """Theoretical and effective receptive fields of any JAX function.
+
+    The exit status is 0 if all went well, 1 if something was refused or failed (the last line says what), 2 for a wrong option.
+    """
 
 
 OWN = ("activations", "weights", "kernel", "width", "image")  # options of the stacks that are read without a TARGET
@@ -139,7 +145,7 @@ def _growth_of(
     import jax
 
     from erfjax.growth_laws import growth as laws
-    from erfjax.report import load_target
+    from erfjax.reports import load_target
 
     if not shape:
         raise click.BadParameter("a family needs --shape, the shape of its input, such as --shape 1,128,128,3")
@@ -217,6 +223,20 @@ def reproduce(name: str, out: Path, settings: dict[str, Any]) -> None:
 @click.option("--out-layout", help="The same for the output, such as NLC for tokens; like the input by default.")
 @click.option("--unit", callback=_integers, help="Index of the output unit, such as 3,3; the centre by default.")
 @click.option(
+    "--image",
+    "images",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Photograph to crop the inputs from; may be repeated. Without one they are noise.",
+)
+@click.option("--samples", default=32, show_default=True, help="How many inputs to measure with.")
+@click.option("--seed", default=0, show_default=True, help="Of crops and noise.")
+@click.option(
+    "--channels", default="sum", show_default=True, help="Output channels: sum, frobenius, random-signs or a number."
+)
+@click.option("--task", type=click.Choice(TASKS), help="What the model is for; the advice is about that.")
+@click.option("--objects", callback=_integers, help="Sizes of objects or anchors, such as 16,32,64, for --task detect.")
+@click.option(
     "--image-size", callback=_integers, help="Image to give advice for, such as 224,224; the input by default."
 )
 @click.option(
@@ -226,21 +246,76 @@ def reproduce(name: str, out: Path, settings: dict[str, Any]) -> None:
     type=click.Choice(["refuse", "everything"]),
     help="What a primitive without a rule may see of its operands.",
 )
-@click.option("--image", type=click.Path(path_type=Path), help="Picture to draw the field on (in the HTML page).")
+@click.option("--dtype", default="float32", show_default=True, help="Of the input; int32 for tokens.")
+@click.option("--quiet", is_flag=True, help="Do not say on stderr what is being done.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="HTML page to write.")
-def report(target: str, out: Path | None, **options: Any) -> None:
-    """What a unit of TARGET sees: layer by layer, with advice.
+@click.pass_context
+def report(context: click.Context, target: str, out: Path | None, quiet: bool, **options: Any) -> None:
+    """What a unit of TARGET sees, in three readings side by side: theoretical, in closed form, measured.
 
-    TARGET is package.module:function or file.py:function, a function from an array to an array.
+    TARGET is package.module:function or file.py:function, a function from an array to an array. A reading that is not possible
+    is left out, and the report says why.
     """
-    from erfjax.report import report as make
+    from erfjax.reports import load_target
+    from erfjax.reports import report as make
 
+    x = _input(options.pop("shape"), options.pop("dtype"))
+    channels = options.pop("channels")
     with _explained():
         _folder(out and out.parent)
-        made = make(target, **options)
+        made = make(
+            load_target(target),
+            x,
+            channels=int(channels) if channels.isdigit() else channels,
+            objects=options.pop("objects") or (),
+            name=target,
+            command=_line(context),
+            progress=not quiet,
+            **options,
+        )
         click.echo(str(made))
         if out is not None:
             click.echo(f"\nwritten: {made.save(out)}")
+
+
+def _input(shape: tuple[int, ...], dtype: str) -> Any:
+    """Shape and dtype of an input."""
+    import jax
+
+    try:
+        return jax.ShapeDtypeStruct(shape, dtype)
+    except TypeError as error:
+        raise click.BadParameter(f"--dtype {dtype!r} is no dtype, such as float32 or int32") from error
+
+
+def _line(context: click.Context) -> str:
+    """The command line that was given, with the options that were set."""
+    words, values = ["erfjax", str(context.info_name)], context.params
+    default = click.core.ParameterSource.DEFAULT
+    for parameter in context.command.params:
+        value = values.get(str(parameter.name))
+        if context.get_parameter_source(str(parameter.name)) is default or value is None:
+            continue
+        if isinstance(parameter, click.Argument):
+            words.append(str(value))
+        elif isinstance(value, bool):
+            words.append(parameter.opts[0])
+        else:
+            each = [",".join(map(str, value))] if isinstance(value, tuple) and not parameter.multiple else value
+            for one in each if isinstance(each, list | tuple) else [each]:
+                words += [parameter.opts[0], str(one)]
+    return shlex.join(words)
+
+
+@main.command()
+def doctor() -> None:
+    """Versions, devices, precision, optional packages, compilation cache."""
+    from erfjax.reports.doctor import doctor as look
+
+    try:
+        click.echo(str(look()))
+    except RuntimeError as error:
+        raise click.ClickException(f"JAX finds no device: {error}") from error
 
 
 @main.command()
@@ -256,15 +331,10 @@ def report(target: str, out: Path | None, **options: Any) -> None:
 @click.option("--dtype", default="float32", show_default=True, help="Of the input; int32 for tokens.")
 def context(target: str, shape: tuple[int, ...], chunk: int | None, dtype: str, **options: Any) -> None:
     """Whether TARGET is causal, how far it looks back and ahead, and what makes it look ahead."""
-    import jax
-
     from erfjax.decisions.streaming import context as look
-    from erfjax.report import load_target
+    from erfjax.reports import load_target
 
-    try:
-        x = jax.ShapeDtypeStruct(shape, dtype)
-    except TypeError as error:
-        raise click.BadParameter(f"--dtype {dtype!r} is no dtype, such as float32 or int32") from error
+    x = _input(shape, dtype)
     with _explained():
         found = look(load_target(target), x, **options)
         click.echo(str(found))

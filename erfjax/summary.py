@@ -10,24 +10,55 @@ import html
 import io
 import math
 import numbers
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>{title}</title>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
 <style>
- body {{ font: 15px/1.45 system-ui, sans-serif; color: #111; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }}
- table {{ border-collapse: collapse; margin: 1.2rem 0; font-variant-numeric: tabular-nums }}
+ :root {{ color-scheme: light dark; --ink: #161616; --paper: #fff; --line: #d4d4d4; --soft: #5a5a5a; --link: #14508f }}
+ @media (prefers-color-scheme: dark) {{
+  :root {{ --ink: #ececec; --paper: #151619; --line: #3c3f45; --soft: #a9adb4; --link: #8dbdf2 }}
+ }}
+ body {{ font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 68rem;
+  margin: 1.5rem auto; padding: 0 1rem; overflow-wrap: break-word }}
+ a {{ color: var(--link) }}
+ h1 {{ font-size: 1.5rem; overflow-wrap: anywhere }}
+ table {{ border-collapse: collapse; margin: .8rem 0; font-variant-numeric: tabular-nums }}
  caption {{ text-align: left; font-weight: 600; padding-bottom: .3rem }}
- th, td {{ text-align: left; vertical-align: top; padding: .15rem .9rem .15rem 0; border-bottom: 1px solid #ddd }}
- img {{ max-width: 100% }}
- pre {{ overflow-x: auto; font-size: 12px; line-height: 1.3 }}
- h2 {{ margin-top: 3rem; border-top: 1px solid #111; padding-top: .6rem }}
+ th, td {{ text-align: left; vertical-align: top; padding: .2rem .9rem .2rem 0; border-bottom: 1px solid var(--line) }}
+ th {{ font-weight: 600 }}
+ th[scope=row] {{ font-weight: 400; color: var(--soft) }}
+ img {{ max-width: 100%; height: auto }}
+ pre {{ overflow-x: auto; font-size: 12px; line-height: 1.35 }}
+ h2 {{ font-size: 1.15rem; margin-top: 2.2rem; border-top: 1px solid var(--line); padding-top: .6rem }}
+ figure {{ margin: 0 }}
+ figure img {{ background: #fff; border-radius: 3px }}
+ figcaption, .soft {{ color: var(--soft); font-size: .9rem }}
+ summary {{ cursor: pointer }}
+ .definition {{ width: min(28rem, 72vw) }}
+ .scroll {{ overflow-x: auto; max-width: 100% }}
+ .figures {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); gap: 1rem }}
+ @media print {{
+  :root {{ --ink: #000; --paper: #fff; --line: #bbb; --soft: #333; --link: #000 }}
+  nav {{ display: none }}
+  .scroll {{ overflow: visible }}
+  figure, tr {{ break-inside: avoid }}
+  details::details-content {{ content-visibility: visible; height: auto }}
+ }}
 </style>
+</head>
+<body>
 <h1>{title}</h1>
 {body}
+</body>
 </html>
 """
 
@@ -106,11 +137,10 @@ class Table:
         return "\n".join(lines + [line(row) for row in cells] + [f"· {note}" for note in self.notes])
 
     def _repr_html_(self) -> str:
-        def row(texts: Sequence[str], tag: str) -> str:
-            return "<tr>" + "".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in texts) + "</tr>"
-
-        head = f"<thead>{row(self.columns, 'th')}</thead>" if any(self.columns) else ""
-        body = "".join(row(texts, "td") for texts in self._cells())
+        headed = any(self.columns)
+        heads = "".join(f'<th scope="col">{html.escape(text)}</th>' for text in self.columns)
+        head = f"<thead><tr>{heads}</tr></thead>" if headed else ""
+        body = "".join(_row(texts, named=not headed) for texts in self._cells())
         title = f"<caption>{html.escape(self.title)}</caption>" if self.title else ""
         notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
         return f'<table class="erfjax">{title}{head}<tbody>{body}</tbody></table>{notes}'
@@ -134,6 +164,14 @@ class Table:
         writer.writerow(self.columns)
         writer.writerows([_plain(value) for value in row] for row in self.rows)
         return text.getvalue()
+
+
+def _row(texts: Sequence[str], named: bool) -> str:
+    """A row of cells in HTML; where there are no column heads, the first cell is the head of its row."""
+    cells = [f"<td>{html.escape(text)}</td>" for text in texts]
+    if named:
+        cells[:1] = [f'<th scope="row">{html.escape(text)}</th>' for text in texts[:1]]
+    return f"<tr>{''.join(cells)}</tr>"
 
 
 def _plain(value: Any) -> Any:
@@ -214,3 +252,28 @@ def page(title: str, body: str) -> str:
         True
     """
     return PAGE.format(title=html.escape(title), body=body)
+
+
+def scrolling(table: Table) -> str:
+    """A table in a box of its own, which scrolls where the page is narrow, and its notes below the box.
+
+    Example:
+        >>> from erfjax.summary import Table, scrolling
+        >>> scrolling(Table("growth", ("n",), ((5,),))).startswith('<div class="scroll"')
+        True
+    """
+    inside = dataclasses.replace(table, notes=())._repr_html_()
+    named = f'role="region" tabindex="0" aria-label="{html.escape(table.title or "table", quote=True)}"'
+    return f'<div class="scroll" {named}>{inside}</div>{bullets(table.notes)}'
+
+
+def bullets(texts: Sequence[str]) -> str:
+    """Texts as a list in HTML; nothing for none.
+
+    Example:
+        >>> from erfjax.summary import bullets
+        >>> bullets(["`a` < b"])
+        '<ul><li><code>a</code> &lt; b</li></ul>'
+    """
+    items = (re.sub("`([^`]+)`", r"<code>\1</code>", html.escape(text)) for text in texts)
+    return f"<ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>" if texts else ""

@@ -22,7 +22,7 @@ ROWS = (  # from the ground up; boxes on one row do not know each other
     {"readings", "layers"},
     {"agreement", "protocols", "growth_laws", "decisions"},
     {"studies"},
-    {"report", "gallery"},
+    {"reports", "gallery"},
     {"cli"},
     {"__main__", "__init__"},
 )

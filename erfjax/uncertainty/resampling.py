@@ -257,7 +257,7 @@ def percentile(
     tail = float(scipy.stats.norm.cdf(wide))
     low, high = np.quantile(known, [tail, 1 - tail], method="inverted_cdf")
     middle = float(np.exp(np.log(known).mean())) if known.min() > 0 else estimate
-    scales = [estimate / middle if move else 1.0 for move in centred]
+    scales = [estimate / middle if move and middle else 1.0 for move in centred]  # one pixel has σ = 0
     return float(low * min(scales)), float(high * max(scales))
 
 
