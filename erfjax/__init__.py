@@ -5,8 +5,7 @@ counts, in closed form) and `empirical` (how much, measured, with error bars); `
 """
 
 import importlib
-from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from erfjax import (
     closed_form,
@@ -17,23 +16,22 @@ from erfjax import (
     layouts,
     measures,
     plot,
-    protocols,
     tracing,
 )
 from erfjax.agreement import Comparison, compare
-from erfjax.decisions.sizing import Match, match, needed
-from erfjax.decisions.streaming import Context, context
-from erfjax.decisions.tiles import Tiling, tiling
 from erfjax.fields import EffectiveField, TheoreticalField
-from erfjax.growth_laws import Growth, growth
 from erfjax.readings.analytic import analytic, analytic_map
 from erfjax.readings.empirical import empirical
 from erfjax.readings.redrawn import redraw
 from erfjax.readings.theoretical import theoretical
-from erfjax.reports import Report, report
 
 if TYPE_CHECKING:
-    from erfjax import studies
+    from erfjax import protocols, studies
+    from erfjax.decisions.sizing import Match, match, needed
+    from erfjax.decisions.streaming import Context, context
+    from erfjax.decisions.tiles import Tiling, tiling
+    from erfjax.growth_laws import Growth, growth
+    from erfjax.reports import Report, report
 
 __version__ = "0.1.0"  # the only place: the package metadata is built from it
 
@@ -72,11 +70,34 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> ModuleType:
-    """The studies, imported when they are asked for: who reads a network of their own does not wait for them."""
-    if name == "studies":
-        return importlib.import_module("erfjax.studies")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+_ON_USE = {
+    "Context": "decisions.streaming",
+    "Growth": "growth_laws",
+    "Match": "decisions.sizing",
+    "Report": "reports",
+    "Tiling": "decisions.tiles",
+    "context": "decisions.streaming",
+    "growth": "growth_laws",
+    "match": "decisions.sizing",
+    "needed": "decisions.sizing",
+    "protocols": "",
+    "report": "reports",
+    "studies": "",
+    "tiling": "decisions.tiles",
+}
+"""Where the names are that are imported when they are asked for; "" stands for a package of that name."""
+
+
+def __getattr__(name: str) -> Any:
+    """What a reading alone does not need is imported on use, so that `import erfjax` costs little more than `import jax`."""
+    if name not in _ON_USE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = _ON_USE[name]
+    found = (
+        getattr(importlib.import_module(f"erfjax.{home}"), name) if home else importlib.import_module(f"erfjax.{name}")
+    )
+    globals()[name] = found
+    return found
 
 
 def __dir__() -> list[str]:

@@ -107,7 +107,16 @@ def test_matplotlib_is_imported_on_use(path):
 
 def test_import_leaves_out_what_is_heavy():
     """A fresh process pays for no study, no figure and none of SciPy's larger parts; the studies come when they are asked for."""
-    heavy = ("erfjax.studies", "matplotlib", "scipy.stats", "scipy.optimize", "scipy.signal", "scipy.special")
+    heavy = (
+        "erfjax.studies",
+        "erfjax.decisions",
+        "erfjax.protocols",
+        "matplotlib",
+        "scipy.stats",
+        "scipy.optimize",
+        "scipy.signal",
+        "scipy.special",
+    )
     code = f"""
 import sys, erfjax
 print([name for name in {heavy} if name in sys.modules], erfjax.studies.growth.__name__, "studies" in dir(erfjax))
