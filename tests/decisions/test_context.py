@@ -242,3 +242,30 @@ def test_command_line(tmp_path):
     wrong = CliRunner().invoke(main, ["context", target, "--shape", "1,64,4", "--axis", "H"])
     assert wrong.exit_code == 1
     assert "no axis 'H'" in wrong.output
+
+
+def attention(mask=None, **options):
+    def f(x):
+        q = x[:, :, None]
+        return jax.nn.dot_product_attention(q, q, q, mask=None if mask is None else mask[None, None], **options)[
+            :, :, 0
+        ]
+
+    return f
+
+
+@pytest.mark.parametrize(
+    ("f", "causal", "left", "right"),
+    [
+        (attention(is_causal=True), True, 23, 0),
+        (attention(is_causal=True, local_window_size=(4, 0)), True, 4, 0),
+        (attention(jnp.tril(jnp.ones((24, 24), bool), 1)), False, 23, 1),
+    ],
+    ids=["causal", "sliding", "one off"],
+)
+def test_masked_attention(f, causal, left, right):
+    """A mask that is built one off is a leak of one position, with its line."""
+    found = ej.context(f, jax.ShapeDtypeStruct((1, 24, 8), jnp.float32))
+    assert (found.causal, found.left, found.right) == (causal, left, right)
+    assert all("test_context.py" in str(leak) for leak in found.leaks)
+    assert bool(found.leaks) is not causal
