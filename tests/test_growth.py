@@ -30,7 +30,7 @@ def test_closed_forms_have_the_published_sizes_and_slopes():
 
 
 def test_uniform_linear_networks_have_the_same_sizes():
-    curve = growth((5, 10), activations=["linear"], weights=["uniform"], samples=1, progress=False).curves[0]
+    curve = growth((5, 10), activations=["linear"], weights=["uniform"], samples=2, progress=False).curves[0]
     assert np.round(curve.sizes, 2).tolist() == [8.31, 11.70]
     assert curve.stderrs == (0.0, 0.0)
 

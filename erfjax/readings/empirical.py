@@ -340,7 +340,7 @@ def _fields(
         shown = ", ".join(map(str, state.skipped[:10])) + (" ..." if len(state.skipped) > 10 else "")
         notes.append(f"{len(state.skipped)} samples left out because they are not finite: {shown}")
     mean, stderr, batches = moments.mean, moments.stderr(), moments.batches()
-    averages = _averages(question, settings, moments.count)
+    averages = _averages(settings, moments.count)
     result = []
     for i, (unit, theory) in enumerate(zip(question.units, compiled.theory, strict=True)):
         field, error = reduction.finish(mean[i], None if stderr is None else stderr[i], settings.statistic)
@@ -367,11 +367,9 @@ def _fields(
     return tuple(result)
 
 
-def _averages(question: Question, settings: _Settings, count: int) -> Averages | None:
+def _averages(settings: _Settings, count: int) -> Averages | None:
     """What the mean is taken over: inputs without a key; weights with one, and inputs too."""
-    if settings.key is None:
-        return "inputs" if count > 1 else None
-    return "inputs and weights"
+    return "inputs and weights" if settings.key is not None else "inputs" if count > 1 else None
 
 
 def _references(compiled: _Compiled) -> tuple[int, ...]:

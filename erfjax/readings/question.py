@@ -101,7 +101,11 @@ class Question:
         return (settings(self.sample, self.key), self.main, self.output, layout, self.units, self.several)
 
     def program(self, consts: Sequence[Any] | None = None, key: Any = None) -> Program:
-        """The flat program of the output asked about, its first input the one asked about.
+        """The flat program of the output asked about; see `whole`."""
+        return only(self.whole(consts, key), self.output)
+
+    def whole(self, consts: Sequence[Any] | None = None, key: Any = None) -> Program:
+        """The flat program of all outputs, its first input the one asked about.
 
         Args:
             consts: arrays in place of `consts`, traced ones too.
@@ -113,7 +117,8 @@ class Question:
         keys = [] if self.key is None else [_known(self.key if key is None else key)]
         inputs: list[Atom] = [Var(spec.shape, spec.dtype) for spec in self.sample]
         program = self.trace.program([*weights, *keys, *inputs], values[:own])
-        return only(program, self.output, self.main)
+        first = program.inputs[self.main]
+        return dataclasses.replace(program, inputs=(first, *(var for var in program.inputs if var is not first)))
 
     def evaluate(self, consts: Sequence[Any], key: Any, leaves: Sequence[Any]) -> Any:
         """The output asked about, for these closed-over arrays, key and leaves of a sample."""

@@ -122,12 +122,13 @@ def fields_of(
     """The theoretical field of every unit of a question."""
 
     def make() -> Reader:
-        return Reader(question.program(), question.source, UNKNOWN[unknown], question.notes, follow)
+        return Reader(question.whole(), question.source, UNKNOWN[unknown], question.notes, follow)
 
     # the positions of a model that holds its weights as a pytree may depend on these (zeros, indices): read anew each time
-    identity = ("reader", question.identity[:-2], unknown, follow)
+    identity = ("reader", *question.identity[:2], question.source.letters, unknown, follow)  # one for all outputs
     reader = make() if question.weights or question.key is not None else cast(Reader, cached(f, identity, make))
-    return tuple(reader.field(reader.program.output, question.target, unit) for unit in question.units)
+    atom = reader.program.outputs[question.output]
+    return tuple(reader.field(atom, question.target, unit) for unit in question.units)
 
 
 def _asked(f: Function, x: Any, unit: Any, layout: Any, out_layout: str | None) -> Questions:

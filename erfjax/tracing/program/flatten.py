@@ -108,11 +108,10 @@ def _may_be_weight(const: Any) -> bool:
     return getattr(const, "size", 0) > 1 and jax.numpy.issubdtype(const.dtype, jax.numpy.floating)
 
 
-def only(program: Program, output: int, source: int = 0) -> Program:
-    """The program of one of its outputs, with one of its inputs first: the one asked about."""
-    atom, first = program.outputs[output], program.inputs[source]
-    others = (var for i, var in enumerate(program.inputs) if i != source)
-    return Program((first, *others), _needed(program.equations, [atom]), (atom,), program.tree)
+def only(program: Program, output: int) -> Program:
+    """The program of one of its outputs."""
+    atom = program.outputs[output]
+    return Program(program.inputs, _needed(program.equations, [atom]), (atom,), program.tree)
 
 
 def _needed(equations: Sequence[Equation], outputs: Iterable[Atom]) -> tuple[Equation, ...]:
