@@ -21,10 +21,11 @@ lint: .venv/lint.stamp
 notebooks: .venv/notebooks.stamp
 	$(BIN)/python notebooks/execute.py
 
-# The figures first: pages show them. Warnings are errors.
-docs: .venv/docs.stamp
+# The figures first: pages show them. Warnings are errors; the code of every page runs.
+docs: .venv/docs.stamp .venv/test.stamp
 	$(BIN)/python docs/figures.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python -m pytest -n 2 -m pages tests/test_docs.py
 
 # Every study with its defaults, on one page: results/index.html.
 studies: .venv/training.stamp

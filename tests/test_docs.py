@@ -46,7 +46,8 @@ def named(page):
 
 
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
-CODE = [page for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES) if blocks(page)]
+CODE = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+CODE += [pytest.param(page, marks=pytest.mark.pages) for page in PAGES if blocks(page)]  # run by `make docs`
 OPTIONAL = ("equinox", "flax", "haiku", "keras", "optax", "torch", "torch2jax", "xarray")
 
 
