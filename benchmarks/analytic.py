@@ -21,8 +21,8 @@ from jax import lax
 import erfjax as ej
 from benchmarks import harness, networks
 from erfjax.errors import MissingDependencyError
-from erfjax.measurement.probe import hoist
 from erfjax.readings.analytic import analytic, analytic_map
+from erfjax.tracing.program.flatten import record
 
 WIDTHS = (8, 32, 128)
 SAMPLES = 400
@@ -249,12 +249,12 @@ def speed() -> harness.Row:
     """One call for ResNet-50 at 224 pixels on one input, against one forward pass and VJP, and against as good a sampled map."""
     f, pixels = keras_model("ResNet50", 224)
     x = jax.random.normal(jax.random.key(0), (1, pixels, pixels, 3))
-    call, consts, y, _ = hoist(f, (x,))
-    unit = tuple(n // 2 for n in y.shape[1:3])
+    trace = record(f, x)
+    consts, unit = trace.consts, tuple(n // 2 for n in trace.tree.shape[1:3])
 
     @jax.jit
     def gradient(consts: Any, x: Any) -> Any:
-        output, pull = jax.vjp(functools.partial(call, consts), x)
+        output, pull = jax.vjp(lambda x: trace.evaluate([x], consts)[0], x)
         return pull(jnp.zeros_like(output).at[(slice(None), *unit)].set(1))[0]
 
     candidates = {

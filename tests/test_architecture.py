@@ -1,6 +1,7 @@
 """The arrows of the design: imports go down only, files stay short, internals of JAX stay in quarantine."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -131,6 +132,14 @@ def test_files_stay_short_and_tidy(path):
     assert text.count("\n") <= LONGEST or path.name == "layers.py"  # the catalogue of layers is one long table
     markers = ("TO" + "DO", "FIX" + "ME", "XX" + "X", "HA" + "CK")
     assert not [marker for marker in markers if marker in text]
+
+
+BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", [path for path in BENCHMARKS if not path.name.startswith("__")], ids=name)
+def test_benchmarks_find_what_they_import(path):
+    importlib.import_module(f"benchmarks.{path.stem}")
 
 
 def test_every_module_says_what_it_decides():
