@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from erfjax.errors import LayoutError, UnitError
 
@@ -152,6 +153,19 @@ class Layouts:
         return leaves[0] if self.treedef is None else jax.tree.unflatten(self.treedef, leaves)
 
 
+def shaped(x: Any) -> Any:
+    """What has a shape and a dtype: an array or a `jax.ShapeDtypeStruct` as it is, nested lists of numbers as an array.
+
+    Raises:
+        LayoutError: something else.
+    """
+    if hasattr(x, "shape") and hasattr(x, "dtype"):
+        return x
+    if not isinstance(x, list):
+        raise LayoutError(f"Expected an array or a jax.ShapeDtypeStruct, but got {x!r:.80}.")
+    return np.asarray(x)
+
+
 def of_tree(x: Any, layout: Any = None) -> Layouts:
     """The layouts of one array, or of a tuple or dict of arrays.
 
@@ -177,6 +191,8 @@ def of_tree(x: Any, layout: Any = None) -> Layouts:
         if not isinstance(layout, str):
             raise LayoutError(f"`layout` must be letters such as 'NHWC' for a single array, but got {layout!r}.")
         return Layouts((layout,), None)
+    if x is None or isinstance(x, str):
+        raise LayoutError(f"Expected an array, a jax.ShapeDtypeStruct, or a tuple or dict of arrays, but got {x!r}.")
     leaves, treedef = _flattened(x)
     if layout is None or isinstance(layout, str):
         letters: tuple[str | None, ...] = tuple(_letters(leaf, layout) for leaf in leaves)

@@ -21,11 +21,12 @@ from erfjax.decisions.spans import Span, Spans, all_held, through
 from erfjax.decisions.tiles import Tiling, tiling
 from erfjax.errors import GeometryError, LayoutError
 from erfjax.fields import LayerRow
-from erfjax.layouts import BATCH, CHANNEL, Layout, parse_input
+from erfjax.layouts import BATCH, CHANNEL, Layout, parse_input, shaped
+from erfjax.measurement.model import require_function
 from erfjax.readings.reader import Reader
 from erfjax.tracing.positions.index_sets import full
 from erfjax.tracing.program.equations import Var
-from erfjax.typing import Function, Number, Shaped
+from erfjax.typing import Function, Given
 
 MOST_ASKED = 64  # units that are asked for their exact set before an upper bound is reported
 
@@ -168,13 +169,13 @@ class _Asked:
 
 
 def context(
-    f: Function,
-    x: Shaped,
+    f: Given,
+    x: Given,
     *,
     layout: str = "NLC",
     out_layout: str | None = None,
     axis: str | None = None,
-    rate: Number | None = None,
+    rate: Given = None,
 ) -> Context:
     """How far a sequence model looks back and ahead, over all positions: for every input, from the structure of the program.
 
@@ -206,8 +207,10 @@ def context(
         >>> found.causal, found.right, found.leaks[0].operation
         (False, 99, 'reduce_sum')
     """
-    if rate is not None and not 0 < rate < math.inf:
-        raise GeometryError(f"`rate` must be a positive number of positions per second, but got {rate}.")
+    if rate is not None and not (isinstance(rate, float | int | np.number) and 0 < rate < math.inf):
+        raise GeometryError(f"`rate` must be a positive number of positions per second, but got {rate!r}.")
+    require_function(f)
+    x = shaped(x)
     source = parse_input(layout, x.shape)
     letter = _sequence(source, axis)
     here = traced(f, x.shape, x.dtype, layout, out_layout)

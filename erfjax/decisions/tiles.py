@@ -20,7 +20,9 @@ from tqdm import tqdm
 from erfjax import summary
 from erfjax.decisions.lines import Asked, Line, plan
 from erfjax.errors import ErfjaxError, GeometryError
-from erfjax.typing import ArrayLike, Extent, Function, Shaped
+from erfjax.layouts import shaped
+from erfjax.measurement.model import require_function
+from erfjax.typing import ArrayLike, Extent, Function, Given
 
 Slices = tuple[slice, ...]
 TRIED = (
@@ -187,10 +189,10 @@ def _compiled(f: Function) -> Any:
 
 
 def tiling(
-    f: Function,
-    x: Shaped,
+    f: Given,
+    x: Given,
     *,
-    tile: int | Sequence[int | None],
+    tile: Given,
     layout: str = "NHWC",
     out_layout: str | None = None,
     streamed: bool = False,
@@ -229,13 +231,15 @@ def tiling(
         >>> plan.halo, bool((plan(blurred, image) == blurred(image)).all())
         (((1, 1), (2, 2)), True)
     """
+    require_function(f)
+    x = shaped(x)
     asked = Asked(f, tuple(map(int, x.shape)), x.dtype, layout, out_layout)
     space = asked.space
-    sizes = (tile,) * len(space) if tile is None or isinstance(tile, int) else tuple(tile)
-    if len(sizes) != len(space) or any(n is not None and n < 1 for n in sizes):
+    sizes: tuple[Any, ...] = (tile,) * len(space) if tile is None or isinstance(tile, int | str) else tuple(tile)
+    if len(sizes) != len(space) or any(not (n is None or (isinstance(n, int | np.integer) and n > 0)) for n in sizes):
         raise GeometryError(
             f"`tile` must be a positive number of pixels, or one (or None) for each of the {len(space)} spatial axes, "
-            f"but got {tile}."
+            f"but got {tile!r}."
         )
     found = plan(asked, sizes, space, streamed)
     grid, halo, stride = (tuple(getattr(cut, name) for cut in found.cuts) for name in ("grid", "halo", "stride"))

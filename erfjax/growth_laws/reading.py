@@ -19,11 +19,11 @@ from erfjax.errors import SampleError, StackError
 from erfjax.fields import EffectiveField
 from erfjax.growth_laws.result import Growth, check
 from erfjax.layers import Stack
-from erfjax.layouts import parse_input
+from erfjax.layouts import parse_input, shaped
 from erfjax.readings.analytic import analytic
 from erfjax.readings.empirical import empirical
 from erfjax.readings.redrawn import redraw
-from erfjax.typing import Channels, Gates, Statistic
+from erfjax.typing import Channels, Gates, Given, Statistic
 
 ROWS = 8  # inputs of a closed form whose gates come from data, where they are drawn by a function
 GAUSSIAN = {"abs": math.sqrt(2 / math.pi), "relu": math.sqrt(0.5 / math.pi)}
@@ -32,8 +32,8 @@ NORMAL = "E|g| and E[max(g, 0)] are taken from √E[g²] as of normal gradients,
 
 
 def growth(
-    family: Callable[[int], Any],
-    depths: Iterable[int],
+    family: Given,
+    depths: Given,
     x: Any,
     *,
     layout: str = "NHWC",
@@ -95,6 +95,9 @@ def growth(
         >>> found.trf, found.predicted[0].sigma()[0].__round__(1)
         ((5.0, 9.0), 2.9)
     """
+    if not callable(family):
+        raise StackError(f"`family` must be a function n -> network, but got {family!r}.")
+    x = shaped(x) if isinstance(x, list) else x
     measured, predicted = _depths(depths), _depths(predict, least=0)
     predicted = tuple(n for n in predicted if n not in measured)
     key = jax.random.key(0) if key is None else key
@@ -235,8 +238,11 @@ class _Reader:
         return cast(EffectiveField, field)
 
 
-def _depths(depths: Iterable[int], least: int = 2) -> tuple[int, ...]:
-    result = tuple(sorted({operator.index(n) for n in depths}))
+def _depths(depths: Given, least: int = 2) -> tuple[int, ...]:
+    try:
+        result = tuple(sorted({operator.index(n) for n in depths}))
+    except TypeError:
+        raise StackError(f"Depths must be integers, but got {depths!r}.") from None
     if len(result) < least or (result and result[0] < 1):
         raise StackError(f"Growth needs at least {least} different depths of 1 or more, but got {result}.")
     return result

@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from erfjax.errors import FunctionError
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Model:
@@ -61,6 +63,28 @@ def take_apart(f: Callable[..., Any]) -> Model:
     except TypeError:
         structure = None
     return Model(tuple(jnp.asarray(leaves[i]) for i in moving), structure, rebuild)
+
+
+def require_function(f: Any, arguments: Sequence[str] = ("x",)) -> None:
+    """Refuses what cannot be called as f(x), or as f(key, x).
+
+    Raises:
+        FunctionError: f is no function, or takes other arguments.
+    """
+    if not callable(f):
+        raise FunctionError(f"`f` must be a function of an array, but got {f!r:.80}.")
+    try:
+        signature = inspect.signature(f)
+    except (TypeError, ValueError):  # a callable without a signature
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        called = ", ".join(arguments)
+        raise FunctionError(
+            f"`f` is called as f({called}), but takes {signature}: bind other arguments first, lambda {called}: f({called}, ...)."
+            " A function that draws its own weights takes (key, x), and needs `key` and `samples`."
+        ) from None
 
 
 _kept: weakref.WeakKeyDictionary[Any, dict[Hashable, Any]] = weakref.WeakKeyDictionary()

@@ -96,7 +96,7 @@ def analytic(
     positions: Positions = "auto",
 ) -> Tree: ...
 def analytic(
-    f: Function,
+    f: Given,
     x: Given,
     *,
     unit: Given = None,

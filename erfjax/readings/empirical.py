@@ -1,35 +1,20 @@
 """The measured reading: effective receptive fields from Jacobians, with error bars. A page over `erfjax.measurement`."""
 
-import dataclasses
-import functools
 import itertools
-import math
-import operator
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, SupportsIndex, cast, overload
+from typing import Any, Literal, SupportsIndex, overload
 
 import jax
-import numpy as np
 
-from erfjax.errors import MapError, SampleError
-from erfjax.fields import EffectiveField, TheoreticalField
+from erfjax.errors import SampleError
+from erfjax.fields import EffectiveField
 from erfjax.measurement import reduction
-from erfjax.measurement.accumulate import Accumulator
-from erfjax.measurement.checkpoint import State, fingerprint
-from erfjax.measurement.cone import probe_of, whole_probe
-from erfjax.measurement.engine import Engine, assemble, choose_batch_size
-from erfjax.measurement.every_unit import lines, sample_map
 from erfjax.measurement.inputs import Source, open_source
-from erfjax.measurement.model import cached
-from erfjax.measurement.run import Run
-from erfjax.readings import rounding
-from erfjax.readings.analytic import theory_of
+from erfjax.readings.measured import Settings, measured
 from erfjax.readings.question import Question, Questions, ask, of_image, require_floating
-from erfjax.readings.theoretical import fields_of
-from erfjax.typing import ArrayLike, Averages, Channels, Function, Given, Statistic, Tree, Unit
-from erfjax.uncertainty.diagnostics import diagnose
+from erfjax.typing import ArrayLike, Channels, Function, Given, Statistic, Tree, Unit
 
 Inputs = ArrayLike | Iterable[Any] | Callable[..., Any]
 """Rows of samples: an array, a tuple or dict of arrays, an iterable of these, or a function of a random key."""
@@ -93,19 +78,19 @@ def empirical(
     nonfinite: Literal["raise", "skip"] = "raise",
 ) -> Tree: ...
 def empirical(
-    f: Function,
+    f: Given,
     inputs: Given,
     *,
     key: Given = None,
-    samples: SupportsIndex | None = None,
+    samples: Given = None,
     unit: Given = None,
     layout: Given = None,
     out_layout: str | None = None,
     statistic: str = "square",
     channels: Given = "sum",
     batch_size: SupportsIndex | None = None,
-    target: float | None = None,
-    mesh: jax.sharding.Mesh | None = None,
+    target: Given = None,
+    mesh: Given = None,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
     nonfinite: str = "raise",
@@ -168,6 +153,10 @@ def empirical(
     if nonfinite not in ("raise", "skip"):
         raise SampleError(f'`nonfinite` must be "raise" or "skip", but got {nonfinite!r}.')
     _check_key(key)
+    if mesh is not None and not isinstance(mesh, jax.sharding.Mesh):
+        raise SampleError(
+            f"`mesh` must be a jax.sharding.Mesh, for example jax.make_mesh((2,), ('samples',)), but got {mesh!r}."
+        )
     once = isinstance(inputs, Iterator)
     first, again = itertools.tee(inputs) if once else (inputs, inputs)
     every = isinstance(unit, str) and unit == "all"
@@ -181,116 +170,15 @@ def empirical(
     source, asked, layout = of_image(opened, inputs, layout)
     if once:  # every output and every input reads all rows; one question alone keeps none of them
         again = list(again) if len(asked.each) > 1 else ()
-    settings = _Settings(key, samples, chosen, channels, batch_size, target, mesh, progress, nonfinite, every)
+    settings = Settings(key, samples, chosen, channels, batch_size, target, mesh, progress, nonfinite, every)
     sources = iter([source])  # the first question takes the source that is open, the others open their own
 
     def answer(question: Question) -> tuple[EffectiveField, ...]:
         rows = next(sources, None) or open_source(again, key, layout)
         path = None if checkpoint is None else _numbered(checkpoint, asked.each.index(question))
-        return _measured(f, question, rows, settings, path)
+        return measured(f, question, rows, settings, path)
 
     return asked.answer(answer)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Settings:
-    """How to measure; see `empirical`."""
-
-    key: Any
-    samples: SupportsIndex | None
-    statistic: Statistic
-    channels: Given
-    batch_size: SupportsIndex | None
-    target: float | None
-    mesh: jax.sharding.Mesh | None
-    progress: bool | None
-    nonfinite: str
-    every: bool
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Compiled:
-    """A compiled measurement, the theoretical field of every unit, or in words why there is none, and notes."""
-
-    engine: Engine
-    theory: tuple[TheoreticalField | str, ...]
-    notes: tuple[str, ...] = ()
-
-
-def _measured(
-    f: Function, question: Question, source: Source, settings: _Settings, checkpoint: str | os.PathLike[str] | None
-) -> tuple[EffectiveField, ...]:
-    """The fields of all units of a question."""
-    base = jax.random.key(0) if settings.key is None else settings.key
-    target, degree = settings.target, reduction.order(settings.statistic)
-    count = _count(settings.samples, source, settings.key, target)
-    compiled = _compiled(f, question, source, settings, base)
-    engine = compiled.engine
-    size = choose_batch_size(engine, count) if settings.batch_size is None else operator.index(settings.batch_size)
-    if size < 1 or size % engine.devices:
-        raise SampleError(f"`batch_size` must be a positive multiple of {engine.devices} devices, but got {size}.")
-    model = {
-        "input": ", ".join(f"{spec.dtype}{list(spec.shape)}" for spec in question.sample),
-        "layout": (question.source.letters, question.target.letters),
-        "unit": "all" if settings.every else [list(unit) for unit in question.units],
-        "statistic": settings.statistic,
-        "channels": settings.channels if isinstance(settings.channels, str) else int(settings.channels),
-    }
-
-    def fields(state: State) -> tuple[EffectiveField, ...]:
-        metadata = {**model, "batch_size": state.batch_size, "device": jax.devices()[0].device_kind}
-        return _fields(question, compiled, state, settings, metadata)
-
-    def reached(accumulator: Accumulator) -> bool:
-        return target is not None and all(_precise(field, target) for field in fields(State(accumulator)))
-
-    shape, references = (len(question.units), *engine.probe.window), _references(compiled)
-    state, save = State(Accumulator.empty(shape, references), batch_size=size), None
-    if checkpoint is not None:
-        marked = {**model, "samples": count, "target": target, "nonfinite": settings.nonfinite}
-        mark = fingerprint(engine.lowered(base, source.row), engine.consts, base, marked)
-        state = State.load(checkpoint, mark) or state
-        state.check_shared(checkpoint)
-        save = functools.partial(_save, checkpoint, mark)
-    if not state.done:
-        source.resume(state.position, state.digest)
-        skip = settings.nonfinite == "skip"
-        state = Run(engine, source, base, degree, count, reached, skip, save, settings.progress, state).finish()
-    if not state.accumulator.count:
-        raise SampleError(f"None of the {state.position} samples is finite: look at the weights and the inputs.")
-    if target is not None and not reached(state.accumulator):
-        state = dataclasses.replace(state, notes=(*state.notes, f"the target of {target:g} was not reached"))
-    return fields(state)
-
-
-def _compiled(f: Function, question: Question, source: Source, settings: _Settings, base: Any) -> _Compiled:
-    """The compiled measurement of f, from the cache if it was measured like this before."""
-    question.check_differentiable()
-    question.check_channels(settings.channels, settings.statistic)
-
-    def make() -> _Compiled:
-        options = (settings.statistic, settings.channels, source.draw, base, settings.mesh, question.main)
-        notes = rounding.notes(question, settings.channels)
-        if not settings.every:
-            return _Compiled(assemble(probe_of(question), *options), theory_of(question, f), notes)
-        (field,) = theory = fields_of(question, f)
-        along = lines(field)
-        count = math.prod(line.count for line in along)
-        one = sample_map(question, along, field.unit, settings.statistic, settings.channels)
-        note = f"the mean over {count} units that see the image alone, each moved to unit {field.unit}"
-        return _Compiled(assemble(whole_probe(question), *options, one), theory, (note, *notes))
-
-    identity = (
-        "empirical",
-        question.identity,
-        settings.statistic,
-        settings.channels,
-        source.draw,
-        settings.mesh,
-        settings.every,
-    )
-    found = cast(_Compiled, cached(f, identity, make))
-    return dataclasses.replace(found, engine=found.engine.with_weights(question.weights))
 
 
 def _numbered(path: str | os.PathLike[str], index: int) -> str | os.PathLike[str]:
@@ -303,98 +191,3 @@ def _check_key(key: Any) -> None:
     typed = hasattr(key, "dtype") and jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
     if key is not None and getattr(key, "ndim", None) != (0 if typed else 1):
         raise SampleError(f"`key` must be one random key such as jax.random.key(0), but got {key!r}.")
-
-
-def _count(samples: SupportsIndex | None, source: Source, key: Any, target: float | None) -> int | None:
-    """How many samples to take; None is as many as the source or the target allows."""
-    if target is not None and not target > 0:
-        raise SampleError(f"`target` is a relative standard error such as 0.01, but got {target!r}.")
-    if samples is None:
-        if key is not None and target is not None:
-            return None
-        if source.draw is not None:
-            raise SampleError("`inputs` is a function without end: say how many samples, or give a target.")
-        return source.total
-    count = operator.index(samples)
-    if count < 1:
-        raise SampleError(f"`samples` must be a positive integer, but got {count}.")
-    if key is None and source.total is not None and count > source.total:
-        raise SampleError(
-            f"`samples` is {count}, but `inputs` has {source.total} rows: without a key a row gives one map."
-        )
-    return count
-
-
-def _save(path: str | os.PathLike[str], mark: dict[str, str], state: State) -> None:
-    """Keeps the state; of several processes the first writes."""
-    if jax.process_index() == 0:
-        state.save(path, mark)
-
-
-def _fields(
-    question: Question, compiled: _Compiled, state: State, settings: _Settings, metadata: dict[str, Any]
-) -> tuple[EffectiveField, ...]:
-    """The fields of all units."""
-    probe, moments, notes = compiled.engine.probe, state.accumulator, [*question.notes, *compiled.notes, *state.notes]
-    if state.skipped:
-        shown = ", ".join(map(str, state.skipped[:10])) + (" ..." if len(state.skipped) > 10 else "")
-        notes.append(f"{len(state.skipped)} samples left out because they are not finite: {shown}")
-    mean, stderr, batches = moments.mean, moments.stderr(), moments.batches()
-    averages = _averages(settings, moments.count)
-    result = []
-    for i, (unit, theory) in enumerate(zip(question.units, compiled.theory, strict=True)):
-        field, error = reduction.finish(mean[i], None if stderr is None else stderr[i], settings.statistic)
-        silent = () if field.any() else ("every gradient is zero: the unit is dead, or does not depend on the input",)
-        unknown = (theory,) if isinstance(theory, str) else ()
-        record = moments.record(i)
-        result.append(
-            EffectiveField(
-                map=probe.embed(field),
-                stderr=None if error is None else probe.embed(error),
-                statistic=settings.statistic,
-                samples=moments.count,
-                unit=unit,
-                theoretical=None if isinstance(theory, str) else theory,
-                coverage="measured",
-                notes=(*notes, *silent, *unknown, *(() if silent else diagnose(record).notes)),
-                batches=None if batches is None else probe.embed(batches[:, i]),
-                metadata=dict(metadata),
-                channels=metadata["channels"],
-                averages=averages,
-                record=record,
-            )
-        )
-    return tuple(result)
-
-
-def _averages(settings: _Settings, count: int) -> Averages | None:
-    """What the mean is taken over: inputs without a key; weights with one, and inputs too."""
-    return "inputs and weights" if settings.key is not None else "inputs" if count > 1 else None
-
-
-def _references(compiled: _Compiled) -> tuple[int, ...]:
-    """The pixel of every unit's map that is recorded: the nearest to the centre of its theoretical field, or the middle."""
-    probe, found = compiled.engine.probe, []
-    for theory in compiled.theory:
-        pixels = [n // 2 for n in probe.window]
-        if not isinstance(theory, str):
-            centred = zip(theory.centre, probe.start, pixels, strict=True)
-            pixels = [math.floor(c + 0.5) - start if math.isfinite(c) else middle for c, start, middle in centred]
-        inside = [min(max(pixel, 0), n - 1) for pixel, n in zip(pixels, probe.window, strict=True)]
-        found.append(int(np.ravel_multi_index(inside, probe.window)))
-    return tuple(found)
-
-
-def _precise(field: EffectiveField, target: float) -> bool:
-    """Whether the total of the map and its Luo size are known to a relative standard error of `target`."""
-    if not field.map.any():
-        return True
-    if field.batches is None:
-        return False
-    try:
-        size, error = field.size(), field.size_stderr()
-    except MapError:
-        return False
-    totals = field.batches.reshape(len(field.batches), -1).sum(1)
-    total_error = totals.std(ddof=1) / np.sqrt(len(totals)) / (2 if field.statistic == "rms" else 1)
-    return error is not None and error <= target * size and bool(total_error <= target * abs(totals.mean()))

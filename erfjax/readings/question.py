@@ -16,11 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from erfjax import layouts
-from erfjax.errors import ErfjaxError, FunctionError, LayoutError, SampleError
+from erfjax.errors import DataDependentError, ErfjaxError, FunctionError, SampleError
 from erfjax.layouts import Layout, Layouts
-from erfjax.measurement.model import Model, cached, take_apart
+from erfjax.measurement.model import Model, cached, require_function, take_apart
 from erfjax.tracing.program.equations import Atom, Known, Program, Var
 from erfjax.tracing.program.flatten import Trace, only, record
+from erfjax.typing import Given
 
 CAST = "convert them first, x.astype(jnp.float32) (and scale an image of bytes as the model expects)."
 TOKENS = (
@@ -181,7 +182,7 @@ class Questions:
 
 
 def ask(
-    f: Callable[..., Any],
+    f: Given,
     x: Any,
     inputs: Layouts,
     *,
@@ -202,6 +203,7 @@ def ask(
         FunctionError: f cannot be traced.
         LayoutError, UnitError: input, output and unit do not fit together.
     """
+    require_function(f, ("x",) if key is None else ("key", "x"))
     leaves = inputs.leaves(x)
     sample = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
     sources = [None if letters is None else layouts.parse_input(letters, leaf.shape)
@@ -209,10 +211,10 @@ def ask(
     model = take_apart(f)
     trace: Trace = cached(f, ("trace", settings(sample, key)), lambda: _recorded(model, inputs, sample, key))
     results, tree = jax.tree.flatten(trace.tree)
+    if not results:
+        raise FunctionError(f"f must return an array, or a tree of arrays, but returned {trace.tree!r}.")
     each = []
     for output, result in enumerate(results):
-        if not hasattr(result, "shape"):
-            raise LayoutError(f"f must return arrays, but returned {tree}.")
         for main, source in enumerate(sources):
             if source is None:
                 continue
@@ -235,7 +237,7 @@ def one_sample(x: Any, layout: Any, *, whole: bool = False) -> tuple[Any, Layout
     Raises:
         LayoutError: the layout does not fit.
     """
-    x = np.asarray(x) if isinstance(x, list) else x
+    x = layouts.shaped(x) if isinstance(x, list) else x
     found = layouts.of_tree(x, layout)
     leaves = [leaf if hasattr(leaf, "shape") else np.asarray(leaf) for leaf in found.leaves(x)]
     specs = [_sample(leaf, letters, whole) for leaf, letters in zip(leaves, found.letters, strict=True)]
@@ -310,6 +312,25 @@ def _recorded(model: Model, inputs: Layouts, sample: Sequence[jax.ShapeDtypeStru
 
 
 @contextlib.contextmanager
+def reversible() -> Iterator[None]:
+    """Says what to do about a loop that JAX cannot differentiate backwards; as a decorator too.
+
+    Raises:
+        DataDependentError: the data choose how many steps a loop takes.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith("Reverse-mode differentiation does not work"):
+            raise
+        raise DataDependentError(
+            "The input decides how many steps a while loop takes, so JAX has no reverse derivative of it. Give the loop a static "
+            "number of steps (lax.scan, lax.fori_loop; jnp.where keeps what is finished), or a derivative of its own "
+            "(jax.custom_vjp, jax.lax.custom_root)."
+        ) from error
+
+
+@contextlib.contextmanager
 def _explained(sample: Sequence[jax.ShapeDtypeStruct], inputs: Layouts) -> Iterator[None]:
     """Errors of the user's own function with what erfjax called it on, and the remedy where it is known."""
     called = ", ".join(f"{spec.dtype}{list(spec.shape)}" for spec in sample)
@@ -324,6 +345,8 @@ def _explained(sample: Sequence[jax.ShapeDtypeStruct], inputs: Layouts) -> Itera
             f"({said})."
         ) from error
     except Exception as error:
+        if "is not a valid JAX type" in str(error):
+            raise FunctionError(f"f must return arrays ({said}): {error}") from error
         if type(error).__name__ == "TraceContextError":
             raise FunctionError(
                 "The model changes its own state while it is traced (batch statistics or dropout counts in training mode): call "

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from erfjax.errors import FunctionError
+from erfjax.measurement.model import require_function
 from erfjax.tracing import jaxpr as jx
 from erfjax.tracing import registry
 from erfjax.tracing.program.equations import Block, Equation, Known, Program, Var
@@ -27,6 +27,7 @@ from erfjax.tracing.program.origins import Origins, moved
 from erfjax.tracing.second_moments.coverage import place
 from erfjax.tracing.second_moments.kinds import Kind
 from erfjax.tracing.second_moments.random_weights import CHANCE, channel_axes, independence, listed, stands_for_draws
+from erfjax.typing import Given
 
 LARGEST_SIDE = 512  # of a matrix whose singular values are looked at: beyond, they take longer than the rest
 EVEN = 1e-3  # squared singular values that differ by less, relative to the largest, are those of an orthogonal matrix
@@ -99,6 +100,7 @@ class Redrawn:
 
     def __call__(self, key: Any, x: Any) -> Any:
         """The output for x of a network whose weights are drawn from `key`."""
+        x = jnp.asarray(x) if isinstance(x, list) else x
         x = jax.tree.map(lambda leaf: leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf), x)
         specs = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, jax.dtypes.canonicalize_dtype(a.dtype)), x)
         name = (jax.tree.structure(x), *((spec.shape, str(spec.dtype)) for spec in jax.tree.leaves(specs)))
@@ -120,7 +122,7 @@ class Redrawn:
         return "\n· ".join([f"redraw({name})", *(self.notes or ("not traced yet: call it with a key and an input",))])
 
 
-def redraw(f: Callable[..., Any]) -> Redrawn:
+def redraw(f: Given) -> Redrawn:
     """The function g(key, x) that is f(x) with every weight drawn anew, as `analytic(f, x, weights="exchangeable")` assumes.
 
     Weights are the known operands of convolutions and contractions (dense layers, einsum, projections of attention) that derive
@@ -152,8 +154,7 @@ def redraw(f: Callable[..., Any]) -> Redrawn:
         >>> y.shape, y.mean().round(), y.var().round()  # of each weight the variance (9 + 16) / 4
         ((1000, 2), Array(1., dtype=float32), Array(12., dtype=float32))
     """
-    if not callable(f):
-        raise FunctionError(f"`f` must be a function of an array, but got {f!r}.")
+    require_function(f)
     return Redrawn(f)
 
 

@@ -49,7 +49,7 @@ def theoretical(
     follow: Follow = "values",
 ) -> Tree: ...
 def theoretical(
-    f: Function,
+    f: Given,
     x: Given,
     *,
     unit: Given = None,
@@ -131,7 +131,7 @@ def fields_of(
     return tuple(reader.field(atom, question.target, unit) for unit in question.units)
 
 
-def _asked(f: Function, x: Any, unit: Any, layout: Any, out_layout: str | None) -> Questions:
+def _asked(f: Given, x: Any, unit: Any, layout: Any, out_layout: str | None) -> Questions:
     """The questions about one sample; about the whole batch where f takes no other number of rows."""
     spec, inputs = one_sample(x, layout)
     try:

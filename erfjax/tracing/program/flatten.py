@@ -225,7 +225,7 @@ class _Flattener:
                 raise DataDependentError(
                     f"the number of steps of a while loop depends on the input{f' (at {where})' if where else ''}; no trace can "
                     "say where such a loop looks. Give it a static number of steps (lax.fori_loop, lax.scan), or measure: "
-                    "ej.empirical works where the function has a forward derivative."
+                    "ej.empirical works where the loop has a derivative of its own (jax.custom_vjp, jax.lax.custom_root)."
                 )
             if not flag:
                 return carry
