@@ -25,7 +25,7 @@ notebooks: .venv/notebooks.stamp
 docs: .venv/docs.stamp .venv/test.stamp
 	$(BIN)/python docs/figures.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-	$(BIN)/python -m pytest -n 2 -m pages tests/test_docs.py
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python -m pytest -n 2 -m pages tests/test_docs.py
 
 # Every study with its defaults, on one page: results/index.html.
 studies: .venv/training.stamp
@@ -34,9 +34,9 @@ studies: .venv/training.stamp
 bench: .venv/bench.stamp
 	$(BIN)/python -m benchmarks
 
-# The newest JAX needs a newer interpreter than the oldest that is supported.
+# The newest JAX needs a newer interpreter than the oldest that is supported. XLA optimises as it does for users.
 test-latest: .venv-latest/test.stamp
-	.venv-latest/bin/python -m pytest -n 2 tests/tracing tests/readings
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 .venv-latest/bin/python -m pytest -n 2 tests/tracing tests/readings
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
