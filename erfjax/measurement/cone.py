@@ -143,15 +143,15 @@ def probe_of(traced: Traced) -> Probe:
     return dataclasses.replace(
         whole,
         functions=functools.partial(_cut, traced, [group for group, _ in groups]),
-        pieces=tuple(_piece(group, cone, traced.source) for group, cone in groups),
+        pieces=tuple(cut_piece(group, cone, traced.source) for group, cone in groups),
         cost=sum(
             math.prod(lengths(step.box)) * step.output.dtype.itemsize for _, cone in groups for step in cone.steps
         ),
-        shift=_shift([cone for _, cone in groups]),
+        shift=cotangent_shift([cone for _, cone in groups]),
     )
 
 
-def _shift(cones: Sequence[Cone]) -> int:
+def cotangent_shift(cones: Sequence[Cone]) -> int:
     """The exponent by which cotangents are scaled: exact, since pulling back is linear.
 
     Processors flush what is below the normal numbers of single precision (1e-38) to zero, and in a deep network the border of a
@@ -220,7 +220,7 @@ def read(array: Any, box: Box) -> Any:
     return jax.lax.slice(array, [int(p.start) for p in box], [int(p.stop) for p in box])
 
 
-def _piece(group: tuple[int, ...], cone: Cone, layout: Layout) -> Piece:
+def cut_piece(group: tuple[int, ...], cone: Cone, layout: Layout) -> Piece:
     window = cone.windows[0]
     edges = [window[axis] for axis in layout.spatial]
     return Piece(group, tuple(int(p.start) for p in edges), tuple(int(p.stop - p.start) for p in edges))

@@ -139,12 +139,10 @@ def sample_map(
             return reduction.reduce(gradients, statistic, source)
 
         maps, exponents, finite = jax.lax.map(one_colour, jnp.asarray(colours))
-        top = exponents.max()
-        degree = reduction.order(statistic)
-        scaled = jnp.ldexp(maps, (degree * (exponents - top)).reshape(-1, *(1,) * (maps.ndim - 1)))
+        mean, top = reduction.mean(maps, exponents, reduction.order(statistic), count)
         fault = jnp.where(finite.all(), 0, jacobian.GRADIENT_FAULT)
         fault = jnp.where(jnp.isfinite(output).all(), fault, jacobian.OUTPUT_FAULT)
-        return jnp.pad(scaled.sum(0) / count, sides)[None], top[None], fault
+        return jnp.pad(mean, sides)[None], top[None], fault
 
     return sample
 

@@ -41,7 +41,9 @@ class Source:
         layouts: the layout of every leaf of a sample.
         spec: shapes and dtypes of a sample, in its tree, with a batch of one where the layout has N.
         total: how many rows there are, or None if unknown or endless.
+        rows: what is left of them.
         draw: the function key -> x that makes the rows on the device, or None if `read` gives them.
+        block: how many images a row holds: more than one where they exchange gates.
         digest: checksum of the rows read so far.
     """
 
@@ -52,15 +54,16 @@ class Source:
         rows: Iterator[Row],
         total: int | None = None,
         draw: Callable[[Any], Any] | None = None,
+        block: int = 1,
     ):
         specs = [jax.ShapeDtypeStruct(leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype)) for leaf in row]
         self.layouts, self.spec = layouts, layouts.tree(specs)
-        self.total, self.draw, self.digest = total, draw, 0
-        self._rows, self._dtypes = rows, [spec.dtype for spec in specs]
+        self.total, self.draw, self.block, self.digest = total, draw, block, 0
+        self.rows, self._dtypes = rows, [spec.dtype for spec in specs]
 
     def read(self, count: int) -> Rows | None:
         """Up to `count` further rows; None at the end. Rows drawn on the device are empty here."""
-        rows = list(itertools.islice(self._rows, count))
+        rows = list(itertools.islice(self.rows, count))
         if not rows:
             return None
         if self.draw is not None:

@@ -6,7 +6,7 @@ the scaling in float64, exactly again. `order` is the degree of the statistic: s
 ** order.
 """
 
-from typing import cast
+from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -68,6 +68,20 @@ def reduce(
     if statistic == "share":
         map = map / jnp.where(largest > 0, map.sum(), 1)
     return map, exponent, jnp.isfinite(largest)
+
+
+def mean(maps: Any, exponents: Any, degree: int, count: int) -> tuple[Any, Any]:
+    """The sum of scaled maps along the first axis, divided by `count`, as one scaled map with the largest of their exponents.
+
+    Args:
+        maps: (rows, ..., *space).
+        exponents: (rows, ...).
+        degree: see `order`.
+    """
+    alive = maps.any(tuple(range(exponents.ndim, maps.ndim)))
+    top = jnp.where(alive, exponents, exponents.min(0)).max(0)
+    powers = (degree * (exponents - top)).reshape(*exponents.shape, *(1,) * (maps.ndim - exponents.ndim))
+    return jnp.ldexp(maps, powers).sum(0) / count, top
 
 
 def restore(

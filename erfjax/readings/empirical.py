@@ -2,11 +2,12 @@
 
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, SupportsIndex, overload
 
 import jax
+import numpy as np
 
 from erfjax.errors import SampleError
 from erfjax.fields import EffectiveField
@@ -38,6 +39,8 @@ def empirical(
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
     nonfinite: Literal["raise", "skip"] = "raise",
+    gates: Literal["own", "shuffled"] = "own",
+    tied: int | Sequence[int] = 1,
 ) -> tuple[EffectiveField, ...]: ...
 @overload
 def empirical(
@@ -57,6 +60,8 @@ def empirical(
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
     nonfinite: Literal["raise", "skip"] = "raise",
+    gates: Literal["own", "shuffled"] = "own",
+    tied: int | Sequence[int] = 1,
 ) -> EffectiveField: ...
 @overload
 def empirical(
@@ -76,6 +81,8 @@ def empirical(
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
     nonfinite: Literal["raise", "skip"] = "raise",
+    gates: Literal["own", "shuffled"] = "own",
+    tied: int | Sequence[int] = 1,
 ) -> Tree: ...
 def empirical(
     f: Given,
@@ -94,6 +101,8 @@ def empirical(
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
     nonfinite: str = "raise",
+    gates: str = "own",
+    tied: Given = 1,
 ) -> EffectiveField | tuple[EffectiveField, ...] | Tree:
     """The effective receptive field of a unit, averaged over samples: E[s(∂ unit / ∂ pixel)] with its standard error.
 
@@ -129,6 +138,10 @@ def empirical(
             Several processes must see the same file.
         progress: whether to show a bar; by default on a terminal.
         nonfinite: "raise" stops at a sample whose output or gradient is not finite, "skip" leaves it out and says so.
+        gates: "own" measures the gradient; "shuffled" pulls back through the weights as they are with the gates of every layer
+            (slopes, choices, statistics of norms) from another row, so that gates of different layers are independent: the
+            expectation of `analytic(weights="given", positions="together")`, at any size. `account` compares the two.
+        tied: with shuffled gates, how many neighbouring layers take them from the same row, or a group number for each layer.
 
     Returns:
         The field in the squared gradient (or gradient) per unit of output on the input's pixels; a tuple of fields, one
@@ -152,6 +165,8 @@ def empirical(
     chosen = reduction.check_statistic(statistic)
     if nonfinite not in ("raise", "skip"):
         raise SampleError(f'`nonfinite` must be "raise" or "skip", but got {nonfinite!r}.')
+    if gates not in ("own", "shuffled"):
+        raise SampleError(f'`gates` must be "own" or "shuffled", but got {gates!r}.')
     _check_key(key)
     if mesh is not None and not isinstance(mesh, jax.sharding.Mesh):
         raise SampleError(
@@ -160,6 +175,9 @@ def empirical(
     once = isinstance(inputs, Iterator)
     first, again = itertools.tee(inputs) if once else (inputs, inputs)
     every = isinstance(unit, str) and unit == "all"
+    if gates == "shuffled" and (every or key is not None):
+        raise SampleError('gates="shuffled" is for the units of one network: give units, not "all", and no key.')
+    tied = tied if isinstance(tied, int | np.integer) else tuple(tied)
 
     def opened(layout: Any) -> tuple[Source, Questions, Any]:
         source = open_source(first, key, layout)
@@ -170,7 +188,9 @@ def empirical(
     source, asked, layout = of_image(opened, inputs, layout)
     if once:  # every output and every input reads all rows; one question alone keeps none of them
         again = list(again) if len(asked.each) > 1 else ()
-    settings = Settings(key, samples, chosen, channels, batch_size, target, mesh, progress, nonfinite, every)
+    settings = Settings(
+        key, samples, chosen, channels, batch_size, target, mesh, progress, nonfinite, every, gates, tied
+    )
     sources = iter([source])  # the first question takes the source that is open, the others open their own
 
     def answer(question: Question) -> tuple[EffectiveField, ...]:

@@ -5,6 +5,7 @@ import functools
 import math
 import operator
 import os
+from collections.abc import Callable
 from typing import Any, SupportsIndex, cast
 
 import jax
@@ -12,14 +13,15 @@ import numpy as np
 
 from erfjax.errors import MapError, SampleError
 from erfjax.fields import EffectiveField, TheoreticalField
-from erfjax.measurement import reduction
+from erfjax.measurement import reduction, shuffled
 from erfjax.measurement.accumulate import Accumulator
 from erfjax.measurement.checkpoint import State, fingerprint
-from erfjax.measurement.cone import probe_of, whole_probe
+from erfjax.measurement.cone import cone_of, probe_of, whole_probe
 from erfjax.measurement.engine import Engine, assemble, choose_batch_size
 from erfjax.measurement.every_unit import lines, sample_map
 from erfjax.measurement.inputs import Source
 from erfjax.measurement.model import cached
+from erfjax.measurement.probe import Probe
 from erfjax.measurement.run import Run
 from erfjax.readings import rounding
 from erfjax.readings.analytic import theory_of
@@ -43,6 +45,8 @@ class Settings:
     progress: bool | None
     nonfinite: str
     every: bool
+    gates: str
+    tied: Given
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,6 +66,10 @@ def measured(
     base = jax.random.key(0) if settings.key is None else settings.key
     target, degree = settings.target, reduction.order(settings.statistic)
     count = _count(settings.samples, source, settings.key, target)
+    if settings.gates == "shuffled":
+        size = _block(count)
+        source = shuffled.in_blocks(source, question.main, question.source, size)
+        count = None if count is None else count // size
     compiled = _compiled(f, question, source, settings, base)
     engine = compiled.engine
     size = choose_batch_size(engine, count) if settings.batch_size is None else operator.index(settings.batch_size)
@@ -109,6 +117,11 @@ def _compiled(f: Function, question: Question, source: Source, settings: Setting
     def make() -> _Compiled:
         options = (settings.statistic, settings.channels, source.draw, base, settings.mesh, question.main)
         notes = rounding.notes(question, settings.channels)
+        if settings.gates == "shuffled":
+            size = source.block
+            probe = shuffled.probe_of_blocks(question, size)
+            one, note = _of_blocks(question, settings, probe, size)
+            return _Compiled(assemble(probe, *options, one), theory_of(question, f), (note, *notes))
         if not settings.every:
             return _Compiled(assemble(probe_of(question), *options), theory_of(question, f), notes)
         (field,) = theory = fields_of(question, f)
@@ -126,9 +139,49 @@ def _compiled(f: Function, question: Question, source: Source, settings: Setting
         source.draw,
         settings.mesh,
         settings.every,
+        settings.gates,
+        settings.tied,
+        source.block,
     )
     found = cast(_Compiled, cached(f, identity, make))
     return dataclasses.replace(found, engine=found.engine.with_weights(question.weights))
+
+
+def _of_blocks(question: Question, settings: Settings, probe: Probe, size: int) -> tuple[Callable[..., Any], str]:
+    """The map of one block of images that exchange gates, and what the field says of it.
+
+    Raises:
+        SampleError: `tied` does not name a group for every layer.
+    """
+    cone = cone_of(question.program(), question.source, question.target, question.units)
+    assert cone is not None  # `probe_of_blocks` has refused it
+    layer_of = shuffled.layers(cone)
+    count, tied = 1 + max(layer_of, default=0), settings.tied
+    groups = [layer // tied for layer in range(count)] if isinstance(tied, int) else list(tied)
+    if len(groups) != count:
+        raise SampleError(
+            f"`tied` must be a number of neighbouring layers, or one group for each of {count} layers (layer 0 lies before "
+            f"the first weights), but got {tied!r}."
+        )
+    one = shuffled.sample_map(
+        question, settings.statistic, settings.channels, probe, size, [groups[i] for i in layer_of]
+    )
+    note = (
+        f"gates are shuffled: each of {len(set(groups))} groups of layers takes them from another image; a sample is the "
+        f"mean over {size} images that exchange gates"
+    )
+    return one, note
+
+
+def _block(count: int | None) -> int:
+    """How many images exchange gates.
+
+    Raises:
+        SampleError: there is one image alone.
+    """
+    if count is not None and count < 2:
+        raise SampleError(f'gates="shuffled" exchanges gates between images and needs two at least, but got {count}.')
+    return shuffled.BLOCK if count is None else min(shuffled.BLOCK, count)
 
 
 def _count(samples: Given, source: Source, key: Any, target: Given) -> int | None:
