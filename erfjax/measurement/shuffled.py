@@ -27,40 +27,12 @@ from erfjax.measurement.inputs import Row, Source
 from erfjax.measurement.probe import Probe
 from erfjax.tracing.program.equations import Atom, Var
 from erfjax.tracing.registry import lengths
-from erfjax.tracing.second_moments import random_weights
-from erfjax.tracing.second_moments.steps import dependent
-from erfjax.tracing.windows.cone import Cone, Step
+from erfjax.tracing.second_moments.layerwise import live, pulled
+from erfjax.tracing.windows.cone import Cone
 from erfjax.typing import Channels, Statistic
 
 BLOCK = 8  # images that exchange gates: gates of layers that are further apart hardly depend on each other
 SHIFTS = 0x54F7  # folded into a sample's key
-
-
-def layers(cone: Cone) -> tuple[int, ...]:
-    """For every step of a cone, how many contractions with weights lie before it, itself included, on the longest way.
-
-    Example:
-        >>> import jax, jax.numpy as jnp
-        >>> from erfjax.measurement.shuffled import layers
-        >>> from erfjax.tracing import trace
-        >>> from erfjax.tracing.positions.index_sets import full
-        >>> from erfjax.tracing.windows.cone import restrict
-        >>> w = jax.random.normal(jax.random.key(0), (3, 3))
-        >>> program = trace(lambda x: jnp.tanh(jnp.tanh(x) @ w) @ w, jax.ShapeDtypeStruct((2, 3), jnp.float32))
-        >>> layers(restrict(program, {program.output: full((2, 3))}))
-        (0, 1, 1, 2)
-    """
-    weights, index = random_weights.weights(cone), random_weights.indices(cone)
-    depth: dict[Atom, int] = {}
-    found = []
-    for step in cone.steps:
-        moving = dependent(step)
-        here = max((depth.get(step.equation.inputs[i], 0) for i in moving), default=0)
-        places = {(index[id(step.equation)], i) for i in range(len(step.equation.inputs))}
-        here += len(moving) == 1 and not places.isdisjoint(weights)
-        depth[step.output] = here
-        found.append(here)
-    return tuple(found)
 
 
 def in_blocks(source: Source, main: int, layout: Layout, size: int) -> Source:
@@ -76,7 +48,7 @@ def in_blocks(source: Source, main: int, layout: Layout, size: int) -> Source:
     axis = 0 if layout.batch is None else layout.batch
 
     def joined(rows: Sequence[Row]) -> Row:
-        joins = [np.stack] * len(rows[0])
+        joins: list[Any] = [np.stack] * len(rows[0])
         if layout.batch is not None:
             joins[main] = functools.partial(np.concatenate, axis=axis)
         return tuple(join([row[i] for row in rows]) for i, join in enumerate(joins))
@@ -184,24 +156,6 @@ def _pulled(
 
     whole = jax.ShapeDtypeStruct(lengths(cone.boxes[output]), output.dtype)
     arrived: dict[Atom, Any] = {output: jax.linear_transpose(probed, whole)(row)[0]}
-    for step, layer in zip(reversed(cone.steps), reversed(layer_of), strict=True):
-        gradient = arrived.pop(step.output, None)
-        if gradient is None or not jnp.issubdtype(step.output.dtype, jnp.inexact):
-            continue
-        for atom, part in _through(cone, step, functools.partial(data, layer), gradient):
-            arrived[atom] = arrived[atom] + part if atom in arrived else part
-    window = jnp.zeros(lengths(cone.windows[0]), source.dtype)
-    return arrived.get(source, window)
-
-
-def _through(cone: Cone, step: Step, data: Callable[[Atom], Any], gradient: Any) -> Iterator[tuple[Atom, Any]]:
-    """What a step passes back to the arrays that it reads, each on its whole box."""
-    used = {atom for atom, box in zip(step.equation.inputs, step.operands, strict=True) if box is not None}
-    moving = list(dict.fromkeys(step.equation.inputs[i] for i in dependent(step)))
-    held = {atom: data(atom) for atom in used if isinstance(atom, Var)}
-
-    def apply(*arrays: Any) -> Any:
-        return step.apply(cone.operands(step, {**held, **dict(zip(moving, arrays, strict=True))}))
-
-    _, pull = jax.vjp(apply, *(held[atom] for atom in moving))
-    yield from zip(moving, pull(gradient), strict=True)
+    steps = [(step, functools.partial(data, layer)) for step, layer in zip(cone.steps, layer_of, strict=True)]
+    found = pulled(cone, steps, live(cone), arrived).get(source)
+    return jnp.zeros(lengths(cone.windows[0]), source.dtype) if found is None else found

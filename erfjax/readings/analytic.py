@@ -25,7 +25,7 @@ from erfjax.readings.theoretical import fields_of
 from erfjax.tracing.registry import lengths
 from erfjax.tracing.second_moments.coverage import Survey
 from erfjax.tracing.second_moments.scaled import Scaled
-from erfjax.typing import Channels, Function, Gates, Given, Positions, Shaped, Statistic, Tree, Unit, Weights
+from erfjax.typing import Averages, Channels, Function, Gates, Given, Positions, Shaped, Statistic, Tree, Unit, Weights
 
 MOST_ROWS = 16  # rows that share one call; more make nothing faster
 
@@ -133,8 +133,10 @@ def analytic(
             channel a random sign, which leaves no such part, and is the same as "frobenius"; an integer takes one channel.
         positions: "apart" squares gradients position by position, which is exact while only random weights mix positions.
             "together" carries the covariance of every two positions, by the true Jacobian of what lies between random weights
-            (attention, pooling, resizing, normalisation, gating, sums of branches): exact in the limit of width. It needs
-            gates="data" and weights="exchangeable". "auto" takes positions together where that is needed, possible and
+            (attention, pooling, resizing, normalisation, gating, sums of branches): exact in the limit of width. With given
+            weights it carries the covariance over positions and channels through the weights as they are, the gates of different
+            layers taken as independent: the closed form of a trained network, for small ones. Both need gates from data. With
+            exchangeable weights "auto" takes positions together where that is needed, possible and
             affordable.
 
     Returns:
@@ -297,6 +299,8 @@ def _compile(question: Question, f: Function, options: Options) -> _Compiled:
 
 def _compiled(moment_pass: MomentPass) -> Callable[..., Any]:
     """The compiled pass: (consts, rows) -> moments of every row."""
+    if moment_pass.options.layerwise:
+        return jax.jit(moment_pass.given)
     if moment_pass.options.positions == "together":
         return jax.jit(lambda consts, rows: lax.map(lambda row: moment_pass.moments(consts, row), rows))
     return jax.jit(lambda consts, rows: jax.vmap(lambda row: moment_pass.moments(consts, row))(rows))
@@ -315,6 +319,8 @@ def _fields(question: Question, f: Function, rows: tuple[Any, ...], options: Opt
     identity = ("analytic", question.identity, options)
     compiled = cast(_Compiled, cached(f, identity, lambda: _compile(question, f, options))).asked(question)
     moment_pass, count, step = compiled.moment_pass, len(rows[0]), compiled.rows_at_once
+    if options.layerwise:  # the mean over rows is taken inside, layer by layer
+        step = count
     total: Any = 0.0
     for first in range(0, count, step):
         chunk = [np.asarray(leaf[first : first + step]) for leaf in rows]
@@ -323,7 +329,7 @@ def _fields(question: Question, f: Function, rows: tuple[Any, ...], options: Opt
             chunk = [np.concatenate([leaf, np.repeat(leaf[-1:], step - size, axis=0)]) for leaf in chunk]
         found = compiled.run(question.consts, tuple(chunk))
         total = total + plain(found, moment_pass, chunk)[:size].sum(axis=0)
-    maps = finish(total / count, moment_pass, np)
+    maps = finish(total / (1 if options.layerwise else count), moment_pass, np)
     metadata = {"rows": count, "layout": question.source.letters}
     return tuple(_field(np.pad(m, sides(moment_pass)), compiled, i, metadata) for i, m in enumerate(maps))
 
@@ -336,6 +342,9 @@ def _field(values: np.ndarray, compiled: _Compiled, i: int, metadata: dict[str, 
     dead = () if explained else ("every gradient is zero: the unit is dead",)
     unknown = (theory,) if isinstance(theory, str) else ()
     data = options.gates == "mean-field" or metadata["rows"] > 1
+    over: Averages | None = "inputs" if data else None
+    if options.power == 2 and not options.layerwise:
+        over = "inputs and weights" if data else "weights"
     return EffectiveField(
         map=values,
         stderr=None,
@@ -347,5 +356,5 @@ def _field(values: np.ndarray, compiled: _Compiled, i: int, metadata: dict[str, 
         notes=(*question.notes, *survey.reasons, *survey.notes, *compiled.notes, *dead, *unknown),
         metadata={**dataclasses.asdict(options), **metadata},
         channels=options.channels if isinstance(options.channels, str) else int(options.channels),
-        averages=("inputs and weights" if data else "weights") if options.power == 2 else ("inputs" if data else None),
+        averages=over,
     )

@@ -27,6 +27,7 @@ from erfjax.readings import rounding
 from erfjax.readings.analytic import theory_of
 from erfjax.readings.question import Question, reversible
 from erfjax.readings.theoretical import fields_of
+from erfjax.tracing.second_moments.layerwise import contractions, layers
 from erfjax.typing import Averages, Function, Given, Number, Statistic
 from erfjax.uncertainty.diagnostics import diagnose
 
@@ -155,7 +156,7 @@ def _of_blocks(question: Question, settings: Settings, probe: Probe, size: int) 
     """
     cone = cone_of(question.program(), question.source, question.target, question.units)
     assert cone is not None  # `probe_of_blocks` has refused it
-    layer_of = shuffled.layers(cone)
+    layer_of = layers(cone, contractions(cone))
     count, tied = 1 + max(layer_of, default=0), settings.tied
     groups = [layer // tied for layer in range(count)] if isinstance(tied, int) else list(tied)
     if len(groups) != count:

@@ -15,21 +15,34 @@ from erfjax.readings.question import Question
 from erfjax.tracing.positions.index_sets import Box, full
 from erfjax.tracing.program.equations import Equation, Var
 from erfjax.tracing.registry import lengths
-from erfjax.tracing.second_moments import backward, closure, coverage, mean_field, random_weights, two_points
+from erfjax.tracing.second_moments import (
+    backward,
+    closure,
+    coverage,
+    given_weights,
+    mean_field,
+    random_weights,
+    two_points,
+)
 from erfjax.tracing.second_moments.activity import Weigh, fault, observed
 from erfjax.tracing.second_moments.coverage import Survey
 from erfjax.tracing.second_moments.kinds import Choice, Kind
+from erfjax.tracing.second_moments.layerwise import contractions
 from erfjax.tracing.second_moments.passages import frame
 from erfjax.tracing.second_moments.random_weights import Operand
 from erfjax.tracing.second_moments.scaled import Scaled, unscaled
 from erfjax.tracing.second_moments.segments import Partition, partition
-from erfjax.tracing.second_moments.steps import kind_of, passes
+from erfjax.tracing.second_moments.steps import kind_of, passes, precision
 from erfjax.tracing.windows.cone import Cone
 from erfjax.typing import Given
 
 GIVEN_GATES = (
     "gates are those that the given weights open for these inputs: over weights drawn anew they vary, and with them the total, "
     'unless the network is wide; gates="mean-field" averages over them, and so does the mean over several networks.'
+)
+INDEPENDENT_GATES = (
+    "gates of different layers are taken as independent, those of one layer as they go together over the rows of x; what that "
+    "leaves out says ej.account."
 )
 POWERS = {"square": 2, "rms": 2, "mean": 1}
 CHOICES = {
@@ -61,6 +74,16 @@ class Options:
         return self.channels not in ("frobenius", "random-signs")
 
     @property
+    def signed(self) -> bool:
+        """Whether every channel of the unit stands for itself."""
+        return not self.coherent
+
+    @property
+    def layerwise(self) -> bool:
+        """Whether the covariance runs over positions and channels, through the weights as they are."""
+        return self.positions == "together" and self.weights == "given"
+
+    @property
     def pairable(self) -> bool:
         """Whether positions can be taken together."""
         return self.power == 2 and self.gates == "data" and self.weights == "exchangeable"
@@ -78,10 +101,10 @@ class Options:
                     f"`{name}` must be one of {', '.join(map(repr, allowed))}, but got {getattr(self, name)!r}"
                     + (remedy if name == "statistic" else ".")
                 )
-        if self.positions == "together" and not self.pairable:
+        if self.positions == "together" and not (self.power == 2 and self.gates == "data"):
             raise SampleError(
-                'positions="together" needs statistic="square" or "rms", gates="data" and weights="exchangeable", but got '
-                f'statistic={self.statistic!r}, gates={self.gates!r}, weights={self.weights!r}: use positions="apart".'
+                'positions="together" needs statistic="square" or "rms" and gates="data", but got '
+                f'statistic={self.statistic!r}, gates={self.gates!r}: use positions="apart".'
             )
 
 
@@ -112,6 +135,8 @@ class MomentPass:
         cone = _cone(question, question.consts)
         random = frozenset() if cone is None else random_weights.weights(cone)
         sizes = {} if cone is None else random_weights.sizes(cone)
+        if options.layerwise and cone is not None:
+            _affordable(cone)
         if options.positions != "auto":
             return cls(question, options, cone, random, sizes)
         apart = cls(question, dataclasses.replace(options, positions="apart"), cone, random, sizes)
@@ -132,6 +157,9 @@ class MomentPass:
         options = self.options
         if self.cone is None:
             return Survey((), ("the output does not depend on the input",))
+        if options.layerwise:
+            free = [part.fixed for part in given_weights.parts(self.cone, contractions(self.cone))].count(False)
+            return Survey((INDEPENDENT_GATES,) if free > 1 else (), ())
         found = coverage.survey(
             self.cone,
             self.random,
@@ -207,6 +235,22 @@ class MomentPass:
 
         return lax.map(one, jnp.asarray(self.places(box)))
 
+    def given(self, consts: Sequence[Any], rows: Sequence[Any]) -> Scaled:
+        """The second moments by unit, (1, units, *window), with the weights as they are: one covariance for all rows."""
+        cone = _cone(self.question, consts)
+        if cone is None or self.cone is None:
+            zero = jnp.zeros((1, len(self.question.units), *self.question.spec.shape), self.question.spec.dtype)
+            return jax.vmap(jax.vmap(Scaled.of))(zero)
+        (box,) = cone.wanted.values()
+        heads, dtype = contractions(self.cone), precision(cone)
+        windows = jax.vmap(lambda row: self.windows(cone, row))(list(rows))
+        found = []
+        for place in self.places(box):
+            sent = self.cotangent(lengths(box), dtype, place).ravel()
+            whole = jnp.diag(sent) if self.options.signed else jnp.outer(sent, sent)
+            found.append(given_weights.moments(cone.settled(), heads, windows, whole))
+        return jax.tree.map(lambda *parts: jnp.stack(parts)[None], *found)
+
     def places(self, box: Box) -> np.ndarray:
         """Where the units lie in a box of the output: (units, axes)."""
         units, target = self.question.units, self.question.target
@@ -251,6 +295,20 @@ class MomentPass:
             return Scaled.sized(weight, self.sizes.get((index[id(equation)], operand))).power(power)
 
         return weigh
+
+
+def _affordable(cone: Cone) -> None:
+    """Refuses a network whose covariance over positions and channels is too large.
+
+    Raises:
+        SampleError: it is.
+    """
+    entries = given_weights.largest(cone, contractions(cone))
+    if entries > given_weights.MOST:
+        raise SampleError(
+            f'positions="together" with given weights holds a covariance of {entries:,} by {entries:,} positions and channels, '
+            f'more than {given_weights.MOST:,}: ej.empirical(..., gates="shuffled") estimates the same at any size.'
+        )
 
 
 def _cone(question: Question, consts: Sequence[Any]) -> Cone | None:
