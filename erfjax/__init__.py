@@ -27,6 +27,7 @@ from erfjax.readings.theoretical import theoretical
 
 if TYPE_CHECKING:
     from erfjax import protocols, studies
+    from erfjax.accounts import Account, account
     from erfjax.decisions.sizing import Match, match, needed
     from erfjax.decisions.streaming import Context, context
     from erfjax.decisions.tiles import Tiling, tiling
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"  # the only place: the package metadata is built from it
 
 __all__ = [
+    "Account",
     "Comparison",
     "Context",
     "EffectiveField",
@@ -44,6 +46,7 @@ __all__ = [
     "Report",
     "TheoreticalField",
     "Tiling",
+    "account",
     "analytic",
     "analytic_map",
     "closed_form",
@@ -71,11 +74,13 @@ __all__ = [
 
 
 _ON_USE = {
+    "Account": "accounts",
     "Context": "decisions.streaming",
     "Growth": "growth_laws",
     "Match": "decisions.sizing",
     "Report": "reports",
     "Tiling": "decisions.tiles",
+    "account": "accounts",
     "context": "decisions.streaming",
     "growth": "growth_laws",
     "match": "decisions.sizing",

@@ -79,9 +79,9 @@ def mean(maps: Any, exponents: Any, degree: int, count: int) -> tuple[Any, Any]:
         degree: see `order`.
     """
     alive = maps.any(tuple(range(exponents.ndim, maps.ndim)))
-    top = jnp.where(alive, exponents, exponents.min(0)).max(0)
+    top = jnp.where(alive, exponents, exponents.min(0, keepdims=True)).max(0, keepdims=True)
     powers = (degree * (exponents - top)).reshape(*exponents.shape, *(1,) * (maps.ndim - exponents.ndim))
-    return jnp.ldexp(maps, powers).sum(0) / count, top
+    return jnp.ldexp(maps, powers).sum(0) / count, top[0]
 
 
 def restore(

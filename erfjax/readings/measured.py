@@ -5,7 +5,7 @@ import functools
 import math
 import operator
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, SupportsIndex, cast
 
 import jax
@@ -27,7 +27,7 @@ from erfjax.readings import rounding
 from erfjax.readings.analytic import theory_of
 from erfjax.readings.question import Question, reversible
 from erfjax.readings.theoretical import fields_of
-from erfjax.tracing.second_moments.layerwise import contractions, layers
+from erfjax.tracing.second_moments.layerwise import contractions, fixed, layers, live
 from erfjax.typing import Averages, Function, Given, Number, Statistic
 from erfjax.uncertainty.diagnostics import diagnose
 
@@ -57,6 +57,7 @@ class _Compiled:
     engine: Engine
     theory: tuple[TheoreticalField | str, ...]
     notes: tuple[str, ...] = ()
+    shuffled: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # where the gates are
 
 
 @reversible()
@@ -83,6 +84,9 @@ def measured(
         "statistic": settings.statistic,
         "channels": settings.channels if isinstance(settings.channels, str) else int(settings.channels),
     }
+
+    if settings.gates == "shuffled":
+        model |= {"gates": "shuffled", **compiled.shuffled, "images per sample": source.block}
 
     def fields(state: State) -> tuple[EffectiveField, ...]:
         metadata = {**model, "batch_size": state.batch_size, "device": jax.devices()[0].device_kind}
@@ -121,8 +125,8 @@ def _compiled(f: Function, question: Question, source: Source, settings: Setting
         if settings.gates == "shuffled":
             size = source.block
             probe = shuffled.probe_of_blocks(question, size)
-            one, note = _of_blocks(question, settings, probe, size)
-            return _Compiled(assemble(probe, *options, one), theory_of(question, f), (note, *notes))
+            one, note, layered = _of_blocks(question, settings, probe, size)
+            return _Compiled(assemble(probe, *options, one), theory_of(question, f), (note, *notes), layered)
         if not settings.every:
             return _Compiled(assemble(probe_of(question), *options), theory_of(question, f), notes)
         (field,) = theory = fields_of(question, f)
@@ -148,8 +152,10 @@ def _compiled(f: Function, question: Question, source: Source, settings: Setting
     return dataclasses.replace(found, engine=found.engine.with_weights(question.weights))
 
 
-def _of_blocks(question: Question, settings: Settings, probe: Probe, size: int) -> tuple[Callable[..., Any], str]:
-    """The map of one block of images that exchange gates, and what the field says of it.
+def _of_blocks(
+    question: Question, settings: Settings, probe: Probe, size: int
+) -> tuple[Callable[..., Any], str, dict[str, Any]]:
+    """The map of one block of images that exchange gates, what the field says of it, and where the gates are.
 
     Raises:
         SampleError: `tied` does not name a group for every layer.
@@ -171,7 +177,13 @@ def _of_blocks(question: Question, settings: Settings, probe: Probe, size: int) 
         f"gates are shuffled: each of {len(set(groups))} groups of layers takes them from another image; a sample is the "
         f"mean over {size} images that exchange gates"
     )
-    return one, note
+    alive = live(cone)
+    gated = {
+        layer
+        for step, layer in zip(cone.steps, layer_of, strict=True)
+        if step.output in alive and not fixed(step, alive)
+    }
+    return one, note, {"layers": count, "gated": sorted(gated)}
 
 
 def _block(count: int | None) -> int:

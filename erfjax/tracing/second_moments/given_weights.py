@@ -19,16 +19,13 @@ from jax import lax
 
 from erfjax.tracing.program.equations import Atom, Var
 from erfjax.tracing.registry import lengths
-from erfjax.tracing.second_moments.kinds import Kind
-from erfjax.tracing.second_moments.layerwise import layers, live, pulled
+from erfjax.tracing.second_moments.layerwise import fixed, layers, live, pulled
 from erfjax.tracing.second_moments.scaled import Scaled
-from erfjax.tracing.second_moments.steps import dependent, elementwise, kind_of
+from erfjax.tracing.second_moments.steps import dependent, elementwise
 from erfjax.tracing.windows.cone import Cone, Step
 
 MOST = 8192  # entries of a gradient whose covariance is held: 256 MiB in single precision
 AT_ONCE = 128  # rows of a covariance pulled back together
-
-FIXED = (Kind.LINEAR, Kind.SELECTION, Kind.TOTAL, Kind.WINDOW_TOTAL, Kind.SILENT)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -105,19 +102,9 @@ def _part(cone: Cone, steps: Sequence[Step], after: tuple[Var, ...], alive: froz
         tuple(reversed(taken)),
         after,
         before,
-        all(_fixed(step, alive) for step in taken),
+        all(fixed(step, alive) for step in taken),
         single and whole and all(map(elementwise, taken)),
     )
-
-
-def _fixed(step: Step, alive: frozenset[Atom]) -> bool:
-    """Whether the Jacobian of a step does not depend on the data."""
-    moving = [i for i in dependent(step) if step.equation.inputs[i] in alive]
-    kind = kind_of(step.equation)
-    others = [atom for atom in step.equation.inputs if isinstance(atom, Var) and atom not in alive]
-    if kind in (Kind.BILINEAR, Kind.SCALED):
-        return len(moving) == 1 and not others
-    return kind in FIXED and not others
 
 
 def size(cone: Cone, atoms: Sequence[Atom]) -> int:

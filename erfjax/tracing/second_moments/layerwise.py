@@ -12,8 +12,12 @@ import jax.numpy as jnp
 
 from erfjax.tracing.program.equations import Atom, Var
 from erfjax.tracing.second_moments import random_weights
-from erfjax.tracing.second_moments.steps import dependent
+from erfjax.tracing.second_moments.kinds import Kind
+from erfjax.tracing.second_moments.steps import dependent, kind_of
 from erfjax.tracing.windows.cone import Cone, Step
+
+FIXED = (Kind.LINEAR, Kind.SELECTION, Kind.TOTAL, Kind.WINDOW_TOTAL, Kind.SILENT)
+"""The kinds whose Jacobian is the same for all data; of products, those of one array with a known one."""
 
 
 def contractions(cone: Cone) -> frozenset[int]:
@@ -59,6 +63,16 @@ def live(cone: Cone) -> frozenset[Atom]:
         if any(step.equation.inputs[i] in found for i in dependent(step)) and _continuous(step):
             found.add(step.output)
     return frozenset(found)
+
+
+def fixed(step: Step, alive: frozenset[Atom]) -> bool:
+    """Whether the Jacobian of a step does not depend on the data."""
+    moving = [i for i in dependent(step) if step.equation.inputs[i] in alive]
+    kind = kind_of(step.equation)
+    others = [atom for atom in step.equation.inputs if isinstance(atom, Var) and atom not in alive]
+    if kind in (Kind.BILINEAR, Kind.SCALED):
+        return len(moving) == 1 and not others
+    return kind in FIXED and not others
 
 
 def pulled(
