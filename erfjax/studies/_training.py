@@ -5,9 +5,10 @@ way, and its change is taken apart. For random weights with the variances of the
 
     σ² = (convolutions on the path) · (Var X of their kernels),
 
-for every block adds its share of the gradient that takes the branch and not the shortcut. What the trained network's own σ² is
-beyond that is *coherence*: its weights are no independent draws, and gradients that agree in sign reach further than those
-that cancel. So a change of σ² is a product of three, and variants of the same training show what moves which.
+for every block adds its share of the gradient that takes the branch and not the shortcut. With the weights as they are and the
+gates of every layer from another image σ² changes by the *coherence* of the weights, which are no independent draws; with all
+gates of one image, by the *dependence of gates*. So a change of σ² is a product of four, and variants of the same training show
+what moves which.
 
 What the default run finds: σ falls within the first epoch, as the shortcuts take over the gradient, and grows after it,
 though the shortcuts keep what they took: trained weights become coherent. The kernels' energy moves hardly at all.
@@ -56,7 +57,8 @@ FACTORS = {
     "σ²": "σ²",
     "on the path": "convolutions on the path",
     "kernels": "Var X of the kernels",
-    "coherence": "coherence",
+    "coherence": "coherence of the weights",
+    "gates": "dependence of gates",
 }
 
 
@@ -70,7 +72,11 @@ class TrainingResult(Result):
     """
 
     name = "training"
-    main, apart = "unit, E g²", "unit, channels apart"  # as `fitting` calls them, which needs Flax
+    main, apart, shuffled = (
+        "unit, E g²",
+        "unit, channels apart",
+        "unit, gates shuffled",
+    )  # see `fitting`, which needs Flax
     given, exchangeable = "analytic, weights as given", "analytic, weights exchangeable"
 
     steps_per_epoch: int
@@ -96,15 +102,17 @@ class TrainingResult(Result):
         return np.array([[look.accuracy for look in looks] for looks in self.runs[variant]])
 
     def factors(self, variant: str) -> dict[str, np.ndarray]:
-        """σ² of the unit's channels apart and the three numbers whose product it is, each (seeds, looks)."""
+        """σ² of the unit's channels apart and the four numbers whose product it is, each (seeds, looks)."""
         measured = self.sigma(variant, self.apart) ** 2
         random = self.sigma(variant, self.exchangeable) ** 2
+        shuffled = self.sigma(variant, self.shuffled) ** 2
         kernels = np.array([[look.kernels for look in looks] for looks in self.runs[variant]])
         return {
             "σ²": measured,
             "on the path": random / kernels,
             "kernels": kernels,
-            "coherence": measured / random,
+            "coherence": shuffled / random,
+            "gates": measured / shuffled,
         }
 
     def curve(self, variant: str, values: np.ndarray, field: str | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -160,11 +168,11 @@ class TrainingResult(Result):
             for label, start, stop in (("1st epoch", 0, self.first), ("later", self.first, -1)):
                 ratios = [f[:, stop] / f[:, start] for f in factors.values()]
                 rows.append((variant, label, *(_text(_spread(ratio)) for ratio in ratios)))
-        names = "network, when, σ², convolutions on the path, kernels, coherence"
+        names = "network, when, σ², convolutions on the path, kernels, coherence, gates"
         notes = (
-            "factors of change; σ² is the product of the other three",
+            "factors of change; σ² is the product of the other four",
             "on the path: σ² of random weights with these variances, over Var X of the kernels (flat: 1)",
-            "coherence: measured σ² over that of random weights; channels apart",
+            "coherence: σ² with shuffled gates over that of random weights; gates: measured over shuffled; channels apart",
         )
         return summary.Table("what changed", tuple(names.split(", ")), tuple(rows), notes)
 

@@ -40,7 +40,7 @@ def test_looks_before_during_and_after(result):
 
 def test_the_factors_of_the_variance(result):
     factors = result.factors("as it is")
-    product = factors["on the path"] * factors["kernels"] * factors["coherence"]
+    product = factors["on the path"] * factors["kernels"] * factors["coherence"] * factors["gates"]
     np.testing.assert_allclose(product, factors["σ²"], rtol=1e-12)
 
 

@@ -72,7 +72,7 @@ class Probe(NamedTuple):
     out_layout: str | None = None
 
 
-MAIN, APART = "unit, E g²", "unit, channels apart"
+MAIN, APART, SHUFFLED = "unit, E g²", "unit, channels apart", "unit, gates shuffled"
 PROBES = {
     MAIN: Probe(residual.features, "square", "sum"),
     "unit, E |g|": Probe(residual.features, "abs", "sum"),
@@ -241,9 +241,10 @@ class _Trainer:
             if out_layout is None or not self.task.dense:
                 options: Any = {"statistic": statistic, "channels": channels, "out_layout": out_layout}
                 found[name] = empirical(Partial(function, network), self.shown, progress=False, **options)
+        unit = Partial(residual.features, network)
+        found[SHUFFLED] = empirical(unit, self.shown, channels="random-signs", gates="shuffled", progress=False)
         kinds: tuple[tuple[str, Weights], ...] = ((GIVEN, "given"), (EXCHANGEABLE, "exchangeable"))
         for name, weights in kinds:
-            unit = Partial(residual.features, network)
             found[name] = analytic(unit, self.shown, weights=weights, channels="random-signs", positions="apart")
         return {name: Seen.of(field) for name, field in found.items()}
 
@@ -251,6 +252,7 @@ class _Trainer:
     def fingerprint(self) -> dict[str, Any]:
         """What makes this run this run."""
         settings = dataclasses.asdict(self.setting) | {"seed": self.seed, "images": len(self.shown)}
+        settings["readings"] = [*PROBES, SHUFFLED]
         return settings | {"task": self.task.name, "examples": [len(self.task.train), len(self.task.test)]}
 
     def save(self) -> None:
