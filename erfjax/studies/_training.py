@@ -72,11 +72,7 @@ class TrainingResult(Result):
     """
 
     name = "training"
-    main, apart, shuffled = (
-        "unit, E g²",
-        "unit, channels apart",
-        "unit, gates shuffled",
-    )  # see `fitting`, which needs Flax
+    main, apart, shuffled = "unit, E g²", "unit, channels apart", "unit, gates shuffled"  # see `fitting`
     given, exchangeable = "analytic, weights as given", "analytic, weights exchangeable"
 
     steps_per_epoch: int
