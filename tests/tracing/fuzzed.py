@@ -152,6 +152,7 @@ def gathered(rng, n):
 def recurrence(rng, n):
     """A linear recurrence that forgets everything at known places, forwards or backwards."""
     keep, decay, reverse = (rng.random(n) < 0.7).astype(np.float64), weights(rng, C), bool(rng.random() < 0.5)
+    keep[0] = keep[0] if keep.any() else 1.0  # a factor that is zero everywhere is a silent branch, not a mask
     mix = weights(rng, C, C)
 
     def step(x, xp):

@@ -148,17 +148,20 @@ def _constants(line: np.ndarray) -> list[Constant]:
 
 Fold = Callable[[Equation, int, Sequence[Fact]], Fact]
 _FOLDS: dict[Any, Fold | None] = {}
+_RUN: set[Any] = set()
 
 
-def folds(names: str, fold: Fold | None) -> None:
+def folds(names: str, fold: Fold | None, run: bool = False) -> None:
     """Teaches the facts some primitives: (equation, result, facts of the operands) -> the fact of the result.
 
-    None: the equation is run where no operand depends on the input, and tells nothing elsewhere.
+    None: the equation is run where no operand depends on the input, and tells nothing elsewhere. `run`: so is one with a fold.
     """
     for name in names.split():
         primitive = jx.lax_primitive(f"{name}_p")
         if primitive is not None:
             _FOLDS[primitive] = fold
+            if run or fold is None:
+                _RUN.add(primitive)
 
 
 class Facts:
@@ -207,7 +210,7 @@ class Facts:
             return equation.operands_of_blocks
         if _FOLDS.get(equation.primitive) is None:
             return ()
-        return [a for a in equation.inputs if isinstance(a, Var) or equation.primitive not in CONTRACTIONS]
+        return [a for a in equation.inputs if isinstance(a, Var) or not _large(a, equation)]
 
     def _fold(self, atom: Atom) -> Fact:
         maker = self._maker(atom)
@@ -220,9 +223,10 @@ class Facts:
                 self._found[inner] = self._found[outer]
             return self.of(block.outputs[result])
         fold = _FOLDS.get(equation.primitive)
+        if isinstance(atom, Known) and equation.primitive in _RUN and math.prod(atom.shape) <= SMALL:
+            return leaf(atom)
         if fold is None:
-            small = isinstance(atom, Known) and equation.primitive in _FOLDS and math.prod(atom.shape) <= SMALL
-            return leaf(atom) if isinstance(atom, Known) and small else UNKNOWN
+            return UNKNOWN
         facts = [self._found.get(a, UNKNOWN) for a in equation.inputs]
         if equation.primitive in EXPONENTIALS and facts[0].lowest > CERTAIN:
             self.assumed[equation] = facts[0].lowest
@@ -232,9 +236,21 @@ class Facts:
         return dataclasses.replace(found, sliced=True) if sliced else found
 
 
-CONTRACTIONS = {jx.lax_primitive("dot_general_p")}  # whether their weights are zero is not asked for facts
+CONTRACTIONS = {jx.lax_primitive(name) for name in ("dot_general_p", "conv_general_dilated_p")}
 SLICES = {jx.lax_primitive(f"{name}_p") for name in ("slice", "dynamic_slice", "split", "unstack")}
 EXPONENTIALS = {jx.lax_primitive(name) for name in ("exp_p", "exp2_p", "logistic_p")}
+
+
+def _large(atom: Known, equation: Equation) -> bool:
+    """Whether an operand is weights of a contraction, whose zeros are not asked for facts: only a kernel may be masked."""
+    kernel = equation.primitive is jx.lax_primitive("conv_general_dilated_p")
+    return equation.primitive in CONTRACTIONS and not (kernel and (atom.origin is not None or holes(atom)))
+
+
+def holes(atom: Known) -> bool:
+    """Whether some entries of an array that is there are zero and others are not."""
+    value = atom.concrete if math.prod(atom.shape) <= LARGEST else None
+    return value is not None and np.count_nonzero(value) not in (0, value.size)
 
 
 def leaf(atom: Known) -> Fact:

@@ -8,7 +8,7 @@ import numpy as np
 
 from erfjax.tracing.positions.index_sets import axis_groups
 from erfjax.tracing.positions.known_values import SMALL, UNKNOWN, Diagonal, Fact, Low, compact, folds, gathered
-from erfjax.tracing.positions.pattern import EVERYTHING, Pattern, slab
+from erfjax.tracing.positions.pattern import EVERYTHING, NOTHING, Pattern, slab
 from erfjax.tracing.program.equations import Equation
 
 Shape = Sequence[int]
@@ -219,18 +219,21 @@ def _some(value: bool) -> Callable[[Fact, Sequence[int]], Fact]:
 
 
 def dot_general(equation: Equation, result: int, facts: Sequence[Fact]) -> Fact:
-    """Zero where one of the operands is, all along the contracted axes."""
+    """Zero where in every term of the sum one of the factors is."""
     contracted, batch = equation.params["dimension_numbers"]
-    ranks = [len(atom.shape) for atom in equation.inputs]
-    free = [[a for a in range(ranks[s]) if a not in (*contracted[s], *batch[s])] for s in (0, 1)]
-    parts, first = [], len(batch[0])
+    shapes = [atom.shape for atom in equation.inputs]
+    free = [[a for a in range(len(shapes[s])) if a not in (*contracted[s], *batch[s])] for s in (0, 1)]
+    terms, first, rank = NOTHING, len(batch[0]), len(equation.outputs[result].shape)
+    sizes: dict[int, int] = {}
     for side in (0, 1):
         zero = facts[side].mask
+        names = {a: i for i, a in enumerate(batch[side])} | {a: first + i for i, a in enumerate(free[side])}
+        names |= {a: rank + i for i, a in enumerate(contracted[side])}
+        sizes |= {names[a]: shapes[side][a] for a in contracted[side]}
         if zero:
-            names = {a: i for i, a in enumerate(batch[side])} | {a: first + i for i, a in enumerate(free[side])}
-            parts.append((0, zero.without(contracted[side], every=True).renamed(names)))
+            terms = terms.join(zero.renamed(names))
         first += len(free[side])
-    return gathered(parts)
+    return gathered([(0, terms.without(sizes, every=True))])
 
 
 folds("iota", iota)
@@ -252,4 +255,4 @@ folds("reduce_min", reduction(lambda v, axes, repeats: v.min(axes), lambda fact,
 folds("reduce_or", reduction(lambda v, axes, repeats: v.any(axes), _some(True)))
 folds("reduce_and", reduction(lambda v, axes, repeats: v.all(axes), _some(False)))
 folds("dot_general", dot_general)
-folds("gather scatter scatter_add sort cumsum cummax cumprod argmax argmin tile stack reduce_prod", None)
+folds("scatter scatter_add sort cummax cumprod argmax argmin tile stack reduce_prod", None)
