@@ -240,6 +240,10 @@ def reproduce(name: str, out: Path, settings: dict[str, Any]) -> None:
     "--image-size", callback=_integers, help="Image to give advice for, such as 224,224; the input by default."
 )
 @click.option(
+    "--layers",
+    help="Layers to measure too: (parts of) names such as conv1,block2; all; none. By default those that widen the field.",
+)
+@click.option(
     "--unknown",
     default="refuse",
     show_default=True,
@@ -260,7 +264,7 @@ def report(context: click.Context, target: str, out: Path | None, quiet: bool, *
     from erfjax.reports import report as make
 
     x = _input(options.pop("shape"), options.pop("dtype"))
-    channels = options.pop("channels")
+    channels, layers = options.pop("channels"), options.pop("layers")
     with _explained():
         _folder(out and out.parent)
         made = make(
@@ -268,6 +272,7 @@ def report(context: click.Context, target: str, out: Path | None, quiet: bool, *
             x,
             channels=int(channels) if channels.isdigit() else channels,
             objects=options.pop("objects") or (),
+            layers=layers and layers.split(","),
             name=target,
             command=_line(context),
             progress=not quiet,

@@ -45,6 +45,8 @@ PAGE = """<!doctype html>
  summary {{ cursor: pointer }}
  .definition {{ width: min(28rem, 72vw) }}
  .scroll {{ overflow-x: auto; max-width: 100% }}
+ .scroll thead + tbody td {{ white-space: nowrap }}
+ .command {{ white-space: pre-wrap; overflow-wrap: anywhere }}
  .figures {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); gap: 1rem }}
  @media print {{
   :root {{ --ink: #000; --paper: #fff; --line: #bbb; --soft: #333; --link: #000 }}
