@@ -131,7 +131,7 @@ def report(
     unknown: Literal["refuse", "everything"] = "refuse",
     name: str | None = None,
     command: str | None = None,
-    progress: bool | None = None,
+    progress: Given = None,
 ) -> Report:
     """A report on one unit of a function: where it can look, how much each pixel counts in closed form and measured, agreement.
 
@@ -150,7 +150,8 @@ def report(
             layers that widen the theoretical field (at most 32), "all" every layer, "none" no layer.
         name: of the function, for the title.
         command: the line that makes the report, for the page.
-        progress: whether to print each step with its time to stderr; by default on a terminal.
+        progress: whether to print each step with its time to stderr, or a function that takes the lines; by default on a
+            terminal.
 
     Returns:
         A `Report`, all sizes in pixels of the input: `save("report.html")` writes a page, a notebook shows it.
@@ -260,7 +261,7 @@ def _size(field: EffectiveField | None, measure: str) -> float | None:
 class _Steps:
     """Runs readings one by one, says what it does, and keeps why one is not possible."""
 
-    def __init__(self, says: bool) -> None:
+    def __init__(self, says: bool | Callable[[str], None]) -> None:
         self.says = says
         self.errors: dict[str, Exception] = {}
 
@@ -293,7 +294,9 @@ class _Steps:
         return found
 
     def _say(self, text: str) -> None:
-        if self.says:
+        if callable(self.says):
+            self.says(text)
+        elif self.says:
             print(text, file=sys.stderr, flush=True)
 
 
