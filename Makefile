@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test test-slow test-latest lint notebooks docs studies bench clean
+.PHONY: run test test-slow test-latest test-oldest wheel lint notebooks docs studies bench clean
 
 run: .venv/run.stamp
 	$(BIN)/erfjax growth --out results/growth
@@ -17,6 +17,7 @@ lint: .venv/lint.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --strict --follow-imports=silent tests/public_calls.py
 
 notebooks: .venv/notebooks.stamp
 	$(BIN)/python notebooks/execute.py
@@ -56,5 +57,22 @@ test-latest: .venv-latest/test.stamp
 	.venv-latest/bin/python -m pip install --quiet --disable-pip-version-check -e '.[latest]'
 	@touch $@
 
+# The lowest versions that pyproject.toml allows, all at once; newer packages below them may find them outdated.
+test-oldest: .venv-oldest/test.stamp
+	.venv-oldest/bin/python -m pytest -n 2 -W ignore::DeprecationWarning tests/tracing tests/readings
+
+.venv-oldest/test.stamp: pyproject.toml
+	$(PYTHON) -m venv .venv-oldest
+	.ci/oldest latest > .venv-oldest/constraints.txt
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check -e '.[latest]' -c .venv-oldest/constraints.txt
+	@touch $@
+
+# The wheel, installed into a fresh environment and used away from the checkout.
+wheel: .venv/release.stamp
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	.ci/try-wheel dist $(PYTHON)
+	$(BIN)/pyright tests/public_calls.py
+
 clean:
-	rm -rf .venv .venv-latest results site docs/figures
+	rm -rf .venv .venv-latest .venv-oldest dist results site docs/figures

@@ -21,6 +21,7 @@ from erfjax import (
 from erfjax.agreement import Comparison, compare
 from erfjax.fields import EffectiveField, TheoreticalField
 from erfjax.readings.analytic import analytic, analytic_map
+from erfjax.readings.by_layer import by_layer
 from erfjax.readings.empirical import empirical
 from erfjax.readings.redrawn import redraw
 from erfjax.readings.theoretical import theoretical
@@ -49,6 +50,7 @@ __all__ = [
     "account",
     "analytic",
     "analytic_map",
+    "by_layer",
     "closed_form",
     "compare",
     "context",

@@ -9,6 +9,7 @@ import ast
 import contextlib
 import inspect
 import shlex
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ import click
 
 from erfjax import __version__
 from erfjax.errors import ErfjaxError
+from erfjax.files import Begun
 from erfjax.reports.words import TASKS
 
 
@@ -28,6 +30,27 @@ def _explained() -> Iterator[None]:
         yield
     except (ErfjaxError, OSError) as error:
         raise click.ClickException(str(error)) from error
+
+
+BEGUN = "unfinished.json"  # in the folder of a run of all studies, while it runs
+LOG = click.option(
+    "--log", type=click.Path(dir_okay=False, path_type=Path), help="File that what is being done is added to."
+)
+
+
+def _teller(log: Path | None, quiet: bool = False) -> Callable[[str], None]:
+    """Says what is being done on stderr, and adds it to a file with the time of day."""
+
+    def say(text: str) -> None:
+        if not quiet:
+            click.echo(text, err=True)
+        if log is not None:
+            with log.open("a") as file:
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+    with _explained():
+        _folder(log and log.parent)
+    return say
 
 
 def _folder(path: Path | None) -> None:
@@ -178,10 +201,12 @@ def _growth_of(
     callback=_settings,
     help="An argument of the study, such as --set seeds=5 or --set data=cifar10; may be repeated.",
 )
-def reproduce(name: str, out: Path, settings: dict[str, Any]) -> None:
+@LOG
+def reproduce(name: str, out: Path, settings: dict[str, Any], log: Path | None) -> None:
     """Run the study NAME, or all of them with their defaults; the page index.html shows what the folder holds.
 
-    If one of all studies fails, the others still run; the page and the exit status say so.
+    If one of all studies fails, the others still run; the page and the exit status say so. A run of all studies that was
+    interrupted goes on where it stopped, when it is started again with the same folder and version.
     """
     from erfjax.gallery import gallery
     from erfjax.studies import BY_NAME
@@ -198,16 +223,22 @@ def reproduce(name: str, out: Path, settings: dict[str, Any]) -> None:
     with _explained():
         _folder(out)
     failed: dict[str, str] = {}
+    say, begun = _teller(log), Begun(out / BEGUN if name == "all" else None)
     for i, study in enumerate(chosen, 1):
-        click.echo(f"study {i} of {len(chosen)}: {study}", err=True)
+        if study in begun.done:
+            say(f"study {i} of {len(chosen)}: {study} was done before the interruption")
+            continue
+        say(f"study {i} of {len(chosen)}: {study}")
         try:
             with _explained():
                 _show(BY_NAME[study](**settings), out / study)
+            begun.add(study)
         except Exception as error:
             if name != "all":
                 raise
             failed[study] = error.message if isinstance(error, click.ClickException) else traceback.format_exc()
-            click.echo(f"{study} failed: {failed[study]}", err=True)
+            say(f"{study} failed: {failed[study]}")
+    begun.finish()
     with _explained():
         click.echo(f"all studies so far: {gallery(out, failed)}")
     if failed:
@@ -240,6 +271,10 @@ def reproduce(name: str, out: Path, settings: dict[str, Any]) -> None:
     "--image-size", callback=_integers, help="Image to give advice for, such as 224,224; the input by default."
 )
 @click.option(
+    "--layers",
+    help="Layers to measure too: (parts of) names such as conv1,block2; all; none. By default those that widen the field.",
+)
+@click.option(
     "--unknown",
     default="refuse",
     show_default=True,
@@ -249,8 +284,11 @@ def reproduce(name: str, out: Path, settings: dict[str, Any]) -> None:
 @click.option("--dtype", default="float32", show_default=True, help="Of the input; int32 for tokens.")
 @click.option("--quiet", is_flag=True, help="Do not say on stderr what is being done.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="HTML page to write.")
+@LOG
 @click.pass_context
-def report(context: click.Context, target: str, out: Path | None, quiet: bool, **options: Any) -> None:
+def report(
+    context: click.Context, target: str, out: Path | None, quiet: bool, log: Path | None, **options: Any
+) -> None:
     """What a unit of TARGET sees, in three readings side by side: theoretical, in closed form, measured.
 
     TARGET is package.module:function or file.py:function, a function from an array to an array. A reading that is not possible
@@ -260,7 +298,7 @@ def report(context: click.Context, target: str, out: Path | None, quiet: bool, *
     from erfjax.reports import report as make
 
     x = _input(options.pop("shape"), options.pop("dtype"))
-    channels = options.pop("channels")
+    channels, layers = options.pop("channels"), options.pop("layers")
     with _explained():
         _folder(out and out.parent)
         made = make(
@@ -268,9 +306,10 @@ def report(context: click.Context, target: str, out: Path | None, quiet: bool, *
             x,
             channels=int(channels) if channels.isdigit() else channels,
             objects=options.pop("objects") or (),
+            layers=layers and layers.split(","),
             name=target,
             command=_line(context),
-            progress=not quiet,
+            progress=_teller(log, quiet) if log is not None else not quiet,
             **options,
         )
         click.echo(str(made))

@@ -111,6 +111,38 @@ def save_folder(
     return place
 
 
+class Begun:
+    """Which parts of a long run are done, kept in a file while it runs, so that an interrupted run goes on.
+
+    Args:
+        path: of the file; None keeps nothing. What it says is of use to the same version of erfjax alone.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path, self.done = path, list[str]()
+        if path is not None and path.exists():
+            with damaged(path):
+                kept = json.loads(path.read_text())
+                self.done = [str(name) for name in kept["done"]] if kept["version"] == _version() else []
+
+    def add(self, name: str) -> None:
+        """Notes that one more part is done."""
+        self.done.append(name)
+        if self.path is not None:
+            save_json(self.path, {"version": _version(), "done": self.done})
+
+    def finish(self) -> None:
+        """Removes the file: the run has come to its end."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+
+def _version() -> str:
+    from erfjax import __version__  # known once all of the package is imported
+
+    return __version__
+
+
 def _strict(value: Any) -> Any:
     """The same in JSON's own types, numbers that are none as text."""
     if isinstance(value, dict):

@@ -4,6 +4,7 @@ Nothing is computed here. A result makes a `Table` of itself; the table knows ho
 `Shown` is what every result has in common: it prints as its tables, and is one line inside of something else.
 """
 
+import base64
 import csv
 import dataclasses
 import html
@@ -15,6 +16,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+from erfjax.errors import ErfjaxError
 
 PAGE = """<!doctype html>
 <html lang="en">
@@ -45,6 +48,8 @@ PAGE = """<!doctype html>
  summary {{ cursor: pointer }}
  .definition {{ width: min(28rem, 72vw) }}
  .scroll {{ overflow-x: auto; max-width: 100% }}
+ .scroll thead + tbody td {{ white-space: nowrap }}
+ .command {{ white-space: pre-wrap; overflow-wrap: anywhere }}
  .figures {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); gap: 1rem }}
  @media print {{
   :root {{ --ink: #000; --paper: #fff; --line: #bbb; --soft: #333; --link: #000 }}
@@ -201,10 +206,23 @@ class Shown:
         return stack(*self._tables())
 
     def _repr_html_(self) -> str:
-        return stack_html(*self._tables())
+        return stack_html(*self._tables()) + picture(self)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._brief()})"
+
+
+def picture(result: Any) -> str:
+    """The figure of a result that has one, as an image in HTML; nothing where it cannot be drawn (a map of zeros, say)."""
+    if not hasattr(result, "plot"):
+        return ""
+    buffer = io.BytesIO()
+    try:
+        result.plot().savefig(buffer, format="png", dpi=72)
+    except (ErfjaxError, ImportError):
+        return ""
+    alt = html.escape(f"figure: {result!r}", quote=True)
+    return f'<img alt="{alt}" style="max-width: 100%" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
 
 
 def facts(title: str, pairs: dict[str, Any], notes: Sequence[str] = ()) -> Table:

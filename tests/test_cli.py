@@ -158,6 +158,29 @@ def test_a_study_that_fails_does_not_stop_the_others(tmp_path, monkeypatch):
     assert "earlier run" in (tmp_path / "index.html").read_text()
 
 
+def interrupted():
+    raise KeyboardInterrupt
+
+
+def test_an_interrupted_run_of_all_studies_goes_on(tmp_path, monkeypatch):
+    from erfjax import studies
+
+    monkeypatch.setattr(studies, "BY_NAME", {"one": Saved, "two": interrupted, "three": Saved})
+    assert run("reproduce", "all", "--out", tmp_path).exit_code
+    monkeypatch.setattr(studies, "BY_NAME", {"one": broken, "two": Saved, "three": Saved})
+    done = run("reproduce", "all", "--out", tmp_path, "--log", tmp_path / "logs" / "run.txt")
+    assert done.exit_code == 0, done.output
+    assert "one was done before the interruption" in done.stderr
+    assert re.findall(
+        r"^[\d-]+ [\d:]+ study (.*)$", (tmp_path / "logs" / "run.txt").read_text(), flags=re.MULTILINE
+    ) == [
+        "1 of 3: one was done before the interruption",
+        "2 of 3: two",
+        "3 of 3: three",
+    ]
+    assert "failed: one" in run("reproduce", "all", "--out", tmp_path).output  # that run came to its end: all run again
+
+
 def test_a_folder_that_cannot_be_written_ends_in_one_line(tmp_path, monkeypatch):
     from erfjax import studies
 
@@ -198,6 +221,15 @@ def test_report_prints_field_layers_and_advice(model):
     assert "Siamese" not in done.output
     assert "measured ..." in done.stderr
     assert "..." not in done.stdout
+
+
+def test_report_keeps_a_log(model, tmp_path):
+    done = run(
+        "report", f"{model}:blur", "--shape", "1,20,31,2", "--samples", "2", "--quiet", "--log", tmp_path / "log.txt"
+    )
+    assert done.exit_code == 0, done.output
+    assert not done.stderr
+    assert "measured ..." in (tmp_path / "log.txt").read_text()
 
 
 def test_report_on_tokens_and_on_primitives_without_a_rule(model):

@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 import erfjax as ej
-from erfjax.errors import MapError, SampleError, StackError
+from erfjax.errors import FileFormatError, MapError, SampleError, StackError
 from erfjax.layers import AvgPool, Conv, Identity
 
 WIDTH, LENGTH = 8, 65
@@ -178,11 +178,41 @@ def test_the_figure_shows_measured_sizes_as_markers_and_closed_forms_as_lines(ch
 
 def test_a_saved_folder_holds_figure_tables_and_maps(chains, tmp_path):
     folder = chains.save(tmp_path / "new" / "folder")
-    assert {file.name for file in folder.iterdir()} == {"growth.png", "growth.npz", "growth.txt", "growth.json"}
+    assert {file.name for file in folder.iterdir()} == {
+        "growth.png",
+        "growth.npz",
+        "growth.txt",
+        "growth.json",
+        "fields",
+    }
     with np.load(folder / "growth.npz") as arrays:
         np.testing.assert_array_equal(arrays["4_measured"], chains.measured[1].map)
         np.testing.assert_array_equal(arrays["8_closed"], chains.predicted[0].map)
     assert (folder / "growth.txt").read_text() == f"{chains}\n"
+    again = ej.Growth.load(folder)
+    assert str(again) == str(chains)
+    assert again.sizes == chains.sizes
+    np.testing.assert_array_equal(again.stderrs, chains.stderrs)
+    (folder / "fields" / "measured-4.npz").write_text("damaged")
+    with pytest.raises(FileFormatError):
+        ej.Growth.load(folder)
+
+
+def test_sizes_leave_as_axes_and_as_a_dataset(chains):
+    from matplotlib.figure import Figure
+
+    pytest.importorskip("xarray")
+    axes = Figure().subplots()
+    assert chains.plot(ax=axes) is axes
+    np.testing.assert_allclose(axes.containers[0].lines[0].get_ydata(), chains.sizes)
+    found = chains.to_xarray()
+    assert found.depth.values.tolist() == list(chains.depths)
+    np.testing.assert_array_equal(found.measured, chains.sizes)
+    np.testing.assert_array_equal(found.closed, chains.closed_sizes)
+    np.testing.assert_allclose(found.predicted, [field.size(chains.measure) for field in chains.predicted])
+    shown = chains._repr_html_()
+    assert shown.count("<table") == 2
+    assert shown.count("data:image/png;base64,") == 1
 
 
 def flat(n):

@@ -240,3 +240,28 @@ def test_unet_study_measures_as_the_study_does(as_array):
 def test_unet_study_needs_images():
     with pytest.raises(MapError, match="at least one image"):
         protocols.unet_study(network, iter(()))
+
+
+def test_all_four_side_by_side(tmp_path):
+    images = np.random.default_rng(0).normal(size=(3, 24, 30, 3)).astype(np.float32)
+    kernel = jax.random.normal(jax.random.key(0), (5, 3, 3, 4))
+
+    def f(x):
+        return jnp.tanh(
+            jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        )
+
+    found = protocols.all(f, images)
+    gradients = [jax.grad(lambda x: f(x)[0, 12, 15].sum())(image[None]) for image in images]
+    np.testing.assert_allclose(found.maps["luo2016"], protocols.luo_map(np.abs(gradients).sum((1, 4))), atol=1e-6)
+    np.testing.assert_array_equal(found.openerf.map, protocols.openerf(f, images).map)
+    assert found.replknet.squares == protocols.replknet(f, images).squares
+    assert found.unet_study.rate == protocols.unet_study(f, images).rate
+    text = str(found)
+    assert all(name in text and said in text for name, said in protocols._all.DEFECTS.items())
+    folder = found.save(tmp_path / "four")
+    assert sorted(path.name for path in folder.iterdir()) == [
+        f"protocols.{end}" for end in ("json", "npz", "png", "txt")
+    ]
+    with pytest.raises(LayoutError, match="array of images"):
+        protocols.all(f, [images[0]])

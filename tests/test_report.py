@@ -14,6 +14,7 @@ import pytest
 
 import erfjax as ej
 from erfjax import errors, summary
+from erfjax.reports import layers as by_depth
 from erfjax.reports.doctor import doctor, versions
 from erfjax.reports.inputs import inputs_of
 from erfjax.reports.words import TASKS
@@ -129,6 +130,36 @@ def test_a_unit_that_sees_one_pixel_has_sizes():
     assert not made.refused
     assert made.sizes["sigma"][1].value == 0
     assert tuple(made.sizes["sigma"][1]) == (0, 0)
+
+
+def test_layers_have_both_sizes_and_a_growth():
+    kernels = [jax.random.normal(jax.random.key(i), (3, c, 4)) / 2 for i, c in enumerate((2, 4, 4))]
+
+    def deep(x):
+        for i, kernel in enumerate(kernels):
+            with jax.named_scope(f"layer{i}"):
+                x = jnp.tanh(
+                    jax.lax.conv_general_dilated(x, kernel, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"))
+                )
+        return x
+
+    x = np.random.default_rng(0).normal(size=(4, 15, 2)).astype(np.float32)
+    made = ej.report(deep, x, samples=4)
+    rows = {row["layer"]: row for row in by_depth.table(made.theoretical, made.by_layer).to_dict()}
+    assert [rows[f"layer{i}"]["theoretical size"] for i in range(3)] == [(3,), (5,), (7,)]
+    value, error = made.by_layer["layer1"].size(), made.by_layer["layer1"].size_stderr()
+    assert rows["layer1"]["effective size"].split(" ± ")[0] == f"{value:.4g}"
+    assert error is not None
+    slope, _ = by_depth.growth(made.by_layer)
+    assert slope == pytest.approx(
+        np.polyfit(np.log([1, 2, 3]), np.log([f.size() for f in made.by_layer.values()]), 1)[0]
+    )
+    assert f"n^{slope:.2f}" in str(made)
+    assert made.command == "ej.report(deep, x, layout='NWC', seed=0).save('report.html')"
+    none = ej.report(deep, x, layers="none", unit=(3,))
+    assert not none.by_layer
+    assert "unit=(3,)" in none.command
+    assert "effective size" not in str(none)
 
 
 def test_where_nothing_can_be_read_the_first_error_is_raised():

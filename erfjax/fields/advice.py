@@ -28,7 +28,7 @@ class Advice(summary.Shown):
         border_layer: the first of them, or None.
         feasible: per axis the (smallest, largest) image: below the first some layer is unproductive, above the second
             no unit sees the whole image; None on a global axis.
-        ratio: field / image per axis; Siamese trackers want 0.6 to 0.8 (Z. Zhang, H. Peng 2019).
+        ratio: field / image per axis.
     """
 
     image_size: tuple[int, ...]
@@ -41,8 +41,6 @@ class Advice(summary.Shown):
     def table(self) -> summary.Table:
         """One row per fact."""
         ranges = ", ".join("global" if pair is None else f"{pair[0]} to {pair[1]}" for pair in self.feasible)
-        worst = max(self.ratio)
-        verdict = "inside" if min(self.ratio) >= 0.6 and worst <= 0.8 else "above" if worst > 0.8 else "below"
         return summary.facts(
             f"advice for an image of {summary.cell(self.image_size)} pixels",
             {
@@ -52,10 +50,7 @@ class Advice(summary.Shown):
                 "first border layer": self.border_layer,
                 "unproductive layers": len(self.unproductive),
             },
-            notes=(
-                f"{verdict} the 60 to 80 % that trackers want",
-                *(f"unproductive: {name}" for name in self.unproductive),
-            ),
+            notes=tuple(f"unproductive: {name}" for name in self.unproductive),
         )
 
 

@@ -85,12 +85,7 @@ def dataset(
         MissingDependencyError: xarray is not installed.
         LayoutError: not one spacing per axis, or one that is not positive.
     """
-    try:
-        import xarray
-    except ImportError as error:
-        raise MissingDependencyError(
-            "`to_xarray` needs the package xarray, which is not installed: pip install 'erfjax[xarray]'."
-        ) from error
+    xarray = xarray_or_why()
     steps = (spacing,) * len(shape) if isinstance(spacing, int | float | np.number) else tuple(spacing)
     if len(steps) != len(shape) or not all(step > 0 for step in steps):
         raise LayoutError(
@@ -106,6 +101,21 @@ def dataset(
         for name, (lead, values) in variables.items()
     }
     return xarray.Dataset(data, coordinates, {k: _attribute(v) for k, v in attributes.items() if v is not None})
+
+
+def xarray_or_why() -> Any:
+    """The package xarray, imported on use.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    try:
+        import xarray
+    except ImportError as error:
+        raise MissingDependencyError(
+            "`to_xarray` needs the package xarray, which is not installed: pip install 'erfjax[xarray]'."
+        ) from error
+    return xarray
 
 
 def _attribute(value: Any) -> Any:

@@ -41,6 +41,13 @@ def draw(growths: Sequence[Any]) -> Any:
     return drawing
 
 
+def into(axes: Any, growth: Any, law: int = 0) -> Any:
+    """Given axes with the size of one growth, or its share of the theoretical field, against depth."""
+    _panel(axes, [growth], law)
+    axes.set_ylabel("ERF size / TRF size" if law else f"size in pixels ({growth.measure})")
+    return axes
+
+
 def _panel(axes: Any, growths: Sequence[Any], law: int) -> None:
     """Sizes, or their shares of the theoretical field, against depth: closed forms as lines, measurements as markers."""
     depths = growths[-1].depths

@@ -7,6 +7,7 @@ make of it; it says whether measurement and closed form agree, whatever the curv
 
 import dataclasses
 import functools
+import json
 import math
 import os
 from collections.abc import Sequence
@@ -17,8 +18,9 @@ import numpy as np
 
 from erfjax import files, plot, summary
 from erfjax.errors import MapError
-from erfjax.fields import EffectiveField
+from erfjax.fields import EffectiveField, output
 from erfjax.growth_laws import figure
+from erfjax.typing import Axes, Figure
 
 WIDE = 1.959964  # standard errors on each side of a 95 % interval
 NAMES = ("size", "share of TRF")
@@ -64,7 +66,7 @@ class Slope:
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Growth:
+class Growth(summary.Shown):
     """A family of networks at every depth.
 
     Attributes:
@@ -189,25 +191,79 @@ class Growth:
                 found[f"{prefix}{n}_stderr"] = measured.stderr
         return found | {f"{prefix}{n}_closed": field.map for n, field in self._foreseen()}
 
-    def __repr__(self) -> str:
-        return f"Growth({self.name!r}, depths {self.depths})"
+    def _brief(self) -> str:
+        return f"{self.name!r}, depths {self.depths}"
 
-    def __str__(self) -> str:
-        return summary.stack(*self.tables())
+    def _tables(self) -> tuple[summary.Table, ...]:
+        return self.tables()
 
-    def _repr_html_(self) -> str:
-        return summary.stack_html(*self.tables())
+    def plot(self, ax: Axes | None = None) -> Figure | Axes:
+        """A matplotlib figure: maps and cross-sections by depth, and both laws on log-log axes; or sizes by depth in given axes.
 
-    def plot(self) -> Any:
-        """A matplotlib figure: maps and cross-sections by depth, and both laws on log-log axes."""
-        return figure.draw([self])
+        Args:
+            ax: matplotlib axes to draw the sizes into, one family over the other; None makes the figure.
+        """
+        return figure.draw([self]) if ax is None else figure.into(ax, self)
+
+    def to_xarray(self) -> Any:
+        """An `xarray.Dataset` over the depths: sizes in closed form and measured, standard errors, theoretical sizes, in pixels.
+
+        Raises:
+            MissingDependencyError: xarray is not installed.
+        """
+        xarray = output.xarray_or_why()
+        columns = {"closed": self.closed_sizes, "measured": self.sizes, "stderr": self.stderrs, "theoretical": self.trf}
+        data = {name: ("depth", np.array(values, np.float64)) for name, values in columns.items()}
+        if self.predicted:
+            data["predicted"] = ("predicted_depth", np.array([field.size(self.measure) for field in self.predicted]))
+        where = {
+            "depth": list(self.depths),
+            **({"predicted_depth": list(self.predicted_depths)} if self.predicted else {}),
+        }
+        return xarray.Dataset(data, where, {"name": self.name, "measure": self.measure, "units": "pixels of the input"})
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """The folder with the figure (growth.png), the tables (.txt, .json) and all maps (.npz)."""
+        """The folder with the figure (growth.png), the tables (.txt, .json), all maps (.npz) and fields (fields/), for `load`."""
         folder = Path(path)
-        content = {"settings": self.settings, "tables": {table.title: table.to_dict() for table in self.tables()}}
+        for name, field in self._named():
+            field.save(folder / "fields" / f"{name}.npz")
+        kept = {
+            "name": self.name,
+            "depths": self.depths,
+            "predicted_depths": self.predicted_depths,
+            "measure": self.measure,
+        }
+        content = {
+            **kept,
+            "settings": self.settings,
+            "tables": {table.title: table.to_dict() for table in self.tables()},
+        }
         plot.save(self.plot(), folder / "growth.png")
         return files.save_folder(folder, "growth", type(self).__name__, self.arrays(), content, str(self))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Growth":
+        """The growth that `save` wrote to a folder.
+
+        Raises:
+            FileFormatError: not such a folder, or damaged.
+        """
+        folder = Path(path)
+        with files.damaged(folder / "growth.json"):
+            kept = json.loads((folder / "growth.json").read_text())
+            depths, later = tuple(kept["depths"]), tuple(kept["predicted_depths"])
+
+            def read(kind: str, which: Sequence[int]) -> tuple[EffectiveField, ...]:
+                return tuple(EffectiveField.load(folder / "fields" / f"{kind}-{n}.npz") for n in which)
+
+            fields = read("closed", depths), read("measured", depths), later, read("predicted", later)
+            return cls(kept["name"], depths, *fields, kept["measure"], kept["settings"])
+
+    def _named(self) -> list[tuple[str, EffectiveField]]:
+        """Every field under the name of its file."""
+        each = [("closed", self.depths, self.closed), ("measured", self.depths, self.measured)]
+        each.append(("predicted", self.predicted_depths, self.predicted))
+        return [(f"{kind}-{n}", field) for kind, which, fields in each for n, field in zip(which, fields, strict=True)]
 
 
 COLUMNS = ("n", "TRF", "closed form", "measured", "95 %", "measured / closed", "samples")

@@ -1,6 +1,7 @@
 """Single panels for a narrow page, each readable on a phone, and a figure as PNG bytes."""
 
 import io
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,7 +9,8 @@ import numpy as np
 
 from erfjax.plot.boxes import theoretical
 from erfjax.plot.canvas import CONTOUR, INK, cut, figure
-from erfjax.plot.maps import draw_field, effective
+from erfjax.plot.maps import crop, draw_field, effective
+from erfjax.plot.side_by_side import depth
 from erfjax.typing import Figure
 
 WIDTH = 4.4  # inches: of a panel that a screen of 390 pixels shows with letters of 9 pixels
@@ -35,6 +37,7 @@ def map_panel(field: Any, title: str) -> Figure:
     with figure(WIDTH, _height(field.map, rows / columns)) as drawing:
         axes = drawing.subplots()
         image = draw_field(axes, field, shown)
+        _close_up(axes, field, shown)
         axes.set_title(f"{title}{shown.words and ', ' + shown.words}")
         bar = drawing.colorbar(image, ax=axes, shrink=0.85)
         bar.set_label(f"{field.formula} / peak")
@@ -73,8 +76,34 @@ def error_panel(field: Any, title: str) -> Figure:
         axes = drawing.subplots()
         values = field.stderr / (np.abs(field.map).max() or 1.0)
         image = draw_field(axes, field, shown, values=values, top=float(values.max()) or 1.0, contour=None)
+        _close_up(axes, field, shown)
         axes.set_title(title)
         drawing.colorbar(image, ax=axes, shrink=0.85).set_label("standard error / peak of the map")
+    return drawing
+
+
+def _close_up(axes: Any, field: Any, shown: Any) -> None:
+    """Shows the theoretical box with a margin where it fills less than half of the image along every axis."""
+    seen = field.theoretical
+    if seen is None or field.map.ndim < 2:
+        return
+    edges = [(a - (b - a) / 2, b + (b - a) / 2, n) for a, b, n in zip(*seen.clipped, field.map.shape, strict=True)]
+    if all(0 < stop - start < n for start, stop, n in edges):
+        crop(axes, tuple(slice(max(math.floor(a), 0), min(math.ceil(b), n)) for a, b, n in edges), shown, 1)
+
+
+def growth_panel(fields: Mapping[str, Any], measure: str) -> Figure:
+    """The sizes of layers by depth, effective and theoretical, beside the square root of the number of layers."""
+    with figure(WIDTH, 3.4) as drawing:
+        axes = drawing.subplots()
+        depth(fields, ax=axes, measure=measure)
+        n = np.arange(1, len(fields) + 1)
+        last = next(reversed(list(fields.values()))).size(measure)
+        axes.plot(n - 1, last * np.sqrt(n / len(n)), linestyle=":", linewidth=1.0, color="#777777", label="√n")
+        step = -(-len(n) // 12)
+        names = [name if len(name) <= 18 else f"…{name[-17:]}" for name in list(fields)[::step]]
+        axes.set_xticks(n[::step] - 1, labels=names, rotation=45, ha="right", rotation_mode="anchor")
+        axes.legend()
     return drawing
 
 

@@ -4,6 +4,7 @@ Each protocol has a part that acts on maps alone and a part that measures; each 
 that one would not do today is named in its docstring and kept. For new work use `ej.empirical` and `ej.measures`.
 """
 
+from erfjax.protocols._all import Protocols, all
 from erfjax.protocols._luo2016 import LuoGrowth, luo2016, luo_map
 from erfjax.protocols._openerf import OpenERF, openerf, radial_metrics
 from erfjax.protocols._replknet import RepLKNet, replknet, replknet_squares
@@ -12,8 +13,10 @@ from erfjax.protocols._unet_study import UNetStudy, erf_rate, unet_map, unet_stu
 __all__ = [
     "LuoGrowth",
     "OpenERF",
+    "Protocols",
     "RepLKNet",
     "UNetStudy",
+    "all",
     "erf_rate",
     "luo2016",
     "luo_map",

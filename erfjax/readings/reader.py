@@ -306,9 +306,12 @@ class Reader:
 
     def layers(self, atom: Atom, box: Box) -> tuple[LayerRow, ...]:
         """One row per layer on the way to a box of a variable, each for the centre unit of the layer."""
+        return tuple(self.layer(*visit) for visit in self.visits(atom, box))
+
+    def visits(self, atom: Atom, box: Box) -> list[tuple[str, Visit]]:
+        """The layers on the way to a box of a variable, by name."""
         regions = walk(self.program, {atom: (box,)}, clipped=True, views=self.views)
-        on_path = {var for var, region in regions.items() if region}
-        return tuple(self.layer(*visit) for visit in named_visits(self.program, on_path))
+        return named_visits(self.program, {var for var, region in regions.items() if region})
 
     def layer(self, name: str, visit: Visit) -> LayerRow:
         var = next(v for v in self.program.equations[visit.last].outputs if v in self.roles)

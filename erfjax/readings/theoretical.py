@@ -120,15 +120,21 @@ def fields_of(
     question: Question, f: Function, unknown: str = "refuse", follow: Follow = "values"
 ) -> tuple[TheoreticalField, ...]:
     """The theoretical field of every unit of a question."""
+    reader = reader_of(question, f, unknown, follow)
+    atom = reader.program.outputs[question.output]
+    return tuple(reader.field(atom, question.target, unit) for unit in question.units)
+
+
+def reader_of(question: Question, f: Function, unknown: str = "refuse", follow: Follow = "values") -> Reader:
+    """The reader of all outputs of the function that a question is about."""
 
     def make() -> Reader:
         return Reader(question.whole(), question.source, UNKNOWN[unknown], question.notes, follow)
 
     # the positions of a model that holds its weights as a pytree may depend on these (zeros, indices): read anew each time
     identity = ("reader", *question.identity[:2], question.source.letters, unknown, follow)  # one for all outputs
-    reader = make() if question.weights or question.key is not None else cast(Reader, cached(f, identity, make))
-    atom = reader.program.outputs[question.output]
-    return tuple(reader.field(atom, question.target, unit) for unit in question.units)
+    fresh = question.weights or question.key is not None
+    return make() if fresh else cast(Reader, cached(f, identity, make))
 
 
 def _asked(f: Given, x: Any, unit: Any, layout: Any, out_layout: str | None) -> Questions:

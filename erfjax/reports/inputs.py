@@ -27,6 +27,7 @@ class Inputs:
         count: how many.
         words: what they are.
         picture: the first one as (height, width, 3) from 0 to 1, or None.
+        own: whether the user gave them.
     """
 
     spec: jax.ShapeDtypeStruct
@@ -35,6 +36,7 @@ class Inputs:
     count: int
     words: str
     picture: np.ndarray | None
+    own: bool = False
 
 
 def inputs_of(x: Any, layout: str | None, images: Sequence[Any], samples: int, seed: int) -> Inputs:
@@ -68,7 +70,7 @@ def inputs_of(x: Any, layout: str | None, images: Sequence[Any], samples: int, s
         rows = rows.astype(spec.dtype)
         said = f"{count} input{'s' * (count > 1)} that the user gave"
         first = _crop(photographs[0], _plane(spec, letters), None) if photographs and _plane(spec, letters) else None
-        return Inputs(spec, letters, rows, count, said, first if photographs else _seen(rows, letters))
+        return Inputs(spec, letters, rows, count, said, first if photographs else _seen(rows, letters), own=True)
     plane = _plane(spec, letters)
     if not jnp.issubdtype(spec.dtype, jnp.floating):
         rows = np.zeros(_shape(spec, letters, 1), spec.dtype)

@@ -19,8 +19,10 @@ from erfjax.fields.advice import image_size_per_axis
 from erfjax.fields.effective import LISTED
 from erfjax.fields.intervals import intervals
 from erfjax.readings.analytic import analytic
+from erfjax.readings.by_layer import by_layer
 from erfjax.readings.empirical import empirical
 from erfjax.readings.theoretical import theoretical
+from erfjax.reports import layers as by_depth
 from erfjax.reports.inputs import Inputs, inputs_of
 from erfjax.reports.words import SIZES, TASKS, advice, agreement
 from erfjax.typing import Channels, Function, Given, Number, Statistic
@@ -43,6 +45,7 @@ class Report(summary.Shown):
         inputs: what was measured with.
         settings: what reproduces it, by name.
         command: the line that makes it.
+        by_layer: the measured fields of layers by name, for `ej.plot.depth`.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Report(summary.Shown):
     inputs: Inputs
     settings: dict[str, str]
     command: str
+    by_layer: dict[str, EffectiveField] = dataclasses.field(default_factory=dict)
 
     def table(self) -> summary.Table:
         """One row per size: that of the closed form, and of the measurement with its interval."""
@@ -74,6 +78,9 @@ class Report(summary.Shown):
     def _tables(self) -> tuple[summary.Table, ...]:
         fields = (self.analytic, self.measured)
         shown = [] if self.theoretical is None else list(self.theoretical._tables())
+        if self.theoretical is not None and self.by_layer:
+            told = by_depth.words(self.theoretical, self.by_layer)
+            shown[-1] = dataclasses.replace(by_depth.table(self.theoretical, self.by_layer), notes=told)
         shown += [
             dataclasses.replace(f.facts(), title=name)
             for f, name in zip(fields, ("analytic", "measured"), strict=True)
@@ -120,10 +127,11 @@ def report(
     task: Given = None,
     objects: Sequence[Number] = (),
     image_size: int | Sequence[int] | None = None,
+    layers: Given = None,
     unknown: Literal["refuse", "everything"] = "refuse",
     name: str | None = None,
     command: str | None = None,
-    progress: bool | None = None,
+    progress: Given = None,
 ) -> Report:
     """A report on one unit of a function: where it can look, how much each pixel counts in closed form and measured, agreement.
 
@@ -138,9 +146,12 @@ def report(
         task: "classify", "segment", "detect", "track" or "sequence"; None gives general advice.
         objects: sizes of objects or anchors in pixels, for the task "detect".
         image_size: the image to give advice for, in pixels; None is the input.
+        layers: names, or parts of names, of the layers whose effective fields are measured too, as in `by_layer`; None is the
+            layers that widen the theoretical field (at most 32), "all" every layer, "none" no layer.
         name: of the function, for the title.
         command: the line that makes the report, for the page.
-        progress: whether to print each step with its time to stderr; by default on a terminal.
+        progress: whether to print each step with its time to stderr, or a function that takes the lines; by default on a
+            terminal.
 
     Returns:
         A `Report`, all sizes in pixels of the input: `save("report.html")` writes a page, a notebook shows it.
@@ -176,6 +187,12 @@ def report(
     if theory is None and closed is None and measured is None:
         raise next(iter(step.errors.values()))
     both = closed is not None and measured is not None
+    hidden: dict[str, EffectiveField] = {}
+    if theory is not None and theory.layers and measured is not None and layers not in ("none", ["none"], ("none",)):
+        few = _first(given, by_depth.SAMPLES)
+        chosen = by_depth.to_measure(theory, layers)
+        told_by = {"layout": given.letters, "out_layout": out_layout, "statistic": statistic, "unit": unit}
+        hidden = step("layers", lambda: by_layer(f, few, layers=chosen, progress=False, **told_by)) or {}
     compared = step("agreement", lambda: compare(closed, measured, labels=("analytic", "measured"))) if both else None
     sizes = {} if closed is None and measured is None else step("sizes", lambda: _sizes(closed, measured)) or {}
     shape = tuple(n for n, letter in zip(given.spec.shape, given.letters, strict=True) if letter not in "NC")
@@ -189,8 +206,31 @@ def report(
     settings = {"inputs": given.words, "input": f"{given.spec.dtype}{list(given.spec.shape)}, layout {given.letters}"}
     settings |= {"unit": "the centre" if unit is None else str(unit), "statistic": statistic, "channels": str(channels)}
     settings |= {"samples": str(given.count), "key": f"numpy.random.default_rng({seed})"}
-    line = command or f"ej.report({called}, x, samples={given.count}, seed={seed}).save('report.html')"
-    return Report(called, theory, closed, measured, compared, sizes, step.refused, tuple(told), given, settings, line)
+    line = command or _call(called, given, seed, samples, unit=unit, out_layout=out_layout, statistic=statistic,
+                            channels=channels, task=task, objects=objects, image_size=image_size, layers=layers)  # fmt: skip
+    refused, both_advice = step.refused, tuple(told)
+    return Report(
+        called, theory, closed, measured, compared, sizes, refused, both_advice, given, settings, line, hidden
+    )
+
+
+def _first(given: Inputs, most: int) -> np.ndarray:
+    """The first of the inputs."""
+    axis = given.letters.index("N") if "N" in given.letters else 0
+    return given.rows.take(range(min(given.count, most)), axis=axis)
+
+
+DEFAULTS = {"unit": None, "out_layout": None, "statistic": "square", "channels": "sum", "task": None, "objects": (),
+            "image_size": None, "layers": None}  # fmt: skip
+
+
+def _call(name: str, given: Inputs, seed: int, samples: int, **options: Any) -> str:
+    """The line of Python that makes the report, with the options that were set."""
+    said = [name, "x" if given.own else f"jax.ShapeDtypeStruct({given.spec.shape}, '{given.spec.dtype}')"]
+    said += ["images=images"] if given.picture is not None and not given.own else []
+    said += [f"layout={given.letters!r}"] + [f"samples={samples}"] * (not given.own)
+    said += [f"{key}={value!r}" for key, value in options.items() if value != DEFAULTS[key]] + [f"seed={seed}"]
+    return f"ej.report({', '.join(said)}).save('report.html')"
 
 
 def _sizes(
@@ -221,7 +261,7 @@ def _size(field: EffectiveField | None, measure: str) -> float | None:
 class _Steps:
     """Runs readings one by one, says what it does, and keeps why one is not possible."""
 
-    def __init__(self, says: bool) -> None:
+    def __init__(self, says: bool | Callable[[str], None]) -> None:
         self.says = says
         self.errors: dict[str, Exception] = {}
 
@@ -254,7 +294,9 @@ class _Steps:
         return found
 
     def _say(self, text: str) -> None:
-        if self.says:
+        if callable(self.says):
+            self.says(text)
+        elif self.says:
             print(text, file=sys.stderr, flush=True)
 
 

@@ -12,9 +12,10 @@ from erfjax import measures, summary
 from erfjax.errors import MapError
 from erfjax.fields import EffectiveField, TheoreticalField
 from erfjax.plot import panels
+from erfjax.reports import layers as by_depth
 from erfjax.reports.doctor import versions
 from erfjax.reports.making import Report
-from erfjax.reports.words import COVERAGES, SIZES, agreement, mean_of
+from erfjax.reports.words import COVERAGES, SIZES, agreement, in_short, mean_of
 
 
 def body(made: Report) -> str:
@@ -74,6 +75,7 @@ def _glance(made: Report) -> str:
         caption += " Solid: pixels that count for 4.55 % of the peak or more."
     drawn = used if used is not None and _usable(used) else None
     figure = _figure(panels.input_panel(theory, made.inputs.picture, drawn), alt, caption)
+    said += _paragraphs([in_short(theory, used if drawn is not None else None)])
     return f'{said}<div class="figures">{figure}<div>{summary.scrolling(theory.facts())}</div></div>'
 
 
@@ -176,7 +178,15 @@ def _layers(made: Report) -> str:
     """The table per layer, and the phases where the field varies."""
     if made.theoretical is None:
         return ""
-    found = summary.scrolling(made.theoretical.table()) if made.theoretical.layers else ""
+    found = ""
+    if made.theoretical.layers:
+        found = _paragraphs(by_depth.words(made.theoretical, made.by_layer))
+        if len(made.by_layer) > 1:
+            alt = "Effective and theoretical size of each measured layer, from the input on; the numbers are in the table."
+            caption = "Effective (Luo) size with ± 2 standard errors, theoretical size as steps, and √n through the last layer."
+            figure = _figure(panels.growth_panel(made.by_layer, by_depth.MEASURE), alt, caption)
+            found += f'<div class="figures">{figure}</div>'
+        found += summary.scrolling(by_depth.table(made.theoretical, made.by_layer))
     if not made.theoretical.shift_invariant and made.theoretical.phases().rows:
         table = made.theoretical.phases().table()
         found += (
@@ -188,4 +198,4 @@ def _layers(made: Report) -> str:
 
 def _reproduce(made: Report) -> str:
     facts = summary.facts("settings and versions", {**made.settings, **versions()})
-    return f"<pre><code>{html.escape(made.command)}</code></pre>{summary.scrolling(facts)}"
+    return f'<pre class="command"><code>{html.escape(made.command)}</code></pre>{summary.scrolling(facts)}'

@@ -62,6 +62,22 @@ def mean_of(field: EffectiveField) -> str:
     return MEANS[field.averages]
 
 
+def in_short(theory: TheoreticalField, used: EffectiveField | None) -> str:
+    """The two fields in one or two sentences."""
+    everything = "" if all(map(math.isfinite, theory.size)) else " (∞: all of the axis)"
+    said = f"Unit {theory.unit} can look at {summary.cell(theory.size)} pixels{everything}."
+    if used is None:
+        return said
+    try:
+        share, radius = used.size("luo") ** used.map.ndim, used.size("energy_radius", fraction=0.9)
+    except MapError:
+        return said
+    seen = math.prod(b - a for a, b in zip(*theory.clipped, strict=True))
+    part = f", {share / seen:.0%} of those inside the image," if seen else ""
+    most = f"90 % of the field lies within {radius:.3g} pixels of its centre"
+    return f"{said} {share:.0f} pixels{part} count for more than 4.55 % of the peak; {most}."
+
+
 def agreement(result: Comparison) -> tuple[str, ...]:
     """Sentences on whether two fields agree."""
     a, b = result.labels
@@ -119,8 +135,8 @@ def advice(
         margins = tuple(s - t if math.isfinite(s) else s for s, t in zip(theory.size, theory.stride, strict=True))
         pairs["margin of a tile, both sides together"] = margins
         notes.append(
-            "Computed tile by tile, the image must be read with this margin around each tile; ej.tiling gives the plan and says "
-            "whether it is exact."
+            "Computed tile by tile, the image must be read with this margin around each tile; `ej.tiling` gives the plan and "
+            "says whether it is exact."
         )
         if diameter is not None:
             notes.append(f"A label rests mostly on context within {diameter / 2:.3g} pixels.")
