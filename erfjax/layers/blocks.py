@@ -85,6 +85,8 @@ class Attention(Layer):
 
     Scores are `scale` · q·k / √(channels of a head). Of several axes positions are taken together, as the tokens of an image.
 
+    Without a mask the number of axes is that of the rest of the stack: an encoder of a sequence begins with `Conv((1,))`, say.
+
     Closed forms take the attention weights as uniform over what the mask leaves. That is the limit of small scores: it is exact
     for `scale=0`, where no queries and keys are drawn, close for a scale of 0.1, and approximate otherwise.
 
