@@ -4,7 +4,7 @@
 
     σ² = Σ_l (j_{l-1} d_l)² Var X_l,    uniform windows: Var X = (k² - 1) / 12
 
-so σ = O(√n) while the theoretical field is O(n). In every function a layer is a kernel, or an integer k for k equal
+so σ = O(√n) while the theoretical field is O(n). The laws of blocks that mix positions otherwise are those of `mixing`. In every function a layer is a kernel, or an integer k for k equal
 taps along the axis.
 """
 
@@ -21,8 +21,35 @@ from erfjax.closed_form.cascades import chain
 from erfjax.closed_form.central_limit import moments
 from erfjax.closed_form.convolution import log_power
 from erfjax.closed_form.kernels import Kernel
+from erfjax.closed_form.mixing import (
+    Scales,
+    attention_share,
+    mixer_share,
+    recurrence_gradient,
+    unet_scales,
+    window_horizon,
+)
 from erfjax.errors import KernelError
 from erfjax.typing import Number, Statistic
+
+__all__ = [
+    "Scales",
+    "Slopes",
+    "attention_share",
+    "corner_gain",
+    "flat_kernels",
+    "luo_asymptote",
+    "luo_size",
+    "mixer_share",
+    "recurrence_gradient",
+    "sigma",
+    "skip_peak",
+    "skip_sigma",
+    "slope",
+    "theoretical_size",
+    "unet_scales",
+    "window_horizon",
+]
 
 
 class Slopes(NamedTuple):

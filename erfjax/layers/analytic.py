@@ -1,4 +1,8 @@
-"""Closed forms of stacks: the map of E[g²] or E[g], its moments from cumulants, and its Gaussian."""
+"""Closed forms of stacks: the map of E[g²] or E[g], its moments, and its Gaussian.
+
+Where all units see alike the map is a polynomial and its moments come from cumulants. Elsewhere the map comes from pairs of positions on
+the image, and moments are those of the map.
+"""
 
 import dataclasses
 import math
@@ -8,11 +12,12 @@ import numpy as np
 
 from erfjax.errors import StackError
 from erfjax.fields import EffectiveField, TheoreticalField
+from erfjax.layers.pairs import Pairs
 from erfjax.layers.plan import Plan, Settings
 from erfjax.layers.polynomials import Dense, Jet
 from erfjax.layers.second_moments import Ring, Walk
 from erfjax.layers.signals import Signals
-from erfjax.layers.theoretical import compose, smallest_image, theoretical
+from erfjax.layers.theoretical import compose, smallest_image, theoretical, varies
 from erfjax.layouts import check_channels
 from erfjax.typing import Channels, Coverage, Statistic
 
@@ -32,8 +37,8 @@ class Question(NamedTuple):
         assert self.settings.out_channels is not None  # the stack resolved it
         return self.settings.out_channels
 
-    def walk(self) -> Walk:
-        """The walk through the plan that answers it.
+    def check(self) -> None:
+        """Refuses what has no answer.
 
         Raises:
             StackError: the statistic has no closed form.
@@ -44,13 +49,21 @@ class Question(NamedTuple):
                 f'`statistic` must be "square", "rms" or "mean", but got {self.statistic!r}: others have no closed form.'
             )
         check_channels(self.channels, self.outputs, self.statistic)
-        signals = Signals.of(self.plan)
-        return Walk(signals, signals.random and self.channels == "sum" and self.outputs > 1)
 
-    def factor(self, walk: Walk) -> float:
+    def walk(self) -> Walk:
+        """The walk through the plan that answers it."""
+        self.check()
+        signals = Signals.of(self.plan)
+        return Walk(signals, self.summed(signals))
+
+    def summed(self, signals: Signals) -> bool:
+        """Whether gradients of several channels are added that go with their activations."""
+        return signals.random and self.channels == "sum" and self.outputs > 1
+
+    def factor(self, random: bool) -> float:
         """From one output channel to those that are asked about, and to the sum over input channels."""
         channels = self.outputs if isinstance(self.channels, str) else 1
-        if self.statistic == "mean" or walk.signals.random:
+        if self.statistic == "mean" or random:
             return float(channels)
         together = channels if self.channels == "sum" else 1  # equal weights: all output channels add up coherently
         return channels * together / self.settings.in_channels
@@ -77,10 +90,30 @@ def analytic(
     """The closed-form effective field of a stack; see `Stack.analytic`."""
     found = theoretical(question.plan, question.ndim, image_shape, unit)
     fields = found if isinstance(found, tuple) else (found,)
-    walk, shape = question.walk(), fields[0].image_shape
-    polynomial = _polynomial(question, walk, Dense, shape)
-    maps = tuple(_on_image(question, walk, polynomial.scaled(question.factor(walk)), field) for field in fields)
+    shape = fields[0].image_shape
+    if varies(question.plan):
+        maps = _of_pairs(question, fields)
+    else:
+        walk = question.walk()
+        polynomial = _polynomial(question, walk, Dense, shape).scaled(question.factor(walk.signals.random))
+        maps = tuple(_on_image(question, walk, polynomial, field) for field in fields)
     return maps if isinstance(found, tuple) else maps[0]
+
+
+def _of_pairs(question: Question, fields: tuple[TheoreticalField, ...]) -> tuple[EffectiveField, ...]:
+    """The fields of a plan whose units see differently."""
+    question.check()
+    pairs = Pairs.of(question.plan, fields[0].image_shape)
+    signals, result = pairs.signals, []
+    for field in fields:
+        mean = question.statistic == "mean"
+        values = _held(question, pairs.mean(field.unit) if mean else pairs.square(field.unit, question.summed(signals)))
+        values = values * question.factor(signals.random)
+        reasons = tuple(signals.approximate)
+        result.append(
+            _field(question, values, field, "approximate" if reasons else "exact", (*reasons, *signals.notes))
+        )
+    return tuple(result)
 
 
 def _on_image(question: Question, walk: Walk, polynomial: Dense, field: TheoreticalField) -> EffectiveField:
@@ -96,16 +129,22 @@ def moments(question: Question) -> Moments:
     if question.statistic == "rms":
         raise StackError('A root has no closed moments: ask for "square", or measure `analytic("rms").map`.')
     shape = smallest_image(question.plan, question.ndim)
-    walk = question.walk()
-    jet = _polynomial(question, walk, Jet, shape).scaled(question.factor(walk)).recentred()
+    if varies(question.plan):
+        field = analytic(question, shape)
+        assert isinstance(field, EffectiveField)  # of the one centre unit
+        jet = Jet.of(Dense(field.map, (0,) * question.ndim))
+        first = [int(g) for g in field.theoretical.start]  # type: ignore[union-attr]
+    else:
+        walk = question.walk()
+        jet = _polynomial(question, walk, Jet, shape).scaled(question.factor(walk.signals.random)).recentred()
+        first = [g.start for g in compose(question.plan, shape)[0]]
     total = float(jet.axial[0, 0])
     if not jet.axial[0].all():
         raise StackError("The map of this stack sums to zero (its kernels cancel), so it has no mean and no variance.")
     _, _, variance, third, fourth = jet.axial / jet.axial[0]
-    start = np.array([g.start for g in compose(question.plan, shape)[0]])
     return Moments(
         total,
-        _floats(jet.centre - start),
+        _floats(jet.centre - np.array(first)),
         tuple(map(_floats, jet.joint / total)),
         _floats(variance),
         tuple(t / v**1.5 if v > 0 else math.nan for t, v in zip(_floats(third), _floats(variance), strict=True)),
@@ -155,13 +194,17 @@ def _field(
 
 def _polynomial(question: Question, walk: Walk, ring: Ring, shape: tuple[int, ...]) -> Any:
     if question.statistic == "mean":
-        result = walk.mean(question.plan, ring.one(len(shape)), shape)
-    else:
-        result = walk.square(question.plan, ring, shape)
-    if result is None:
+        return _held(question, walk.mean(question.plan, ring.one(len(shape)), shape))
+    return _held(question, walk.square(question.plan, ring, shape))
+
+
+def _held(question: Question, result: Any) -> Any:
+    """A result that is not zero everywhere."""
+    if result is None or (isinstance(result, np.ndarray) and not result.any()):
         raise StackError(
             f'The statistic "{question.statistic}" of this stack is zero everywhere. For the mean of random weights ask for '
-            '"square", or pass init="uniform".'
+            '"square", or pass init="uniform"; the channels behind a layer normalisation sum to zero, so ask for '
+            'channels="random-signs" there.'
         )
     return result
 

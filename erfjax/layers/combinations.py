@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from erfjax.errors import StackError
-from erfjax.layers.plan import Gain, Parallel, Plan, Scope, Series, Shape, projection
+from erfjax.layers.plan import Gain, Parallel, Plan, Scope, Series, projection
 from erfjax.layers.stack import Stack
 
 
@@ -70,7 +70,7 @@ class Chain(Combination):
     def _depth(self) -> int:  # type: ignore[override]
         return sum(member._depth for member in self.members)
 
-    def _stride(self, ndim: int) -> Shape:
+    def _stride(self, ndim: int) -> tuple[Any, ...]:
         each = [member._stride(ndim) for member in self.members]
         return tuple(math.prod(axis) for axis in zip(*each, strict=True))
 
@@ -114,7 +114,7 @@ class Sum(Combination):
     def _depth(self) -> int:  # type: ignore[override]
         return max(member._depth for member in self.members)
 
-    def _stride(self, ndim: int) -> Shape:
+    def _stride(self, ndim: int) -> tuple[Any, ...]:
         return self.members[0]._stride(ndim)
 
     def _build(self, scope: Scope, channels: int, out: int, gain: float) -> tuple[Plan, int]:
@@ -159,8 +159,9 @@ def branch(first: Any, second: Any) -> Stack:
     strides = [stack._stride(ndim) for stack in stacks]
     if strides[0] != strides[1]:
         raise StackError(
-            f"Branches of a sum must have the same stride, but {stacks[0]} has {strides[0]} and {stacks[1]} has {strides[1]}: "
-            "give the other branch the same stride, for example with AvgPool or Conv(1, stride=...)."
+            f"Branches of a sum must have the same stride, but {stacks[0]} has {_words(strides[0])} and {stacks[1]} has "
+            f"{_words(strides[1])}: "
+            "give the other branch the same stride, for example with AvgPool, Conv(1, stride=...) or Upsample."
         )
     return Sum(members)
 
@@ -208,3 +209,7 @@ def _scalar(value: Any) -> Scale:
 
 def _wrapped(stack: Stack, *kinds: type[Stack]) -> str:
     return f"({stack!r})" if isinstance(stack, kinds) else repr(stack)
+
+
+def _words(stride: Sequence[Any]) -> str:
+    return f"({', '.join(map(str, stride))})"

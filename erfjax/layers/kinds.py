@@ -42,8 +42,8 @@ class Windowed(Layer):
     def _check(self) -> None:
         for name in ("kernel_size", "stride", "dilation"):
             if name in vars(self):
-                object.__setattr__(self, name, _size(name, getattr(self, name)))
-        object.__setattr__(self, "padding", _padding(self.padding))
+                object.__setattr__(self, name, checked_size(name, getattr(self, name)))
+        object.__setattr__(self, "padding", checked_padding(self.padding))
         lengths = {len(size) for size in self._sizes() if isinstance(size, tuple)}
         if len(lengths) > 1:
             raise StackError(
@@ -58,10 +58,10 @@ class Windowed(Layer):
         return next((len(size) for size in self._sizes() if isinstance(size, tuple)), None)
 
     def _stride(self, ndim: int) -> Shape:
-        return _per_axis(self.stride, ndim)
+        return per_axis(self.stride, ndim)
 
     def _window(self, ndim: int) -> Sliding:
-        return Sliding(repr(self), *(_per_axis(size, ndim) for size in self._sizes()))
+        return Sliding(repr(self), *(per_axis(size, ndim) for size in self._sizes()))
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -93,11 +93,11 @@ class Conv(Windowed):
                 kernel = host(self.weights)
             except KernelError as error:
                 raise StackError(f"`weights` must be an array of finite numbers: {error}") from error
-            given = kernel.shape if self.kernel_size is None else _size("kernel_size", self.kernel_size)
-            if kernel.shape != _per_axis(given, kernel.ndim):
+            given = kernel.shape if self.kernel_size is None else checked_size("kernel_size", self.kernel_size)
+            if kernel.shape != per_axis(given, kernel.ndim):
                 raise StackError(f"`weights` must have the shape of the kernel, {given}, but have {kernel.shape}.")
             object.__setattr__(self, "kernel_size", kernel.shape)
-            object.__setattr__(self, "weights", _nested(kernel.tolist()))
+            object.__setattr__(self, "weights", nested(kernel.tolist()))
         self._check()
 
     @property
@@ -115,8 +115,8 @@ class Conv(Windowed):
         window = self._window(scope.ndim)
         if self.weights is not None:
             fixed = Fixed(**vars(window), weights=np.array(self.weights))
-            return _activated(scope, fixed), channels
-        return _random(scope, window, channels, out, gain)
+            return activated(scope, fixed), channels
+        return random_convolution(scope, window, channels, out, gain)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -150,7 +150,7 @@ class SparseConv(Windowed):
             offsets = tuple(tuple(int(i) for i in np.atleast_1d(offset)) for offset in self.offsets)
             object.__setattr__(self, "offsets", offsets)
             object.__setattr__(self, "count", len(offsets))
-            window = _per_axis(self.kernel_size, len(offsets[0])) if offsets else ()
+            window = per_axis(self.kernel_size, len(offsets[0])) if offsets else ()
             inside = all(
                 len(o) == len(window) and all(0 <= i < k for i, k in zip(o, window, strict=True)) for o in offsets
             )
@@ -176,7 +176,7 @@ class SparseConv(Windowed):
         """
         if self.offsets is not None:
             return tuple(sorted(self.offsets))
-        window = _per_axis(self.kernel_size, ndim or self.ndim)
+        window = per_axis(self.kernel_size, ndim or self.ndim)
         total = int(np.prod(window))
         if self.count > total:
             raise StackError(f"A window of {window} has {total} positions, but {self.count} taps are asked for.")
@@ -184,7 +184,7 @@ class SparseConv(Windowed):
         return tuple(zip(*(axis.tolist() for axis in np.unravel_index(chosen, window)), strict=True))
 
     def _build(self, scope: Scope, channels: int, out: int, gain: float) -> tuple[Plan, int]:
-        return _random(scope, self._window(scope.ndim), channels, out, gain, self.positions(scope.ndim))
+        return random_convolution(scope, self._window(scope.ndim), channels, out, gain, self.positions(scope.ndim))
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -281,16 +281,16 @@ class Dropout(Layer):
         return Drop(repr(self), float(self.rate)), channels
 
 
-def _random(
+def random_convolution(
     scope: Scope, window: Sliding, channels: int, out: int, gain: float, offsets: Any = None
 ) -> tuple[Plan, int]:
     function = gates.resolve(scope.settings.activation)
     if function is not None:
         gain = gates.gain(function)
-    return _activated(scope, convolution(scope.settings, window, channels, out, gain, offsets)), out
+    return activated(scope, convolution(scope.settings, window, channels, out, gain, offsets)), out
 
 
-def _activated(scope: Scope, operation: Operation) -> Plan:
+def activated(scope: Scope, operation: Operation) -> Plan:
     gate = _gate(scope.settings.activation)
     return Series((operation, gate)) if isinstance(gate, Gate) else operation
 
@@ -301,7 +301,7 @@ def _gate(activation: Any) -> Plan:
     return Series(()) if function is None else Gate(name, function)
 
 
-def _size(name: str, value: Any) -> Any:
+def checked_size(name: str, value: Any) -> Any:
     """A positive integer, or a tuple of them."""
     try:
         result = tuple(map(operator.index, value)) if np.iterable(value) else operator.index(value)
@@ -312,7 +312,7 @@ def _size(name: str, value: Any) -> Any:
     return result
 
 
-def _padding(value: Any) -> Any:
+def checked_padding(value: Any) -> Any:
     """A name, a number, or a tuple with one number or (low, high) pair per axis."""
     if isinstance(value, str):
         if value not in ("SAME", "SAME_LOWER", "VALID"):
@@ -331,9 +331,9 @@ def _padding(value: Any) -> Any:
     return entries
 
 
-def _per_axis(value: Any, ndim: int) -> tuple[Any, ...]:
+def per_axis(value: Any, ndim: int) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) else (value,) * ndim
 
 
-def _nested(values: Any) -> Any:
-    return tuple(map(_nested, values)) if isinstance(values, list) else values
+def nested(values: Any) -> Any:
+    return tuple(map(nested, values)) if isinstance(values, list) else values

@@ -16,6 +16,7 @@ from jaxtyping import Array
 
 from erfjax.errors import LayoutError, StackError
 from erfjax.initializers import Shaped
+from erfjax.layers.operations import Attend, Insert, Normalise, Resize
 from erfjax.layers.plan import (
     Drop,
     Fixed,
@@ -31,6 +32,8 @@ from erfjax.layers.plan import (
     steps,
 )
 from erfjax.typing import ArrayLike
+
+EPSILON = 1e-6  # what a normalisation adds to the mean square
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -76,8 +79,14 @@ def init(plan: Plan, key: Any, dtype: Any = None) -> Any:
     """The weights of a plan: a tuple per series or sum, {"kernel": array} per convolution, () for the rest.
 
     All normal weights come from one draw: XLA compiles a random generator for seconds, so once is enough.
+
+    Raises:
+        StackError: the heads of an attention do not divide its channels.
     """
     dtype = jnp.zeros(()).dtype if dtype is None else jnp.dtype(dtype)
+    for step in steps(plan):
+        if isinstance(step, Attend) and step.channels % step.heads:
+            raise StackError(f"{step.label}: {step.heads} heads do not divide its {step.channels} channels.")
     drawn = [step for step in steps(plan) if isinstance(step, Weighted)]
     once, others = jax.random.split(key)
     sizes = [math.prod(step.shape) if isinstance(step.initializer, Shaped) else 0 for step in drawn]
@@ -94,6 +103,8 @@ def init(plan: Plan, key: Any, dtype: Any = None) -> Any:
 def _arranged(plan: Plan, kernels: dict[int, Array]) -> Any:
     if isinstance(plan, Series | Parallel):
         return tuple(_arranged(part, kernels) for part in plan.parts)
+    if plan.inner:
+        return tuple(_arranged(part, kernels) for part in plan.inner)
     return {"kernel": kernels[id(plan)]} if isinstance(plan, Weighted) else ()
 
 
@@ -136,7 +147,44 @@ def _step(step: Any, params: Any, x: Array, key: Any) -> Array:
             return jnp.where(kept, x / (1 - step.rate), jnp.zeros((), x.dtype))
         case Gain():
             return x * step.factor
+        case Insert():
+            return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((0, 0, f - 1) for f in step.factor), (0, 0, 0)])
+        case Resize():
+            return _resize(step, x)
+        case Normalise():
+            centred = x - x.mean(-1, keepdims=True) if step.kind == "layer" else x
+            return centred * lax.rsqrt(jnp.mean(centred**2, -1, keepdims=True) + np.array(EPSILON, x.dtype))
+        case Attend():
+            return _attend(step, params, x)
     raise StackError(f"{step.label} has no network.")
+
+
+def _resize(step: Resize, x: Array) -> Array:
+    if step.method == "bilinear":
+        return jax.image.resize(x, (x.shape[0], *step.output(_space(x)), x.shape[-1]), "bilinear")
+    for axis, factor in enumerate(step.factor, 1):
+        x = jnp.repeat(x, factor, axis)
+    return x
+
+
+def _attend(step: Attend, params: Any, x: Array) -> Array:
+    """Σ_j A(i, j) v(j) of each head, side by side, times the weights of the output."""
+    tokens = x.reshape(x.shape[0], -1, x.shape[-1])
+    kernels = [part["kernel"].astype(x.dtype).reshape(x.shape[-1], x.shape[-1]) for part in params]
+    allowed = step.allowed(_space(x))
+    if step.scale:
+        queries, keys, values = (_heads(tokens @ kernels[i], step.heads) for i in (2, 3, 0))
+        scores = jnp.einsum("nihc,njhc->nhij", queries * step.scale / math.sqrt(queries.shape[-1]), keys)
+        if not allowed.all():
+            scores = jnp.where(allowed, scores, np.array(-math.inf, x.dtype))
+        mixed = jnp.einsum("nhij,njhc->nihc", jax.nn.softmax(scores), values)
+    else:
+        mixed = jnp.einsum("ij,njc->nic", jnp.asarray(step.matrix(_space(x)), x.dtype), tokens @ kernels[0])
+    return (mixed.reshape(tokens.shape) @ kernels[1]).reshape(x.shape)
+
+
+def _heads(tokens: Array, heads: int) -> Array:
+    return tokens.reshape(*tokens.shape[:2], heads, -1)
 
 
 def _space(x: Array) -> tuple[int, ...]:

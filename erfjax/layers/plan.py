@@ -1,15 +1,15 @@
 """The plan of a stack: what is left when composing, branching and repeating are unrolled and every channel count is known.
 
 `Stack._build` writes plans; `networks` draws and runs them; `theoretical` and `analytic` read fields off them. All see the same
-handful of operations: a sliding window with weights, with a fixed kernel or with a maximum; a gate; dropout; a factor; parts in
-series or in parallel.
+handful of operations: a sliding window with weights, with a fixed kernel or with a maximum; a gate; dropout; a factor; what
+`operations` adds; parts in series or in parallel.
 """
 
 import dataclasses
 import math
 import operator
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -73,11 +73,28 @@ class Scope(NamedTuple):
     settings: Settings
 
 
+class Read(NamedTuple):
+    """The positions i with i·base = o·stride + t·dilation + offset, 0 <= t < count, that unit o reads along one axis."""
+
+    count: int = 1
+    stride: int = 1
+    dilation: int = 1
+    offset: int = 0
+    base: int = 1
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Operation:
     """One step of a plan: a pointwise one unless it says otherwise. `label` is how the user wrote it."""
 
     label: str
+
+    varies: ClassVar[bool] = False  # whether units see differently, so that no polynomial says what all of them see
+
+    @property
+    def inner(self) -> tuple["Weighted", ...]:
+        """The random matrices that an operation holds."""
+        return ()
 
     def windows(self, shape: Shape) -> tuple[Window, ...]:
         """One window per axis of an image of `shape`."""
@@ -86,6 +103,24 @@ class Operation:
     def seen(self, shape: Shape) -> tuple[Window, ...]:
         """The smallest windows that hold every tap."""
         return self.windows(shape)
+
+    def output(self, shape: Shape) -> Shape:
+        """The spatial shape behind it."""
+        return tuple(window.output_size(n) for window, n in zip(self.windows(shape), shape, strict=True))
+
+    def reads(self, shape: Shape) -> list[tuple[Read, ...]]:
+        """What a unit reads, as a union of products over the axes."""
+        windows, offsets = self.windows(shape), getattr(self, "offsets", None)
+        taps = [[(0, w.kernel) for w in windows]]  # per axis: the first tap and how many follow it
+        if offsets is not None:
+            taps = [[(o, 1) for o in offset] for offset in offsets]
+        return [
+            tuple(
+                Read(count, w.stride, w.dilation, first * w.dilation - w.padding_low)
+                for w, (first, count) in zip(windows, along, strict=True)
+            )
+            for along in taps
+        ]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -205,6 +240,7 @@ def steps(plan: Plan) -> Iterator[Operation]:
             yield from steps(part)
     else:
         yield plan
+        yield from plan.inner
 
 
 def output_shape(plan: Plan, shape: Shape) -> Shape:
@@ -225,7 +261,7 @@ def output_shape(plan: Plan, shape: Shape) -> Shape:
                 f'{" and ".join(map(str, sorted(shapes)))}: pad them alike, for example with padding="SAME".'
             )
         return shapes.pop()
-    result = tuple(window.output_size(n) for window, n in zip(plan.windows(shape), shape, strict=True))
+    result = plan.output(shape)
     if math.prod(result) == 0:
         raise StackError(f"{plan.label} does not fit into an image of {shape}: use a larger image, or more padding.")
     return result
@@ -261,8 +297,12 @@ def convolution(
     return Weighted(**vars(window), shape=shape, initializer=init, offsets=offsets, moments=moments)
 
 
+def one_tap(label: str, ndim: int) -> Sliding:
+    """The window of a single pixel."""
+    ones = (1,) * ndim
+    return Sliding(label, ones, ones, ones, ("VALID",) * ndim)
+
+
 def projection(scope: Scope, inputs: int, outputs: int) -> Weighted:
     """The 1x1 convolution that gives a branch as many channels as the others have."""
-    ones = (1,) * scope.ndim
-    window = Sliding("projection", ones, ones, ones, ("VALID",) * scope.ndim)
-    return convolution(scope.settings, window, inputs, outputs, 1.0)
+    return convolution(scope.settings, one_tap("projection", scope.ndim), inputs, outputs, 1.0)

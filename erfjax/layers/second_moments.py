@@ -20,6 +20,7 @@ mean of the gradient given the activation y at a place is aligned·y. With q the
 
     gate                         fixed D, aligned A → fixed m D + E[φφ'] A, aligned κ D + λ A, and the rest as noise
     random layer, variance v     A → √(C_out / C_in) v A: all channels agree;  and the noise v A² q - v² A² q' / C_in
+    normalisation                fixed D → D/std (nothing, if it takes a mean off that all channels share), aligned A → nothing
     branches                     the values of the other branches, of second moment q - q_b, are noise
 
 in units of one output channel, so that aligned² q is the energy of all channels of the place.
@@ -32,6 +33,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from erfjax.layers.alignment import alignment
+from erfjax.layers.operations import Normalise
 from erfjax.layers.plan import (
     Drop,
     Fixed,
@@ -110,6 +112,8 @@ class Walk(NamedTuple):
                 return p.scaled(m) if (m := self.signals.slopes[id(plan)].mean) else None
             case Gain():
                 return p.scaled(plan.factor) if plan.factor else None
+            case Normalise():
+                return p.scaled(self.signals.scales[id(plan)])
         return p
 
     def square(self, plan: Plan, ring: Ring, shape: Shape) -> Polynomial | None:
@@ -172,6 +176,10 @@ class Walk(NamedTuple):
                 return Gradient(fixed, _times(aligned, 1 / keep, 1 / keep**3), paths)
             case Gain():
                 return Gradient(_scaled(fixed, plan.factor), _times(aligned, plan.factor**2, plan.factor**4), [])
+            case Normalise():  # it takes off what all channels share, if it centres, and what is aligned with the values
+                shared = summed and plan.kind == "layer"
+                scale = self.signals.scales[id(plan)] * math.sqrt(1 + 1 / plan.channels)
+                return Gradient(None if shared else _scaled(fixed, scale), None, [])
         return Gradient(fixed, aligned, [])
 
     def _weights(

@@ -1,7 +1,7 @@
 """`Stack`: what every stack of layers can say and build, and its operators.
 
-Here are the public methods and what each kind of stack must say about itself. The layers are in `kinds`, products and sums in
-`combinations`. A stack becomes a `plan`, of which `theoretical` and `analytic` read fields and `networks` make functions.
+Here are the public methods and what each kind of stack must say about itself. The layers are in `kinds` and `blocks`, products and sums
+in `combinations`. A stack becomes a `plan`, of which `theoretical` and `analytic` read fields and `networks` make functions.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from erfjax.fields import EffectiveField, TheoreticalField
 from erfjax.layers import analytic, networks, theoretical
 from erfjax.layers.analytic import Moments, Question
 from erfjax.layers.plan import Plan, Scope, Settings, Shape
-from erfjax.typing import ArrayLike, Channels, Given, Statistic, Unit
+from erfjax.typing import ArrayLike, Channels, Extent, Given, Statistic, Unit
 
 
 class Stack:
@@ -227,9 +227,9 @@ class Stack:
         return self._ndim or 2
 
     @property
-    def effective_stride(self) -> Shape:
-        """Input pixels from one unit to the next, per axis."""
-        return self._stride(self.ndim)
+    def effective_stride(self) -> tuple[Extent, ...]:
+        """Input pixels from one unit to the next, per axis; below one where the stack enlarges its image."""
+        return tuple(int(s) if s == int(s) else float(s) for s in self._stride(self.ndim))
 
     @property
     def depth(self) -> int:
@@ -263,7 +263,8 @@ class Stack:
     _depth: int = 0
     _weighted: bool = False  # whether it has a convolution that makes channels
 
-    def _stride(self, ndim: int) -> Shape:
+    def _stride(self, ndim: int) -> tuple[Any, ...]:
+        """Input pixels per unit: integers, and fractions where images grow."""
         return (1,) * ndim
 
     def _parts(self) -> tuple["Stack", ...]:
