@@ -32,7 +32,9 @@ DENSE = "dense gradient"
 WAYS: dict[str, Callable[[Case], object]] = {
     DENSE: lambda case: case.dense(),
     "empirical": lambda case: case.erfjax(),
-    "analytic, random signs": lambda case: ej.analytic(case.model, case.images, unit=case.unit, channels="random-signs"),
+    "analytic, random signs": lambda case: ej.analytic(
+        case.model, case.images, unit=case.unit, channels="random-signs"
+    ),
     "analytic, sum": lambda case: ej.analytic(case.model, case.images, unit=case.unit),
     "analytic, mean field": lambda case: ej.analytic(
         case.model, case.images, unit=case.unit, channels="random-signs", gates="mean-field"

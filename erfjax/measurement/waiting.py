@@ -28,7 +28,7 @@ def told(what: str, shown: bool | None = None, after: Number = PATIENCE) -> Iter
     if shown is None:
         shown = sys.stderr.isatty() or "ipykernel" in sys.modules
     line = f"erfjax: compiling {what} ... (once for each shape; with JAX_COMPILATION_CACHE_DIR set, once for all processes)"
-    timer = threading.Timer(after, print, (line,), {"file": sys.stderr, "flush": True})
+    timer = threading.Timer(float(after), print, (line,), {"file": sys.stderr, "flush": True})
     timer.daemon = True
     if shown:
         timer.start()

@@ -99,8 +99,8 @@ def mean_of_window(step: Step, array: Any) -> tuple[Any, Any]:
     total = lax.reduce_window(array, np.zeros((), array.dtype), lax.add, *window, *dilations)
     count = np.ones((1,) * array.ndim)  # not by the same sum over ones, which the compiler would fold
     for axis, (length, n) in enumerate(zip(array.shape, total.shape, strict=True)):
-        size, stride, (low, _), base, dilation = (part[axis] for part in (*window, *dilations))
-        at = stride * np.arange(n)[:, None] + dilation * np.arange(size) - low
+        size, stride, base, dilation = (part[axis] for part in (*window[:2], *dilations))
+        at = stride * np.arange(n)[:, None] + dilation * np.arange(size) - padding[axis][0]
         inside = (at >= 0) & (at < (length - 1) * base + 1) & (at % base == 0)
         count = count * inside.sum(axis=1).reshape([-1 if a == axis else 1 for a in range(array.ndim)])
     count = np.maximum(count, 1)

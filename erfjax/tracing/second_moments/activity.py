@@ -88,7 +88,10 @@ def observed(
         values, slopes = cone.operands(step, held), dict[Atom, _Slope]()
         for i, base in bases[output]:
             own = _Slope(step.operands[i] or (), slope(step, values, i), _size(step, i, index, sizes))
-            if kind_of(step.equation) in (Kind.GATE, Kind.EXCLUSIVE):  # no gate of what is not a number is open or closed
+            if kind_of(step.equation) in (
+                Kind.GATE,
+                Kind.EXCLUSIVE,
+            ):  # no gate of what is not a number is open or closed
                 own = dataclasses.replace(own, by=jnp.where(jnp.isnan(held[output]), jnp.nan, own.by))
             atom = step.equation.inputs[i]
             if base is not atom:
@@ -124,7 +127,7 @@ def _values(cone: Cone, windows: Sequence[Any]) -> dict[Atom, Any]:
 def _bases(cone: Cone) -> dict[Atom, list[tuple[int, Atom]]]:
     """For every elementwise step's result, the operands that move it and the bases that they are functions of."""
     single: dict[Atom, Atom] = {}
-    found = {}
+    found: dict[Atom, list[tuple[int, Atom]]] = {}
     for step in cone.steps:
         if elementwise(step):
             own = [(i, step.equation.inputs[i]) for i in dependent(step)]
@@ -148,7 +151,9 @@ def _passed(cone: Cone, bases: Mapping[Atom, Sequence[tuple[int, Atom]]]) -> tup
             inside.add(step.output)
             reached.update(base for _, base in bases[step.output])
         if step.output in inside:
-            inside.update(step.equation.inputs[i] for i, base in bases[step.output] if base is not step.equation.inputs[i])
+            inside.update(
+                step.equation.inputs[i] for i, base in bases[step.output] if base is not step.equation.inputs[i]
+            )
     return ends, inside
 
 

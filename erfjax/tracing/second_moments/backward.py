@@ -92,8 +92,8 @@ def coherent_moments(
             arrived.add(2, atom, box, known.linear(jnp.negative))
         if v is not None:
             arrived.add_all(2, _pulled(cone, step, squared, 2, weighs[2], v))
-    found = arrived.at_input(2) + arrived.at_input(1).power(2)
-    return found.linear(lambda a: jnp.maximum(a, 0))  # rounding aside
+    whole = arrived.at_input(2) + arrived.at_input(1).power(2)
+    return whole.linear(lambda a: jnp.maximum(a, 0))  # rounding aside
 
 
 def nonlinear_downstream(cone: Cone, is_random: IsRandom) -> dict[Atom, bool]:
@@ -259,7 +259,9 @@ def _summed_to(moment: Scaled, shape: tuple[int, ...]) -> Scaled:
     return moment.linear(lambda a: jnp.sum(a, axes, keepdims=True))
 
 
-LEAST = 2.0**-96  # variances below may have lost terms to underflow; a matter of activations, since weights are of known size
+LEAST = (
+    2.0**-96
+)  # variances below may have lost terms to underflow; a matter of activations, since weights are of known size
 
 
 def _regression(
@@ -276,7 +278,9 @@ def _regression(
     dtype, box = mean.digits.dtype, cone.boxes[step.output]
     values = cone.operands(step, activity.values)
     weights, fourth = (weighs[p](step.equation, 1 - operand, values[1 - operand]).astype(dtype) for p in (2, 4))
-    a, z = (Scaled(widened(part, dtype)) for part in (values[operand], cut(activity.values[step.output], box, step.box)))
+    a, z = (
+        Scaled(widened(part, dtype)) for part in (values[operand], cut(activity.values[step.output], box, step.box))
+    )
     if careful:
         a, z = a.searched(), z.searched()
         squares = weights.product(a.power(2), applied(step, _ordered(operand, a.digits**2, weights.digits), dtype))
@@ -286,7 +290,9 @@ def _regression(
     variance = applied(step, _ordered(operand, a.digits**2, weights.digits), dtype)
     held = (variance >= LEAST) & (variance < 1 / LEAST)
     ratio = jnp.where(z.digits == 0, 0, jnp.where(held, z.digits / jnp.where(held, variance, 1), jnp.nan))
-    root = weights.halved()  # z is taken in units of the weights, so that it is about as large as the root of its variance
+    root = (
+        weights.halved()
+    )  # z is taken in units of the weights, so that it is about as large as the root of its variance
     share = mean.digits * Scaled(ratio).at(root.exponent)
     onwards = a.digits * _transposed(step, operand, weights.digits, share)
     known = a.digits**2 * _transposed(step, operand, fourth.digits, share**2)

@@ -125,7 +125,9 @@ def expectations(
     return at_centre + moved, spread, Scaled.of(gate, power * slope_unit)
 
 
-CERTAIN = 10.0  # standard deviations from 0 at which a normal variable lies on one side; the other has 1e-23 of its mass
+CERTAIN = (
+    10.0  # standard deviations from 0 at which a normal variable lies on one side; the other has 1e-23 of its mass
+)
 
 
 def _bent(

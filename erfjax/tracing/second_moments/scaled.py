@@ -51,7 +51,7 @@ class Scaled:
 
     Attributes:
         digits: a floating-point array.
-        base: one int32 for the whole array, or the Python integer 0.
+        base: one int32 for the whole array, or a Python integer.
         offset: what is known beforehand.
 
     Example:
@@ -137,17 +137,18 @@ class Scaled:
         return self.linear(lambda digits: jnp.asarray(digits, dtype))
 
     def power(self, power: int) -> "Scaled":
-        base = self.base if _fixed(self.base) else self.base * power
-        return self if power == 1 else Scaled(self.digits**power, base, self.offset * power)
+        return self if power == 1 else Scaled(self.digits**power, self.base * power, self.offset * power)
 
     def halved(self) -> "Scaled":
         """The same digits with half the exponent, which is even."""
-        return Scaled(self.digits, self.base if _fixed(self.base) else self.base // 2, self.offset // 2)
+        return Scaled(self.digits, self.base // 2, self.offset // 2)
 
     def root(self) -> "Scaled":
         """The square root of what is not negative, with a finite slope at zero."""
         odd = self.exponent % 2
-        digits = jnp.maximum(self.digits, 0) * (power_of_two(odd, self.digits.dtype) if not isinstance(odd, int) else 1 + odd)
+        digits = jnp.maximum(self.digits, 0) * (
+            power_of_two(odd, self.digits.dtype) if not isinstance(odd, int) else 1 + odd
+        )
         positive = digits > 0
         return Scaled.of(jnp.where(positive, jnp.sqrt(jnp.where(positive, digits, 1)), 0), (self.exponent - odd) // 2)
 
@@ -158,7 +159,7 @@ class Scaled:
     def at(self, exponent: Any) -> Any:
         """The digits for another exponent that is no smaller."""
         if _fixed(self.base) and isinstance(exponent, int):
-            return _moved(self.digits, self.offset - exponent)
+            return _moved(self.digits, self.exponent - exponent)
         limit, by = jnp.finfo(self.digits.dtype).maxexp - 2, self.exponent - exponent
         factor = power_of_two(jnp.maximum(by, -limit), self.digits.dtype)
         return self.digits * jnp.where(by < -limit, 0, factor)
@@ -166,7 +167,7 @@ class Scaled:
     def restored(self) -> Any:
         """The plain array, as far as its precision can hold it."""
         if _fixed(self.base):
-            return _moved(self.digits, self.offset)
+            return _moved(self.digits, self.exponent)
         half, dtype = self.exponent // 2, self.digits.dtype
         return self.digits * power_of_two(half, dtype) * power_of_two(self.exponent - half, dtype)
 
@@ -184,7 +185,10 @@ def size_of(size: float) -> int:
 def level(parts: Sequence[Scaled]) -> list[Scaled]:
     """Several arrays for one exponent, the largest; where it is known beforehand which that is, nothing is compared."""
     first = parts[0].base
-    if all(part.base is first or (_fixed(first) and _fixed(part.base)) for part in parts):
+    if all(_fixed(part.base) for part in parts):
+        fixed = max(part.exponent for part in parts)
+        return [Scaled(_moved(part.digits, part.exponent - fixed), 0, fixed) for part in parts]
+    if all(part.base is first for part in parts):
         offset = max(part.offset for part in parts)
         return [Scaled(_moved(part.digits, part.offset - offset), first, offset) for part in parts]
     exponent = functools.reduce(jnp.maximum, (part.exponent for part in parts))
@@ -198,13 +202,13 @@ def aligned(parts: Sequence[Scaled]) -> tuple[list[Any], Any]:
 
 
 def _fixed(base: Any) -> bool:
-    """Whether a base is no array but the number 0."""
+    """Whether a base is no array but a number that is known beforehand."""
     return isinstance(base, int)
 
 
 def _sum(one: Any, two: Any) -> Any:
     """The sum of two bases; the very same array where the other is 0."""
-    return two if _fixed(one) else one if _fixed(two) else one + two
+    return two if _fixed(one) and one == 0 else one if _fixed(two) and two == 0 else one + two
 
 
 def _moved(digits: Any, by: int) -> Any:

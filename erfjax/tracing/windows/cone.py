@@ -80,7 +80,9 @@ class Cone:
         def given(atom: Atom) -> Atom:
             if not isinstance(atom, Known) or atom not in values:
                 return atom
-            return Known(atom.shape, atom.dtype, functools.partial(values.__getitem__, atom), atom.captured, atom.origin)
+            return Known(
+                atom.shape, atom.dtype, functools.partial(values.__getitem__, atom), atom.captured, atom.origin
+            )
 
         equations = [dataclasses.replace(e, inputs=tuple(map(given, e.inputs))) for e in self.block.equations]
         new = {id(old): equation for old, equation in zip(self.block.equations, equations, strict=True)}
