@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test test-slow test-latest test-oldest wheel lint notebooks docs studies bench clean
+.PHONY: run test test-slow test-latest test-oldest wheel lint notebooks docs studies bench bench-check clean
 
 run: .venv/run.stamp
 	$(BIN)/erfjax growth --out results/growth
@@ -34,6 +34,10 @@ studies: .venv/training.stamp
 
 bench: .venv/bench.stamp
 	$(BIN)/python -m benchmarks
+
+# A few minutes: ratios, cold and warm, that are not to get worse.
+bench-check: .venv/bench.stamp
+	$(BIN)/python -m benchmarks check
 
 # The newest JAX needs a newer interpreter than the oldest that is supported. XLA optimises as it does for users.
 test-latest: .venv-latest/test.stamp

@@ -8,6 +8,7 @@ memory layouts. `erfjax` is the public call as users make it, its host-side stat
 import dataclasses
 import functools
 import itertools
+import math
 import os
 import socket
 import subprocess
@@ -21,10 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import erfjax as ej
-from benchmarks import harness, models
+from benchmarks import architectures, harness, models
 from erfjax.layouts import parse
 from erfjax.measurement.cone import cone_of
 from erfjax.tracing import trace
+from erfjax.tracing.registry import lengths
 from erfjax.tracing.windows.cone import Step
 
 ROWS = (
@@ -36,6 +38,10 @@ ROWS = (
     ("ResNet-50, last map", models.resnet50, 224, 4),
     ("ResNet-50, last map", models.resnet50, 512, 2),
     ("U-Net, depth 4", models.unet(4, 64), 512, 1),
+    ("RepLKNet-31-like", architectures.convnext((1, 1, 2, 1), 64, 31), 224, 2),
+    ("ConvNeXt-T-like", architectures.convnext(), 224, 2),
+    ("U-Net, depth 4", models.unet(4, 32), 256, 4),
+    ("ViT-Ti-like", architectures.vit(), 224, 4),
 )
 BASELINE = "dense JAX"
 
@@ -162,6 +168,11 @@ def flops(step: Step) -> int:
         read = starts + dilation * np.arange(kernel[rhs[2 + axis]])
         count *= int(((read % base == 0) & (read >= 0) & (read < base * x[lhs[2 + axis]])).sum())
     return count
+
+
+def held(step: Step) -> int:
+    """The bytes of the result of a step on its box."""
+    return math.prod(lengths(step.box)) * step.output.dtype.itemsize
 
 
 def gemm_rate(n: int = 2048) -> float:

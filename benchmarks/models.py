@@ -65,6 +65,36 @@ class Jax:
     def concat(self, a: Any, b: Any) -> Any:
         return jnp.concatenate([a, b], -1)
 
+    def depthwise(self, x: Any, name: str, kernel: int, stride: int = 1) -> Any:
+        shape, n = (kernel, kernel, 1, x.shape[-1]), x.shape[-1]
+        w = self._weight(name, shape, lambda random: random.standard_normal(shape) / kernel)
+        sides = [(kernel // 2, kernel // 2)] * 2
+        return lax.conv_general_dilated(x, w, (stride, stride), sides, dimension_numbers=DIMS, feature_group_count=n)
+
+    def layer_norm(self, x: Any) -> Any:
+        x = x - x.mean(-1, keepdims=True)
+        return x * lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + EPSILON)
+
+    def gelu(self, x: Any) -> Any:
+        return jax.nn.gelu(x, approximate=False)
+
+    def silu(self, x: Any) -> Any:
+        return jax.nn.silu(x)
+
+    def sigmoid(self, x: Any) -> Any:
+        return jax.nn.sigmoid(x)
+
+    def mean(self, x: Any) -> Any:
+        """Over all positions."""
+        return x.mean((1, 2), keepdims=True)
+
+    def attend(self, qkv: Any, heads: int) -> Any:
+        """Attention among all positions, from queries, keys and values behind each other."""
+        n, height, width, channels = qkv.shape
+        q, k, v = jnp.moveaxis(qkv.reshape(n, height * width, 3, heads, -1), 2, 0)
+        scores = jnp.einsum("nqhc,nkhc->nhqk", q, k) / math.sqrt(channels // 3 // heads)
+        return jnp.einsum("nhqk,nkhc->nqhc", jax.nn.softmax(scores), v).reshape(n, height, width, -1)
+
 
 class Torch:
     """The layers in torch, on the weights that JAX drew."""
@@ -102,6 +132,30 @@ class Torch:
 
     def concat(self, a: Any, b: Any) -> Any:
         return self.torch.cat([a, b], 1)
+
+    def depthwise(self, x: Any, name: str, kernel: int, stride: int = 1) -> Any:
+        return self.functional.conv2d(x, self.weights[name], None, stride, kernel // 2, groups=x.shape[1])
+
+    def layer_norm(self, x: Any) -> Any:
+        return self.functional.layer_norm(x.permute(0, 2, 3, 1), (x.shape[1],), eps=EPSILON).permute(0, 3, 1, 2)
+
+    def gelu(self, x: Any) -> Any:
+        return self.functional.gelu(x)
+
+    def silu(self, x: Any) -> Any:
+        return self.functional.silu(x)
+
+    def sigmoid(self, x: Any) -> Any:
+        return self.torch.sigmoid(x)
+
+    def mean(self, x: Any) -> Any:
+        return x.mean((2, 3), keepdim=True)
+
+    def attend(self, qkv: Any, heads: int) -> Any:
+        n, channels, height, width = qkv.shape
+        q, k, v = qkv.reshape(n, 3, heads, channels // 3 // heads, height * width).transpose(-1, -2).unbind(1)
+        out = self.functional.scaled_dot_product_attention(q, k, v)
+        return out.transpose(-1, -2).reshape(n, channels // 3, height, width)
 
 
 def draw(network: Network, shape: tuple[int, ...], seed: int = 0) -> Weights:

@@ -20,6 +20,7 @@ from erfjax.measurement.checkpoint import State
 from erfjax.measurement.engine import Engine, out_of_memory
 from erfjax.measurement.inputs import Rows, Source
 from erfjax.measurement.jacobian import OUTPUT_FAULT
+from erfjax.measurement.waiting import told
 
 SAVE_EVERY = 5.0  # seconds between two checkpoints at least
 SAVE_SHARE = 0.05  # of the time at most goes into checkpoints
@@ -122,7 +123,8 @@ class Run:
     def _submit(self, first: int, rows: Rows, size: int) -> Any:
         """The promise of the batch's results, or None if there is no memory for it now."""
         try:
-            return self.engine.submit(self.key, first, rows, size)
+            with told("the measurement", self.progress):
+                return self.engine.submit(self.key, first, rows, size)
         except (RuntimeError, MemoryError) as error:
             if not self._can_halve(error):
                 raise

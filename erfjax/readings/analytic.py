@@ -18,6 +18,7 @@ from erfjax.layouts import Layouts
 from erfjax.measurement.engine import HOST_BUDGET
 from erfjax.measurement.inputs import split
 from erfjax.measurement.model import cached
+from erfjax.measurement.waiting import told
 from erfjax.readings import rounding
 from erfjax.readings.moment_pass import MomentPass, Options, finish, plain, sides
 from erfjax.readings.question import Question, Questions, ask, of_image, one_sample, require_floating
@@ -25,6 +26,7 @@ from erfjax.readings.theoretical import fields_of
 from erfjax.tracing.registry import lengths
 from erfjax.tracing.second_moments.coverage import Survey
 from erfjax.tracing.second_moments.scaled import Scaled
+from erfjax.tracing.windows.brief import brief, compiler_options
 from erfjax.typing import Averages, Channels, Function, Gates, Given, Positions, Shaped, Statistic, Tree, Unit, Weights
 
 MOST_ROWS = 16  # rows that share one call; more make nothing faster
@@ -48,9 +50,12 @@ class _Compiled:
             return self
         moment_pass = MomentPass.of(question, self.moment_pass.options)
         moment_pass = dataclasses.replace(moment_pass, notes=self.moment_pass.notes)
-        same = (moment_pass.random, moment_pass.sizes) == (self.moment_pass.random, self.moment_pass.sizes)
-        run = self.run if same else _compiled(moment_pass)
-        return dataclasses.replace(self, moment_pass=moment_pass, survey=moment_pass.survey(), run=run)
+        if not moment_pass.serves_as(self.moment_pass):
+            return dataclasses.replace(
+                self, moment_pass=moment_pass, survey=moment_pass.survey(), run=_compiled(moment_pass)
+            )
+        moment_pass = dataclasses.replace(moment_pass, sizes=self.moment_pass.sizes)
+        return dataclasses.replace(self, moment_pass=moment_pass, survey=moment_pass.survey())
 
 
 @overload
@@ -298,12 +303,30 @@ def _compile(question: Question, f: Function, options: Options) -> _Compiled:
 
 
 def _compiled(moment_pass: MomentPass) -> Callable[..., Any]:
-    """The compiled pass: (consts, rows) -> moments of every row."""
+    """The pass: (arguments, rows) -> moments of every row, compiled when it is needed, with care where it goes wrong without."""
     if moment_pass.options.layerwise:
         return jax.jit(moment_pass.given)
-    if moment_pass.options.positions == "together":
-        return jax.jit(lambda consts, rows: lax.map(lambda row: moment_pass.moments(consts, row), rows))
-    return jax.jit(lambda consts, rows: jax.vmap(lambda row: moment_pass.moments(consts, row))(rows))
+    careful = _jitted(moment_pass, careful=True)
+    if not moment_pass.risky:
+        return careful
+    quick = _jitted(moment_pass, careful=False)
+
+    def run(arguments: Any, rows: Any) -> Scaled:
+        with moment_pass.quickly():
+            found = quick(arguments, rows)
+        return found if moment_pass.went_well(found) else careful(arguments, rows)
+
+    return run
+
+
+def _jitted(moment_pass: MomentPass, *, careful: bool) -> Callable[..., Any]:
+    each = lax.map if moment_pass.options.positions == "together" else lambda one, rows: jax.vmap(one)(rows)
+
+    def run(arguments: Any, rows: Any) -> Scaled:
+        with brief():
+            return each(functools.partial(moment_pass.compiled_moments, arguments, careful=careful), rows)
+
+    return jax.jit(run, compiler_options=compiler_options())
 
 
 def theory_of(question: Question, f: Function) -> tuple[TheoreticalField | str, ...]:
@@ -322,12 +345,14 @@ def _fields(question: Question, f: Function, rows: tuple[Any, ...], options: Opt
     if options.layerwise:  # the mean over rows is taken inside, layer by layer
         step = count
     total: Any = 0.0
+    arguments = moment_pass.arguments()
     for first in range(0, count, step):
         chunk = [np.asarray(leaf[first : first + step]) for leaf in rows]
         size = len(chunk[0])
         if count > step:  # the last chunk is filled up, so that all have one shape
             chunk = [np.concatenate([leaf, np.repeat(leaf[-1:], step - size, axis=0)]) for leaf in chunk]
-        found = compiled.run(question.consts, tuple(chunk))
+        with told("the closed form"):
+            found = compiled.run(arguments, tuple(chunk))
         total = total + plain(found, moment_pass, chunk)[:size].sum(axis=0)
     maps = finish(total / (1 if options.layerwise else count), moment_pass, np)
     metadata = {"rows": count, "layout": question.source.letters}

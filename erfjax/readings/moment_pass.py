@@ -1,5 +1,6 @@
 """The moments pass of a question: its options, which known arrays are weights, and the moments of one sample."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from jax import lax
 from erfjax.errors import MapError, SampleError
 from erfjax.measurement.cone import cone_of, read
 from erfjax.readings.question import Question
+from erfjax.readings.weighing import Raised, Weighing, raised, with_arguments
 from erfjax.tracing.positions.index_sets import Box, full
 from erfjax.tracing.program.equations import Equation, Var
 from erfjax.tracing.registry import lengths
@@ -30,7 +32,7 @@ from erfjax.tracing.second_moments.kinds import Choice, Kind
 from erfjax.tracing.second_moments.layerwise import contractions
 from erfjax.tracing.second_moments.passages import frame
 from erfjax.tracing.second_moments.random_weights import Operand
-from erfjax.tracing.second_moments.scaled import Scaled, unscaled
+from erfjax.tracing.second_moments.scaled import SIZE_STEP, Scaled, in_double_precision, unscaled
 from erfjax.tracing.second_moments.segments import Partition, partition
 from erfjax.tracing.second_moments.steps import kind_of, passes, precision
 from erfjax.tracing.windows.cone import Cone
@@ -147,6 +149,13 @@ class MomentPass:
             return dataclasses.replace(apart, notes=(costly,))
         return dataclasses.replace(apart, options=dataclasses.replace(options, positions="together"))
 
+    def serves_as(self, other: "MomentPass") -> bool:
+        """Whether the pass of another model of the same structure computes this one: its weights are about as large."""
+        near = self.sizes.keys() == other.sizes.keys() and all(
+            abs(self.sizes[at] - size) <= SIZE_STEP for at, size in other.sizes.items()
+        )
+        return near and self.random == other.random
+
     @property
     def window(self) -> Box:
         """The window of the input."""
@@ -190,13 +199,57 @@ class MomentPass:
         signed = [] if self.options.coherent or target.channel is None else [target.channel]
         return partition(cone, self.is_random(cone), inputs, signed)
 
+    @property
+    def coherently(self) -> bool:
+        """Whether the walk carries the mean of the gradient beside its variance."""
+        options = self.options
+        return options.coherent and options.power == 2 and options.gates == "data" and options.positions != "together"
+
+    @property
+    def risky(self) -> bool:
+        """Whether there is a quicker way than `careful`, that does not always go well: without searching for exponents."""
+        return self.coherently or (self.options.gates == "mean-field" and jax.default_backend() == "cpu")
+
+    def quickly(self) -> contextlib.AbstractContextManager[None]:
+        """How the quick way is traced and run: mean field, which has one sample, in double precision."""
+        return in_double_precision() if self.options.gates == "mean-field" else contextlib.nullcontext()
+
+    def went_well(self, found: Scaled) -> bool:
+        """Whether the quick way has left the range of its precision nowhere."""
+        digits = np.asarray(found.digits)
+        seen = digits.any(axis=tuple(range(2, digits.ndim))) if self.options.gates == "mean-field" else True
+        return bool(np.isfinite(digits).all() and np.all(seen))
+
+    def arguments(self) -> tuple[Any, ...]:
+        """What is known before any input is, as arguments of `compiled_moments`."""
+        if self.cone is None:
+            return (), {}
+        plain = self.options.power == 2 and self.options.weights == "given" and not self.options.layerwise
+        powers = ((2, 4) if self.coherently else (2,)) if plain else ()
+        return tuple(atom.value for atom in self.cone.known), raised(self.cone, self.sizes, powers)
+
+    def compiled_moments(self, arguments: tuple[Any, ...], leaves: Sequence[Any], *, careful: bool) -> Scaled:
+        """`moments` of the weights as they are.
+
+        Without care it compiles sooner, and is not a number where activations are very large or small.
+        """
+        values, powers = arguments
+        cone = None if self.cone is None else with_arguments(self.cone, values)
+        return self._moments(cone, leaves, powers, careful)
+
     def moments(self, consts: Sequence[Any], leaves: Sequence[Any]) -> Scaled:
         """The expected power of the gradient for one sample (or its second moments), by unit: (units, *window)."""
-        cone, power = _cone(self.question, consts), self.options.power
+        cone = _cone(self.question, consts)
+        return self._moments(None if cone is None else cone.settled(), leaves, {}, careful=True)
+
+    def _moments(self, cone: Cone | None, leaves: Sequence[Any], powers: Raised, careful: bool) -> Scaled:
+        power = self.options.power
         if cone is None:
             zero = jnp.zeros((len(self.question.units), *self.question.spec.shape), self.question.spec.dtype)
             return jax.vmap(Scaled.of)(zero)
-        weigh, index = self.weigh(cone.settled()), random_weights.indices(cone)
+        exchanged = self.random if self.options.weights == "exchangeable" else frozenset()
+        weighing, index = Weighing(cone, self.sizes, exchanged, powers), random_weights.indices(cone)
+        weigh = weighing.to(power)
         if self.options.positions == "together":
             return self.together(cone, weigh, leaves)
 
@@ -204,7 +257,7 @@ class MomentPass:
             return power == 2 and (index[id(equation)], operand) in self.random
 
         if self.options.gates == "data":
-            activities = observed(cone, self.windows(cone, leaves))
+            activities = observed(cone, self.windows(cone, leaves), self.sizes)
             activity = activities(power)
         else:
             activity = mean_field.expected(cone, self.ordered(leaves), power, is_random, weigh)
@@ -213,8 +266,9 @@ class MomentPass:
 
         def one(at: Any) -> Scaled:
             cotangent = self.cotangent(lengths(box), output.dtype, at)
-            if power == 2 and self.options.gates == "data" and self.options.coherent:
-                return backward.coherent_moments(cone, activities, weigh, is_random, [cotangent])
+            if self.coherently:
+                weighs = {1: dataclasses.replace(weighing, exchanged=frozenset()).to(1), 2: weigh, 4: weighing.to(4)}
+                return backward.coherent_moments(cone, activities, weighs, is_random, [cotangent], careful=careful)
             return backward.moments(cone, activity, power, weigh, [cotangent])
 
         places = self.places(box)
@@ -235,9 +289,9 @@ class MomentPass:
 
         return lax.map(one, jnp.asarray(self.places(box)))
 
-    def given(self, consts: Sequence[Any], rows: Sequence[Any]) -> Scaled:
+    def given(self, arguments: tuple[Any, ...], rows: Sequence[Any]) -> Scaled:
         """The second moments by unit, (1, units, *window), with the weights as they are: one covariance for all rows."""
-        cone = _cone(self.question, consts)
+        cone = None if self.cone is None else with_arguments(self.cone, arguments[0])
         if cone is None or self.cone is None:
             zero = jnp.zeros((1, len(self.question.units), *self.question.spec.shape), self.question.spec.dtype)
             return jax.vmap(jax.vmap(Scaled.of))(zero)
@@ -248,7 +302,7 @@ class MomentPass:
         for place in self.places(box):
             sent = self.cotangent(lengths(box), dtype, place).ravel()
             whole = jnp.diag(sent) if self.options.signed else jnp.outer(sent, sent)
-            found.append(given_weights.moments(cone.settled(), heads, windows, whole))
+            found.append(given_weights.moments(cone, heads, windows, whole))
         return jax.tree.map(lambda *parts: jnp.stack(parts)[None], *found)
 
     def places(self, box: Box) -> np.ndarray:
@@ -281,20 +335,6 @@ class MomentPass:
         if not isinstance(one, str) and target.channel is not None:
             size[target.channel], at = 1, jnp.asarray(at).at[target.channel].set(one)
         return lax.dynamic_update_slice(jnp.zeros(shape, dtype), jnp.ones(size, dtype), list(at))
-
-    def weigh(self, cone: Cone) -> Weigh:
-        """How known weights are read."""
-        power, index = self.options.power, random_weights.indices(cone)
-
-        def weigh(equation: Equation, operand: int, weight: Any) -> Scaled:
-            if self.options.weights == "exchangeable" and (index[id(equation)], operand) in self.random:
-                axes = random_weights.channel_axes(equation, operand)
-                whole = Scaled.sized(equation.inputs[operand].value, self.sizes.get((index[id(equation)], operand)))  # type: ignore[union-attr]
-                whole = whole.power(power)
-                return whole.linear(lambda a: jnp.broadcast_to(jnp.mean(a, axes, keepdims=True), weight.shape))
-            return Scaled.sized(weight, self.sizes.get((index[id(equation)], operand))).power(power)
-
-        return weigh
 
 
 def _affordable(cone: Cone) -> None:

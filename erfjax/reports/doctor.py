@@ -52,10 +52,22 @@ def doctor() -> summary.Table:
         "devices": ", ".join(devices),
         "64-bit numbers (jax_enable_x64)": jax.dtypes.canonicalize_dtype(float) == np.float64,
         **{f"extra {name}": said for name, said in extras().items()},
-        "compilation cache": folder or "off",
+        "compilation cache": _cache(folder),
     }
     notes = () if folder else (f"To compile every program only once: export {CACHE}=~/.cache/jax",)
     return summary.facts("erfjax doctor", pairs, notes)
+
+
+def _cache(folder: str | None) -> str:
+    """Where compiled programs are kept, and how many there are."""
+    if not folder:
+        return "off"
+    try:
+        count = sum(name.endswith("-cache") for name in os.listdir(folder))
+    except OSError:
+        return f"{folder}, nothing in it yet"
+    least = getattr(jax.config, "jax_persistent_cache_min_compile_time_secs", None)
+    return f"{folder}, {count} programs" + ("" if least is None else f"; kept if they took {least:g} s to compile")
 
 
 def extras() -> dict[str, str]:

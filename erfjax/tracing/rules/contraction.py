@@ -190,6 +190,16 @@ def channel_axes(equation: Equation, operand: int) -> tuple[int, ...]:
     return tuple(sorted(spec[:2]))
 
 
+def partners(equation: Equation, operand: int) -> int:
+    """How many entries the other operand has, of those that one use of this operand multiplies: its channels, per stride."""
+    numbers, other = equation.params["dimension_numbers"], equation.inputs[1 - operand].shape
+    if not hasattr(numbers, "rhs_spec"):
+        contracted, batch = numbers
+        return math.prod(other[a] for a in (*contracted[1 - operand], *batch[1 - operand]))
+    spec = numbers.lhs_spec if operand == 1 else numbers.rhs_spec
+    return other[spec[1]] * (math.prod(equation.params["window_strides"]) if operand == 1 else 1)
+
+
 def tap_axes(equation: Equation, operand: int) -> dict[int, int] | None:
     """Axis of the other operand -> axis of the weight along which its taps lie; None if the weight is what kernels slide over."""
     numbers = equation.params["dimension_numbers"]

@@ -94,14 +94,17 @@ def mean_of_window(step: Step, array: Any) -> tuple[Any, Any]:
     """The mean over the entries of each window that are not padding, and how many these are."""
     params = step.equation.params
     padding = padding_on_window(step.equation, step.operands[0] or (), step.box)
-
-    def summed(a: Any) -> Any:
-        window = (params["window_dimensions"], params["window_strides"], padding)
-        dilations = (params["base_dilation"], params["window_dilation"])
-        return lax.reduce_window(a, np.zeros((), a.dtype), lax.add, *window, *dilations)
-
-    count = jnp.maximum(summed(jnp.ones_like(array)), 1)
-    return summed(array) / count, count
+    window = (params["window_dimensions"], params["window_strides"], padding)
+    dilations = (params["base_dilation"], params["window_dilation"])
+    total = lax.reduce_window(array, np.zeros((), array.dtype), lax.add, *window, *dilations)
+    count = np.ones((1,) * array.ndim)  # not by the same sum over ones, which the compiler would fold
+    for axis, (length, n) in enumerate(zip(array.shape, total.shape, strict=True)):
+        size, stride, base, dilation = (part[axis] for part in (*window[:2], *dilations))
+        at = stride * np.arange(n)[:, None] + dilation * np.arange(size) - padding[axis][0]
+        inside = (at >= 0) & (at < (length - 1) * base + 1) & (at % base == 0)
+        count = count * inside.sum(axis=1).reshape([-1 if a == axis else 1 for a in range(array.ndim)])
+    count = np.maximum(count, 1)
+    return total / jnp.broadcast_to(jnp.asarray(count, array.dtype), total.shape), count
 
 
 row(

@@ -10,19 +10,23 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+from jax import lax
 
 from erfjax.tracing.positions.index_sets import Box
-from erfjax.tracing.program.equations import Atom, Equation
-from erfjax.tracing.second_moments.kinds import Kind
+from erfjax.tracing.program.equations import Atom, Equation, Var
+from erfjax.tracing.second_moments.kinds import PRODUCTS, Kind
 from erfjax.tracing.second_moments.scaled import Scaled
-from erfjax.tracing.second_moments.steps import dependent, elementwise, kind_of, slope
-from erfjax.tracing.windows.cone import Cone, cut
+from erfjax.tracing.second_moments.steps import dependent, elementwise, kind_of, passes, slope
+from erfjax.tracing.windows.cone import Cone, Step, cut
 
 IsRandom = Callable[[Equation, int], bool]
 """(equation, operand) -> whether a known operand is an independent draw of zero mean."""
 
 Weigh = Callable[[Equation, int, Any], Scaled]
 """(equation, operand, known weight) -> what stands for its power in the walk."""
+
+STRAIGHT = frozenset({lax.max_p, lax.min_p, lax.clamp_p, lax.abs_p})
+"""Operations of one variable whose slope is 0, 1 or -1."""
 
 Gates = list[tuple[Atom, Box, Scaled]]
 """(base, its box, E slope^power of the step's result with respect to it)."""
@@ -45,48 +49,145 @@ class Activity:
     evenly: bool
 
 
-def observed(cone: Cone, windows: Sequence[Any]) -> Callable[[int], Activity]:
-    """The activity that inputs cause, given on their windows, for the power asked for."""
-    held: dict[Atom, Any] = dict(zip(cone.block.inputs, windows, strict=True))
-    single: dict[Atom, tuple[Atom, Any]] = {}  # result -> its only base and the slope with respect to it
-    found: dict[Atom, dict[Atom, tuple[Box, Any]]] = {}
+@dataclasses.dataclass(frozen=True)
+class _Slope:
+    """The slope of a result with respect to a base.
+
+    Attributes:
+        box: where the base is read.
+        by: the slope: a number, or an array on the box of the result.
+        size: the exponent of the largest, if it is known beforehand (see `random_weights.sizes`).
+    """
+
+    box: Box
+    by: Any
+    size: int | None
+
+    def plus(self, other: "_Slope") -> "_Slope":
+        known = self.size is not None and other.size is not None
+        return _Slope(self.box, self.by + other.by, max(self.size or 0, other.size or 0) if known else None)
+
+
+def observed(
+    cone: Cone, windows: Sequence[Any], sizes: Mapping[tuple[int, int], int], *, every: bool = False
+) -> Callable[[int], Activity]:
+    """The activity that inputs cause, given on their windows, for the power asked for.
+
+    Args:
+        sizes: exponents of known operands (see `random_weights.sizes`).
+        every: find the slopes of all elementwise operations, not only of those that a walk from the unit passes.
+    """
+    held, bases = _values(cone, windows), _bases(cone)
+    ends, inside = (set(bases), set(bases)) if every else _passed(cone, bases)
+    index = {id(equation): i for i, equation in enumerate(cone.block.equations)}
+    found: dict[Atom, dict[Atom, _Slope]] = {}
     for step in cone.steps:
-        values, output = cone.operands(step, held), step.output
-        held[output] = step.apply(values)
-        if not elementwise(step):
+        output = step.output
+        if output not in inside:
             continue
-        slopes: dict[Atom, tuple[Box, Any]] = {}
-        for i in dependent(step):
-            base, by, box = step.equation.inputs[i], slope(step, values, i), step.operands[i] or ()
-            if kind_of(step.equation) in (Kind.GATE, Kind.EXCLUSIVE):
-                by = jnp.where(
-                    jnp.isnan(held[output]), jnp.nan, by
-                )  # no gate of what is not a number is open or closed
-            if base in single and base.shape == output.shape:
-                outer, (base, inner) = by, single[base]
-                inner, box = cut(inner, cone.boxes[step.equation.inputs[i]], step.box), step.box
-                closed = inner == 0  # whatever the slope after it, infinity too
-                by = jnp.where(closed, 0, inner * jnp.where(closed, 0, outer))
-            slopes[base] = (box, slopes[base][1] + by) if base in slopes else (box, by)
-        if len(slopes) == 1:
-            ((base, (_, by)),) = slopes.items()
-            if base.shape == output.shape:
-                single[output] = base, by
+        values, slopes = cone.operands(step, held), dict[Atom, _Slope]()
+        for i, base in bases[output]:
+            own = _Slope(step.operands[i] or (), slope(step, values, i), _size(step, i, index, sizes))
+            if kind_of(step.equation) in (
+                Kind.GATE,
+                Kind.EXCLUSIVE,
+            ):  # no gate of what is not a number is open or closed
+                own = dataclasses.replace(own, by=jnp.where(jnp.isnan(held[output]), jnp.nan, own.by))
+            atom = step.equation.inputs[i]
+            if base is not atom:
+                own = _chained(found[atom][base], own, cone.boxes[atom], step.box)
+            slopes[base] = slopes[base].plus(own) if base in slopes else own
         found[output] = slopes
 
     def activity(power: int) -> Activity:
         gates = {
-            atom: [(base, box, Scaled.of(by).power(power)) for base, (box, by) in slopes.items()]
+            atom: [(base, s.box, Scaled.sized(jnp.asarray(s.by), s.size).power(power)) for base, s in slopes.items()]
             for atom, slopes in found.items()
+            if atom in ends
         }
         return Activity(held, gates, lambda atom: Scaled.of(held[atom]).power(power), evenly=False)
 
     return activity
 
 
+def _values(cone: Cone, windows: Sequence[Any]) -> dict[Atom, Any]:
+    """Every variable on its box.
+
+    What a contraction reads is computed once: left to itself, the compiler computes all since the last contraction anew in
+    every kernel that needs it, and compiles long kernels.
+    """
+    read = {atom for step in cone.steps if kind_of(step.equation) is Kind.BILINEAR for atom in step.equation.inputs}
+    held: dict[Atom, Any] = dict(zip(cone.block.inputs, windows, strict=True))
+    for step in cone.steps:
+        value = step.apply(cone.operands(step, held))
+        held[step.output] = lax.optimization_barrier(value) if step.output in read and elementwise(step) else value
+    return held
+
+
+def _bases(cone: Cone) -> dict[Atom, list[tuple[int, Atom]]]:
+    """For every elementwise step's result, the operands that move it and the bases that they are functions of."""
+    single: dict[Atom, Atom] = {}
+    found: dict[Atom, list[tuple[int, Atom]]] = {}
+    for step in cone.steps:
+        if elementwise(step):
+            own = [(i, step.equation.inputs[i]) for i in dependent(step)]
+            own = [(i, single[a] if a in single and a.shape == step.output.shape else a) for i, a in own]
+            found[step.output] = own
+            bases = {base for _, base in own}
+            if len(bases) == 1 and own[0][1].shape == step.output.shape:
+                single[step.output] = own[0][1]
+    return found
+
+
+def _passed(cone: Cone, bases: Mapping[Atom, Sequence[tuple[int, Atom]]]) -> tuple[set[Atom], set[Atom]]:
+    """The elementwise results at which a walk from the unit arrives, and these with all between them and their bases."""
+    reached, ends, inside = set[Atom](cone.wanted), set[Atom](), set[Atom]()
+    for step in reversed(cone.steps):
+        arrives = step.output in reached and passes(step)
+        if arrives and not elementwise(step):
+            reached.update(step.equation.inputs[i] for i in dependent(step))
+        elif arrives:
+            ends.add(step.output)
+            inside.add(step.output)
+            reached.update(base for _, base in bases[step.output])
+        if step.output in inside:
+            inside.update(
+                step.equation.inputs[i] for i, base in bases[step.output] if base is not step.equation.inputs[i]
+            )
+    return ends, inside
+
+
+def _size(step: Step, operand: int, index: Mapping[int, int], sizes: Mapping[tuple[int, int], int]) -> int | None:
+    """The exponent of the greatest slope of an elementwise operation, if it is known beforehand."""
+    equation, kind = step.equation, kind_of(step.equation)
+    if kind in (Kind.LINEAR, Kind.EXCLUSIVE) or (kind is Kind.GATE and _straight(equation)):
+        return 0
+    known = sizes.get((index[id(equation)], 1 - operand)) if kind in PRODUCTS else None
+    return known if known is None or kind is Kind.SCALED else -known
+
+
+def _straight(equation: Equation) -> bool:
+    """Whether every operand is passed on as it is or not at all: a ReLU."""
+    if len({atom for atom in equation.inputs if isinstance(atom, Var)}) > 1:
+        return False
+    if equation.blocks:
+        return all(inner.primitive in STRAIGHT for block in equation.blocks for inner in block.equations)
+    return equation.primitive in STRAIGHT
+
+
+def _chained(inner: _Slope, outer: _Slope, held: Box, box: Box) -> _Slope:
+    """The slope of an operation after another one. A closed gate is closed whatever comes after it, an infinite slope too."""
+    size = None if inner.size is None or outer.size is None else inner.size + outer.size
+    by = inner.by if isinstance(inner.by, float) else cut(inner.by, held, box)
+    if size is not None or isinstance(inner.by, float) or isinstance(outer.by, float):
+        return _Slope(box, by * outer.by, size)
+    closed = by == 0
+    return _Slope(box, jnp.where(closed, 0, by * jnp.where(closed, 0, outer.by)), size)
+
+
 def fault(cone: Cone, windows: Sequence[Any]) -> str:
     """Where, for an input, something is first not finite that the backward walk needs, and what helps."""
-    activity = observed(cone, windows)(1)
+    activity = observed(cone, windows, {}, every=True)(1)
     for step in cone.steps:
         for _, _, gain in activity.gates.get(step.output, ()):
             if jnp.isnan(gain.digits).any():

@@ -16,7 +16,7 @@ random ones by this regression, and its variance. Where the gradient does not go
 channel) the mean ends at the first random contraction, and its square goes on as variance.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -28,7 +28,7 @@ from erfjax.tracing.program.equations import Atom, Known
 from erfjax.tracing.registry import lengths
 from erfjax.tracing.second_moments.activity import Activity, IsRandom, Weigh
 from erfjax.tracing.second_moments.kinds import PRODUCTS, Choice, Kind
-from erfjax.tracing.second_moments.scaled import Scaled, widened
+from erfjax.tracing.second_moments.scaled import EMPTY, Scaled, widened
 from erfjax.tracing.second_moments.steps import (
     applied,
     dependent,
@@ -45,43 +45,55 @@ def moments(cone: Cone, activity: Activity, power: int, weigh: Weigh, cotangents
     """The expected power of the gradient of Σ ±cotangent·unit, one random sign per entry, on the window of the input."""
     arrived = _Arrived(cone, power, cotangents)
     for step in reversed(cone.steps):
-        moment = arrived.take(step)
+        moment = arrived.take(step).get(power)
         if moment is not None:
-            arrived.add_all(_pulled(cone, step, activity, power, weigh, moment))
-    return arrived.at_input()
+            moment = moment.searched() if arrived.due(step) else moment
+            arrived.add_all(power, _pulled(cone, step, activity, power, weigh, moment))
+    return arrived.at_input(power)
 
 
 def coherent_moments(
     cone: Cone,
     activities: Callable[[int], Activity],
-    weigh: Weigh,
+    weighs: Mapping[int, Weigh],
     is_random: IsRandom,
     cotangents: Sequence[Any],
+    *,
+    careful: bool,
 ) -> Scaled:
-    """E g² of Σ cotangent·unit, entry by entry on the window of the input."""
+    """E g² of Σ cotangent·unit, entry by entry on the window of the input.
+
+    Args:
+        cone: what the unit needs.
+        activities: what the units do, for both powers.
+        weighs: how known weights are read: as they are, squared, and to the fourth power.
+        is_random: which known operands are random.
+        cotangents: one for each wanted array.
+        careful: search for the size of activations whose squares may leave the range of the precision. Otherwise they are
+            squared as they are, and the result is not a number where that goes wrong.
+    """
     nonlinear = nonlinear_downstream(cone, is_random)
     plain, squared = activities(1), activities(2)
-    mean, variance = _Arrived(cone, 1, cotangents), _Arrived(cone, 2, ())
+    arrived = _Arrived(cone, 1, cotangents)
     for step in reversed(cone.steps):
-        m, v = mean.take(step), variance.take(step)
+        found = arrived.take(step)
+        m, v = found.get(1), found.get(2)
         operand = random_operand(step, is_random) if m is not None else None
+        if m is not None and operand is not None:
+            v = arrived.squared(m) if v is None else v + arrived.squared(m)
+        if (m is not None or v is not None) and arrived.due(step):
+            m, v = arrived.searched(m, v)
         if m is not None and operand is None:
-            mean.add_all(_pulled(cone, step, plain, 1, as_given, m))
-        elif m is not None and operand is not None:
-            v = m.power(2) if v is None else v + m.power(2)
-            if nonlinear.get(step.output, False):
-                atom, box = step.equation.inputs[operand], step.operands[operand] or ()
-                onwards, known = _regression(cone, step, operand, plain, weigh, m)
-                mean.add(atom, box, onwards)
-                variance.add(atom, box, known.linear(jnp.negative))
+            arrived.add_all(1, _pulled(cone, step, plain, 1, weighs[1], m))
+        elif m is not None and operand is not None and nonlinear.get(step.output, False):
+            atom, box = step.equation.inputs[operand], step.operands[operand] or ()
+            onwards, known = _regression(cone, step, operand, plain, weighs, m, arrived.squared(m), careful)
+            arrived.add(1, atom, box, onwards)
+            arrived.add(2, atom, box, known.linear(jnp.negative))
         if v is not None:
-            variance.add_all(_pulled(cone, step, squared, 2, weigh, v))
-    return (variance.at_input() + mean.at_input().power(2)).linear(lambda a: jnp.maximum(a, 0))  # rounding aside
-
-
-def as_given(equation: Any, operand: int, weight: Any) -> Scaled:
-    """A weight read as it is."""
-    return Scaled.of(weight)
+            arrived.add_all(2, _pulled(cone, step, squared, 2, weighs[2], v))
+    whole = arrived.at_input(2) + arrived.at_input(1).power(2)
+    return whole.linear(lambda a: jnp.maximum(a, 0))  # rounding aside
 
 
 def nonlinear_downstream(cone: Cone, is_random: IsRandom) -> dict[Atom, bool]:
@@ -111,47 +123,76 @@ def random_operand(step: Step, is_random: IsRandom) -> int | None:
     return operands[0] if len(operands) == 1 and any(is_random(step.equation, i) for i in known) else None
 
 
-RESCALED_EVERY = 4  # contractions: each changes a moment of digits near one by 2**22 at most, for weights of known size
+FEWEST, MOST = 4, 8  # contractions between two searches for the largest digit
 
 
 class _Arrived:
-    """What has arrived at each variable, on its box, from the steps that read it.
+    """What has arrived at each variable, on its box, from the steps that read it: by power, the mean (1) and the square (2).
 
-    Digits are brought back near one every few contractions: to look for the largest costs a compiler more than the step itself.
+    Weights and gates of known size change a moment of digits near one by 2**8 at most for each contraction. So digits are
+    brought back near one every few contractions only: where everything that is under way has met in one array, so that all
+    of it shares one exponent, and wherever too many contractions have gone by.
     """
 
     def __init__(self, cone: Cone, power: int, cotangents: Sequence[Any]):
-        self.cone, self.held, self.dtype = cone, dict[Atom, Scaled](), precision(cone)
+        self.cone, self.held, self.dtype = cone, dict[Atom, dict[int, Scaled]](), precision(cone)
         self.ages: dict[Atom, int] = {}
         self.age = 0  # contractions since the last search, behind the step that was taken last
+        self.doubled: list[tuple[Any, Any]] = []  # the bases of means, and of their squares
         for (atom, box), cotangent in zip(cone.wanted.items(), cotangents, strict=False):
-            self.add(atom, box, Scaled.of(cotangent).power(power))
+            self.add(power, atom, box, Scaled(widened(cotangent)).power(power))
 
-    def add(self, atom: Atom, box: Box, moment: Scaled) -> None:
+    def add(self, power: int, atom: Atom, box: Box, moment: Scaled) -> None:
         """Adds to what has arrived, zero outside the box."""
         whole = self.cone.boxes[atom]
         sides = [(int(p.start - w.start), int(w.stop - p.stop), 0) for p, w in zip(box, whole, strict=True)]
-        placed = moment.astype(self.dtype).linear(lambda a: lax.pad(a, jnp.zeros((), a.dtype), sides))
-        self.held[atom] = self.held[atom] + placed if atom in self.held else placed
+        placed = moment.astype(self.dtype)
+        if any(map(any, sides)):
+            placed = placed.linear(lambda a: lax.pad(a, jnp.zeros((), a.dtype), sides))
+        held = self.held.setdefault(atom, {})
+        held[power] = held[power] + placed if power in held else placed
         self.ages[atom] = max(self.ages.get(atom, 0), self.age)
 
-    def add_all(self, parts: Iterator[tuple[Atom, Box, Scaled]]) -> None:
-        for part in parts:
-            self.add(*part)
+    def add_all(self, power: int, parts: Iterator[tuple[Atom, Box, Scaled]]) -> None:
+        for atom, box, moment in parts:
+            self.add(power, atom, box, moment)
 
-    def take(self, step: Step) -> Scaled | None:
-        """What has arrived at the result of a step."""
-        found, self.age = self.held.pop(step.output, None), self.ages.get(step.output, 0)
-        if found is None or not passes(step) or kind_of(step.equation) is not Kind.BILINEAR:
-            return found
-        self.age += 1
-        if self.age >= RESCALED_EVERY:
-            found, self.age = Scaled.of(found.digits, found.exponent), 0
+    def take(self, step: Step) -> dict[int, Scaled]:
+        """What has arrived at the result of a step; computed once where the step passes it to several variables."""
+        self.age = self.ages.get(step.output, 0)
+        found = self.held.pop(step.output, {})
+        if found and len(dependent(step)) > 1:
+            return {power: moment.linear(lax.optimization_barrier) for power, moment in found.items()}
         return found
 
-    def at_input(self) -> Scaled:
+    def due(self, step: Step) -> bool:
+        """Whether to search for the largest digit before a step."""
+        if not passes(step):
+            return False
+        self.age += kind_of(step.equation) is Kind.BILINEAR
+        due = self.age >= (MOST if self.held else FEWEST)
+        self.age = 0 if due else self.age
+        return due
+
+    def squared(self, mean: Scaled) -> Scaled:
+        """The square of a mean, of the base that squares have which were searched together with it."""
+        square = mean.power(2)
+        base = next((two for one, two in self.doubled if one is mean.base), square.base)
+        self.doubled.append((mean.base, base))
+        return Scaled(square.digits, base, square.offset)
+
+    def searched(self, mean: Scaled | None, square: Scaled | None) -> tuple[Scaled | None, Scaled | None]:
+        """The same with digits near one, both of one exponent."""
+        if mean is None or square is None:
+            return mean and mean.searched(), square and square.searched()
+        exponent = (square.searched().exponent + 1) // 2  # |mean| <= √square
+        self.doubled.append((exponent, 2 * exponent))
+        return Scaled(mean.at(exponent), exponent), Scaled(square.at(self.doubled[-1][1]), self.doubled[-1][1])
+
+    def at_input(self, power: int) -> Scaled:
         source, window = self.cone.block.inputs[0], self.cone.windows[0]
-        return self.held.get(source, Scaled.of(jnp.zeros(lengths(window), self.dtype)))
+        found = self.held.get(source, {}).get(power, Scaled(jnp.zeros(lengths(window), self.dtype), EMPTY))
+        return Scaled(found.digits, jnp.asarray(found.exponent, jnp.int32))
 
 
 def _pulled(
@@ -174,13 +215,13 @@ def _pulled(
         (i,), evenly = operands, kind.evenly
         shape = jax.ShapeDtypeStruct(lengths(step.operands[i] or ()), dtype)
         (back,) = jax.linear_transpose(lambda a: evenly(step, a)[0], shape)(moment.digits)
-        yield inputs[i], step.operands[i] or (), Scaled.of(back, moment.exponent)
+        yield inputs[i], step.operands[i] or (), Scaled(back, moment.base, moment.offset)
     else:
         values = [widened(value, dtype) for value in cone.operands(step, activity.values)]
         moved = [values[i] for i in operands]
         _, pull = jax.vjp(lambda *arrays: widened(exchanged(step, values, operands, arrays), dtype), *moved)
         for i, back in zip(operands, pull(moment.digits), strict=True):
-            yield inputs[i], step.operands[i] or (), Scaled(back, moment.exponent)
+            yield inputs[i], step.operands[i] or (), Scaled(back, moment.base, moment.offset)
 
 
 def _raised(cone: Cone, step: Step, activity: Activity, weigh: Weigh, i: int) -> Scaled:
@@ -193,14 +234,14 @@ def _raised(cone: Cone, step: Step, activity: Activity, weigh: Weigh, i: int) ->
 
 def _contracted(step: Step, operand: int, partner: Scaled, cotangent: Scaled) -> Scaled:
     """The transpose of a contraction as a function of one operand, with this partner."""
-    dtype = cotangent.digits.dtype
+    return cotangent.product(partner, _transposed(step, operand, partner.digits, cotangent.digits))
+
+
+def _transposed(step: Step, operand: int, partner: Any, cotangent: Any) -> Any:
+    dtype = cotangent.dtype
     shape = jax.ShapeDtypeStruct(lengths(step.operands[operand] or ()), dtype)
-
-    def contract(x: Any) -> Any:
-        return applied(step, _ordered(operand, x, partner.digits), dtype)
-
-    (back,) = jax.linear_transpose(contract, shape)(cotangent.digits)
-    return Scaled(back, cotangent.exponent + partner.exponent)
+    (back,) = jax.linear_transpose(lambda x: applied(step, _ordered(operand, x, partner), dtype), shape)(cotangent)
+    return back
 
 
 def _ordered(operand: int, x: Any, partner: Any) -> list[Any]:
@@ -218,16 +259,41 @@ def _summed_to(moment: Scaled, shape: tuple[int, ...]) -> Scaled:
     return moment.linear(lambda a: jnp.sum(a, axes, keepdims=True))
 
 
+LEAST = (
+    2.0**-96
+)  # variances below may have lost terms to underflow; a matter of activations, since weights are of known size
+
+
 def _regression(
-    cone: Cone, step: Step, operand: int, activity: Activity, weigh: Weigh, mean: Scaled
+    cone: Cone,
+    step: Step,
+    operand: int,
+    activity: Activity,
+    weighs: Mapping[int, Weigh],
+    mean: Scaled,
+    square: Scaled,
+    careful: bool,
 ) -> tuple[Scaled, Scaled]:
     """The mean gradient through weights as their result and its input lead to expect them, and Σ m², what is known of them."""
     dtype, box = mean.digits.dtype, cone.boxes[step.output]
     values = cone.operands(step, activity.values)
-    weights = weigh(step.equation, 1 - operand, values[1 - operand]).astype(dtype)
-    a, z = Scaled.of(values[operand]), Scaled.of(cut(activity.values[step.output], box, step.box)).astype(dtype)
-    a = a.astype(dtype)
-    squares = applied(step, _ordered(operand, a.digits**2, weights.digits), dtype)
-    share = mean * (z / Scaled.of(squares, weights.exponent + 2 * a.exponent))
-    onwards = a * _contracted(step, operand, weights, share)
-    return onwards, a.power(2) * _contracted(step, operand, weights.power(2), share.power(2))
+    weights, fourth = (weighs[p](step.equation, 1 - operand, values[1 - operand]).astype(dtype) for p in (2, 4))
+    a, z = (
+        Scaled(widened(part, dtype)) for part in (values[operand], cut(activity.values[step.output], box, step.box))
+    )
+    if careful:
+        a, z = a.searched(), z.searched()
+        squares = weights.product(a.power(2), applied(step, _ordered(operand, a.digits**2, weights.digits), dtype))
+        share = mean * (z / squares.searched())
+        onwards = a * _contracted(step, operand, weights, share)
+        return onwards, a.power(2) * _contracted(step, operand, fourth, share.power(2))
+    variance = applied(step, _ordered(operand, a.digits**2, weights.digits), dtype)
+    held = (variance >= LEAST) & (variance < 1 / LEAST)
+    ratio = jnp.where(z.digits == 0, 0, jnp.where(held, z.digits / jnp.where(held, variance, 1), jnp.nan))
+    root = (
+        weights.halved()
+    )  # z is taken in units of the weights, so that it is about as large as the root of its variance
+    share = mean.digits * Scaled(ratio).at(root.exponent)
+    onwards = a.digits * _transposed(step, operand, weights.digits, share)
+    known = a.digits**2 * _transposed(step, operand, fourth.digits, share**2)
+    return mean.product(root, onwards), square.product(weights, known)

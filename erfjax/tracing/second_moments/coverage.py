@@ -212,7 +212,7 @@ class _Surveyor:
             if (self.index[id(equation)], i) not in self.weights:
                 continue
             random = True
-            weight = np.asarray(atom.value, np.float64)  # type: ignore[union-attr]
+            weight = np.asarray(atom.value)  # type: ignore[union-attr]
             self.tests += [(place(equation), name, p) for name, p in independence(weight, channel_axes(equation, i))]
             if self.uses.again(weight) and self.power == 2 and weight.any():
                 self.add(SHARED, place(equation))

@@ -49,8 +49,8 @@ class Choice:
     """An extremum or an order statistic: one of several entries, which the data choose.
 
     Attributes:
-        evenly: (step, array) -> the mean of an array over the entries to choose from, and their number; None: without data
-            such a primitive is refused.
+        evenly: (step, array) -> the mean of an array over the entries to choose from, and their number (NumPy); None: without
+            data such a primitive is refused.
         sign: 1 for the greatest, -1 for the least.
     """
 

@@ -15,6 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import scipy
+from jax import lax
 
 from erfjax.errors import DataDependentError
 from erfjax.tracing.program.equations import Atom, Equation, Known, Var
@@ -49,6 +50,11 @@ class State:
     def square(self) -> Scaled:
         """The second moment."""
         return self.variance if self.mean is None else self.variance + self.mean.power(2)
+
+    def computed_once(self) -> "State":
+        """The same, which the compiler does not compute anew in every kernel that reads it."""
+        mean = None if self.mean is None else self.mean.linear(lax.optimization_barrier)
+        return State(mean, self.variance.linear(lax.optimization_barrier), self.concentrated)
 
     def cut(self, held: Any, box: Any) -> "State":
         """The state on a smaller box."""
@@ -109,7 +115,7 @@ class _Walk:
             return
         values = [self.operand(step, i) for i in range(len(step.operands))]
         rule = self.meeting if elementwise(step) else self.reached
-        self.states[step.output] = rule(step, values)
+        self.states[step.output] = rule(step, values).computed_once()
 
     def operand(self, step: Step, i: int) -> Any:
         """An operand on its box: a State, a known array, the chance of a comparison, or None where the step leaves it out."""
@@ -129,7 +135,7 @@ class _Walk:
 
     def scaled(self, value: Any) -> Scaled:
         """A known number as an array of the walk."""
-        return Scaled.of(value).astype(self.dtype)
+        return Scaled.of(jnp.asarray(value)).astype(self.dtype)
 
     def moments_of(self, values: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """The means and the second moments of operands: Scaled for variables and known numbers, as they are for all else."""
@@ -176,7 +182,7 @@ class _Walk:
             mean, variance, by = rule(self.cone, rest, at.mean, at.variance, self.power)
             gate = gate.linear(lambda a: cut(a, held, rest.steps[-1].box)) * by.astype(self.dtype)
             at = State(mean.astype(self.dtype), variance.astype(self.dtype), at.concentrated)
-        self.states[atom] = at
+        self.states[atom] = at.computed_once()
         self.gates[atom] = [(whole.base, rest.steps[-1].box if rest.steps else held, gate)]
 
     def moved(self, step: Step, at: State) -> tuple[State, Scaled]:
@@ -293,10 +299,14 @@ class _Walk:
         if kind.evenly is None or len(states) != 1:
             raise DataDependentError(f'Mean field has no rule for {step.equation}: use gates="data".')
         (state,), evenly = states, kind.evenly
-        count = jnp.asarray(evenly(step, state.variance.digits)[1], self.dtype)
         mean, variance = (part.linear(lambda a: evenly(step, a)[0]) for part in (state.centre, state.variance))
-        counts, means, variances = (jnp.asarray(a, self.dtype) for a in order_statistics())
-        shift, share = (self.scaled(jnp.interp(jnp.log(count), counts, a)) for a in (kind.sign * means, variances))
+        at, (counts, means, variances) = np.log(evenly(step, state.variance.digits)[1]), order_statistics()
+
+        def read(table: np.ndarray) -> Scaled:
+            found = jnp.asarray(np.interp(at, counts, table), self.dtype)
+            return self.scaled(jnp.broadcast_to(found, mean.shape))
+
+        shift, share = read(kind.sign * means), read(variances)
         return State(mean + shift * variance.root(), share * variance)
 
 

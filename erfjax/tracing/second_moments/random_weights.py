@@ -8,8 +8,8 @@ import numpy as np
 import scipy
 
 from erfjax.tracing.program.equations import Known
-from erfjax.tracing.rules.contraction import channel_axes
-from erfjax.tracing.second_moments.kinds import Kind
+from erfjax.tracing.rules.contraction import channel_axes, partners
+from erfjax.tracing.second_moments.kinds import PRODUCTS, Kind
 from erfjax.tracing.second_moments.scaled import size_of
 from erfjax.tracing.second_moments.steps import kind_of
 from erfjax.tracing.windows.cone import Cone
@@ -33,7 +33,7 @@ def weights(cone: Cone) -> frozenset[Operand]:
     if that looks like random draws of zero mean, which the matrices of a resize do not.
     """
     found = set()
-    for at, atom in _known_operands(cone):
+    for at, atom in contracted(cone):
         if stands_for_draws(atom.concrete, channel_axes(cone.block.equations[at[0]], at[1]), atom.captured):
             found.add(at)
     return frozenset(found)
@@ -42,22 +42,44 @@ def weights(cone: Cone) -> frozenset[Operand]:
 def stands_for_draws(value: np.ndarray | None, channels: Sequence[int], captured: bool) -> bool:
     """Whether a known operand of a contraction stands for random draws; see `weights`. None is a value not known yet."""
     if captured:
-        return value is None or not is_filter(np.asarray(value, np.float64), channels)
+        return value is None or not is_filter(value, channels)
     if value is None or not (np.less(value, 0).any() and np.greater(value, 0).any()):
         return False
-    return all(p > CHANCE for _, p in independence(np.asarray(value, np.float64), channels))
+    return all(p > CHANCE for _, p in independence(value, channels))
 
 
 def sizes(cone: Cone) -> dict[Operand, int]:
-    """The exponents of the known operands of contractions (see `scaled.size_of`), as far as their values are there."""
-    values = ((at, atom.concrete) for at, atom in _known_operands(cone))
-    return {at: size_of(value) for at, value in values if value is not None}
+    """The exponents of what known operands of products multiply a gradient by, as far as their values are there.
+
+    That is the greatest factor of an elementwise product, and √(Σ w² / n) of a contraction, n the positions that it pulls back
+    to: so squared weights of this exponent leave a moment about as large as it was.
+    """
+    found = {}
+    for kinds in ((Kind.BILINEAR,), PRODUCTS):
+        for (k, i), atom in contracted(cone, kinds):
+            value, equation = atom.concrete, cone.block.equations[k]
+            if value is not None and Kind.BILINEAR in kinds:
+                found[k, i] = size_of(norm(value) / math.sqrt(max(1, partners(equation, i))))
+            elif value is not None:
+                found[k, i] = size_of(float(np.max(np.abs(value), initial=0)))
+    return found
 
 
-def _known_operands(cone: Cone) -> Iterable[tuple[Operand, Known]]:
+def norm(value: np.ndarray) -> float:
+    """√Σ w², in single precision where that holds it."""
+    flat = value.ravel()
+    with np.errstate(over="ignore"):
+        square = float(np.dot(flat, flat)) if flat.dtype in (np.float32, np.float64) else 0.0
+    if 1e-24 < square < 1e30:
+        return math.sqrt(square)
+    return float(np.linalg.norm(flat.astype(np.float64)))
+
+
+def contracted(cone: Cone, kinds: Sequence[Kind] = (Kind.BILINEAR,)) -> Iterable[tuple[Operand, Known]]:
+    """The known operands of contractions, or of steps of other kinds."""
     index = indices(cone)
     for step in cone.steps:
-        if kind_of(step.equation) is Kind.BILINEAR:
+        if kind_of(step.equation) in kinds:
             for i, atom in enumerate(step.equation.inputs):
                 if isinstance(atom, Known) and jnp.issubdtype(atom.dtype, jnp.inexact):
                     yield (index[id(step.equation)], i), atom
@@ -65,12 +87,12 @@ def _known_operands(cone: Cone) -> Iterable[tuple[Operand, Known]]:
 
 def is_filter(weight: np.ndarray, channels: Sequence[int]) -> bool:
     """Whether a kernel is the same for all channels (an average, a blur): nobody draws weights like that."""
-    taps = np.moveaxis(weight, channels, range(len(channels))).reshape(math.prod(weight.shape[a] for a in channels), -1)
-    if not taps.any():
+    first = weight[tuple(slice(0, 1) if a in channels else slice(None) for a in range(weight.ndim))]
+    if not weight.any():
         return False
-    if len(taps) == 1:
-        return bool((taps >= 0).all() or (taps <= 0).all())
-    return bool((taps == taps[:1]).all())
+    if weight.size == first.size:
+        return bool((first >= 0).all() or (first <= 0).all())
+    return bool((weight == first).all())
 
 
 class Uses:
@@ -118,14 +140,17 @@ def independence(weight: np.ndarray, channels: Sequence[int]) -> list[tuple[str,
         >>> [(name, p < 1e-6) for name, p in independence(smooth, (1, 2))]
         [('mean', False), ('neighbours', True)]
     """
-    tests = [("mean", weight)]
+    tests, size = [("mean", weight)], norm(weight)
+    if weight.dtype != np.float32 or not 1e-6 < size < 1e12:
+        weight = weight.astype(np.float64) / (size or 1)
+        tests = [("mean", weight)]
     for axis in range(weight.ndim):
         if axis not in channels and weight.shape[axis] > 1:
             ahead, behind = np.moveaxis(weight, axis, 0)[1:], np.moveaxis(weight, axis, 0)[:-1]
             tests.append(("neighbours", ahead * behind))
     found = []
     for name, terms in tests:
-        scale = float(np.sqrt(np.square(terms).sum()))
+        scale = norm(terms)
         if scale:
             found.append((name, float(scipy.special.erfc(abs(float(terms.sum())) / scale / math.sqrt(2)))))
     return found

@@ -4,11 +4,16 @@ A second moment is a product of squared weights over all layers: twenty layers o
 So every array of the walks is digits · 2^exponent, the largest digit in [1/2, 1), with one integer exponent. Scaling by a
 power of two is exact, so nothing else changes. Only what is smaller than the largest entry of the *same* array by more than
 the range of its precision is lost.
+
+To search for the largest digit costs a compiler as much as a layer does. So the exponent has two parts: a *base*, found by
+searching, and an *offset* that is known beforehand. Arrays of one base are added without any search.
 """
 
+import contextlib
+import contextvars
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -20,14 +25,34 @@ EMPTY = -(2**24)
 """The exponent of zero: below everything, so that adding zero moves no point."""
 
 
+_SEARCHES = contextvars.ContextVar("searches", default=True)
+
+
+def searches() -> bool:
+    """Whether the largest digit is searched at all."""
+    return _SEARCHES.get()
+
+
+@contextlib.contextmanager
+def in_double_precision() -> Iterator[None]:
+    """Traces and runs walks in double precision, where nothing is searched: the exponents of its numbers reach far."""
+    token = _SEARCHES.set(False)
+    try:
+        with jax.enable_x64(True):
+            yield
+    finally:
+        _SEARCHES.reset(token)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Scaled:
-    """digits · 2**exponent.
+    """digits · 2**exponent, exponent = base + offset.
 
     Attributes:
         digits: a floating-point array.
-        exponent: one int32 for the whole array.
+        base: one int32 for the whole array, or a Python integer.
+        offset: what is known beforehand.
 
     Example:
         >>> import jax.numpy as jnp
@@ -39,12 +64,20 @@ class Scaled:
     """
 
     digits: Any
-    exponent: Any
+    base: Any = 0
+    offset: int = dataclasses.field(default=0, metadata={"static": True})
+
+    @property
+    def exponent(self) -> Any:
+        """One int32 for the whole array."""
+        return self.base + self.offset if self.offset else self.base
 
     @classmethod
     def of(cls, array: Any, exponent: Any = 0) -> "Scaled":
         """array · 2**exponent, with the largest digit in [1/2, 1)."""
         array = widened(array)
+        if not searches():
+            return cls(array, 0, exponent) if isinstance(exponent, int) else cls(array, exponent)
         largest = jnp.max(jnp.abs(lax.stop_gradient(array)), initial=0.0)
         own = jnp.where(jnp.isfinite(largest) & (largest > 0), _exponent(largest), 0)
         own = lax.optimization_barrier(
@@ -61,13 +94,22 @@ class Scaled:
         if exponent is None:
             return cls.of(array)
         array = widened(array)
-        digits = array if exponent == 0 else array * power_of_two(-exponent, array.dtype)
-        return cls(digits, jnp.asarray(exponent, jnp.int32))
+        return cls(_moved(array, -exponent), 0, exponent)
+
+    def searched(self) -> "Scaled":
+        """The same number with the largest digit in [1/2, 1)."""
+        return Scaled.of(self.digits, self.exponent)
 
     def times(self, other: "Scaled") -> "Scaled":
         """The product of two arrays whose digits are near one: nothing is searched. Zero stays zero, even times infinity."""
-        product = jnp.where((self.digits == 0) | (other.digits == 0), 0, self.digits * other.digits)
-        return Scaled(product, self.exponent + other.exponent)
+        product = self.digits * other.digits
+        if searches():
+            product = jnp.where((self.digits == 0) | (other.digits == 0), 0, product)
+        return self.product(other, product)
+
+    def product(self, other: "Scaled", digits: Any) -> "Scaled":
+        """Any product of two arrays, by its digits."""
+        return Scaled(digits, _sum(self.base, other.base), self.offset + other.offset)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -75,8 +117,7 @@ class Scaled:
 
     def __mul__(self, other: "Scaled") -> "Scaled":
         """The product; what is exactly zero stays zero, even times infinity: a closed gate lets nothing through."""
-        product = self.times(other)
-        return Scaled.of(product.digits, product.exponent)
+        return self.times(other).searched()
 
     def __truediv__(self, other: "Scaled") -> "Scaled":
         """The quotient, zero where the divisor is."""
@@ -85,57 +126,99 @@ class Scaled:
         return Scaled.of(quotient, self.exponent - other.exponent)
 
     def __add__(self, other: "Scaled") -> "Scaled":
-        (one, two), exponent = aligned([self, other])
-        return Scaled(one + two, exponent)
+        one, two = level([self, other])
+        return Scaled(one.digits + two.digits, one.base, one.offset)
 
     def __sub__(self, other: "Scaled") -> "Scaled":
-        (one, two), exponent = aligned([self, other])
-        return Scaled(one - two, exponent)
+        one, two = level([self, other])
+        return Scaled(one.digits - two.digits, one.base, one.offset)
 
     def astype(self, dtype: Any) -> "Scaled":
-        return Scaled(jnp.asarray(self.digits, dtype), self.exponent)
+        return self.linear(lambda digits: jnp.asarray(digits, dtype))
 
     def power(self, power: int) -> "Scaled":
-        return Scaled(self.digits**power, self.exponent * power)
+        return self if power == 1 else Scaled(self.digits**power, self.base * power, self.offset * power)
+
+    def halved(self) -> "Scaled":
+        """The same digits with half the exponent, which is even."""
+        return Scaled(self.digits, self.base // 2, self.offset // 2)
 
     def root(self) -> "Scaled":
         """The square root of what is not negative, with a finite slope at zero."""
         odd = self.exponent % 2
-        digits = jnp.maximum(self.digits, 0) * power_of_two(odd, self.digits.dtype)
+        digits = jnp.maximum(self.digits, 0) * (
+            power_of_two(odd, self.digits.dtype) if not isinstance(odd, int) else 1 + odd
+        )
         positive = digits > 0
         return Scaled.of(jnp.where(positive, jnp.sqrt(jnp.where(positive, digits, 1)), 0), (self.exponent - odd) // 2)
 
     def linear(self, function: Callable[[Any], Any]) -> "Scaled":
         """A linear function of the digits."""
-        return Scaled(function(self.digits), self.exponent)
+        return Scaled(function(self.digits), self.base, self.offset)
 
     def at(self, exponent: Any) -> Any:
         """The digits for another exponent that is no smaller."""
+        if _fixed(self.base) and isinstance(exponent, int):
+            return _moved(self.digits, self.exponent - exponent)
         limit, by = jnp.finfo(self.digits.dtype).maxexp - 2, self.exponent - exponent
         factor = power_of_two(jnp.maximum(by, -limit), self.digits.dtype)
         return self.digits * jnp.where(by < -limit, 0, factor)
 
     def restored(self) -> Any:
         """The plain array, as far as its precision can hold it."""
+        if _fixed(self.base):
+            return _moved(self.digits, self.exponent)
         half, dtype = self.exponent // 2, self.digits.dtype
         return self.digits * power_of_two(half, dtype) * power_of_two(self.exponent - half, dtype)
 
 
-SIZE_STEP = 8  # exponents that are known beforehand are multiples of this
+SIZE_STEP = 4  # exponents that are known beforehand are multiples of this
 
 
-def size_of(array: np.ndarray) -> int:
-    """The exponent of the largest entry, to the nearest multiple of `SIZE_STEP`; 0 where there is none."""
-    largest = float(np.max(np.abs(np.asarray(array, np.float64)), initial=0.0))
-    if not np.isfinite(largest) or largest == 0:
+def size_of(size: float) -> int:
+    """The exponent of a number, to the nearest multiple of `SIZE_STEP`; 0 where it has none."""
+    if not np.isfinite(size) or size == 0:
         return 0
-    return SIZE_STEP * round(float(np.frexp(largest)[1]) / SIZE_STEP)
+    return SIZE_STEP * round(float(np.frexp(size)[1]) / SIZE_STEP)
+
+
+def level(parts: Sequence[Scaled]) -> list[Scaled]:
+    """Several arrays for one exponent, the largest; where it is known beforehand which that is, nothing is compared."""
+    first = parts[0].base
+    if all(_fixed(part.base) for part in parts):
+        fixed = max(part.exponent for part in parts)
+        return [Scaled(_moved(part.digits, part.exponent - fixed), 0, fixed) for part in parts]
+    if all(part.base is first for part in parts):
+        offset = max(part.offset for part in parts)
+        return [Scaled(_moved(part.digits, part.offset - offset), first, offset) for part in parts]
+    exponent = functools.reduce(jnp.maximum, (part.exponent for part in parts))
+    return [Scaled(part.at(exponent), exponent) for part in parts]
 
 
 def aligned(parts: Sequence[Scaled]) -> tuple[list[Any], Any]:
     """The digits of several arrays for one exponent, and that exponent."""
-    exponent = functools.reduce(jnp.maximum, (part.exponent for part in parts))
-    return [part.at(exponent) for part in parts], exponent
+    moved = level(parts)
+    return [part.digits for part in moved], moved[0].exponent
+
+
+def _fixed(base: Any) -> bool:
+    """Whether a base is no array but a number that is known beforehand."""
+    return isinstance(base, int)
+
+
+def _sum(one: Any, two: Any) -> Any:
+    """The sum of two bases; the very same array where the other is 0."""
+    return two if _fixed(one) and one == 0 else one if _fixed(two) and two == 0 else one + two
+
+
+def _moved(digits: Any, by: int) -> Any:
+    """digits · 2**by, exactly; what leaves the precision downwards becomes zero."""
+    if by == 0:
+        return digits
+    info = jnp.finfo(digits.dtype)
+    if by < info.minexp:
+        return jnp.zeros_like(digits)
+    return digits * np.asarray(2.0 ** min(by, info.maxexp - 1), digits.dtype)
 
 
 def total(parts: Sequence[Scaled]) -> Scaled:

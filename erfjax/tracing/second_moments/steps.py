@@ -6,13 +6,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from erfjax.errors import DataDependentError, UnsupportedPrimitiveError
 from erfjax.tracing import jaxpr as jx
 from erfjax.tracing import registry
 from erfjax.tracing.program.equations import Equation, Var
+from erfjax.tracing.registry import lengths
 from erfjax.tracing.second_moments.kinds import ELEMENTWISE, Kind, Moment
-from erfjax.tracing.second_moments.scaled import widened, wider
+from erfjax.tracing.second_moments.scaled import searches, widened, wider
 from erfjax.tracing.windows.cone import Cone, Step
 
 
@@ -64,7 +66,9 @@ def exchanged(step: Step, values: Sequence[Any], places: Sequence[int], arrays: 
 
 
 def precision(cone: Cone) -> Any:
-    """The precision of a walk: the widest in the cone, and single at least."""
+    """The precision of a walk: the widest in the cone, and single at least; double where nothing is searched."""
+    if not searches():
+        return jnp.dtype(jnp.float64)
     atoms = {atom for step in cone.steps for atom in (step.output, *step.equation.inputs)} | set(cone.block.inputs)
     dtypes = {atom.dtype for atom in atoms if jnp.issubdtype(atom.dtype, jnp.floating)}
     return functools.reduce(wider, dtypes, jnp.dtype(jnp.float32))
@@ -75,8 +79,22 @@ def applied(step: Step, operands: Sequence[Any], dtype: Any) -> Any:
     return widened(step.apply([widened(operand, dtype) for operand in operands]), dtype)
 
 
+SIGNS: dict[Any, tuple[float, ...]] = {
+    lax.add_p: (1.0, 1.0),
+    lax.sub_p: (1.0, -1.0),
+    lax.neg_p: (-1.0,),
+    lax.convert_element_type_p: (1.0,),
+}
+"""The slopes of the commonest linear operations."""
+
+
 def slope(step: Step, values: Sequence[Any], operand: int) -> Any:
-    """∂f/∂x_operand of an elementwise operation at `values`, computed in the precision of the model."""
+    """∂f/∂x_operand of an elementwise operation at `values`, computed in the precision of the model; a number if it is one."""
+    primitive = step.equation.primitive
+    if primitive in SIGNS:
+        return SIGNS[primitive][operand]
+    if primitive is lax.mul_p:
+        return jnp.broadcast_to(widened(values[1 - operand]), lengths(step.box))
     held = [
         value if value is None or value.dtype == atom.dtype else jnp.asarray(value, atom.dtype)
         for value, atom in zip(values, step.equation.inputs, strict=True)

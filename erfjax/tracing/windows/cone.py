@@ -7,6 +7,7 @@ whole program has there, so `vjp`, `jit`, `vmap` and sharding apply. Where an op
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -66,6 +67,27 @@ class Cone:
         for step in self.steps:
             _settle(step.equation)
         return self
+
+    @property
+    def known(self) -> tuple[Known, ...]:
+        """The known operands of its steps, each once, but for numbers that no weight makes: those stay constants."""
+        read = [atom for step in self.steps for atom in step.equation.inputs if isinstance(atom, Known)]
+        return tuple(dict.fromkeys(atom for atom in read if atom.captured or math.prod(atom.shape) > 1))
+
+    def with_known(self, values: Mapping[Known, Any]) -> "Cone":
+        """The same cone with other values of known operands."""
+
+        def given(atom: Atom) -> Atom:
+            if not isinstance(atom, Known) or atom not in values:
+                return atom
+            return Known(
+                atom.shape, atom.dtype, functools.partial(values.__getitem__, atom), atom.captured, atom.origin
+            )
+
+        equations = [dataclasses.replace(e, inputs=tuple(map(given, e.inputs))) for e in self.block.equations]
+        new = {id(old): equation for old, equation in zip(self.block.equations, equations, strict=True)}
+        steps = tuple(dataclasses.replace(step, equation=new[id(step.equation)]) for step in self.steps)
+        return dataclasses.replace(self, block=dataclasses.replace(self.block, equations=tuple(equations)), steps=steps)
 
     def __call__(self, *windows: Any) -> list[Any]:
         """The wanted boxes, in the order in which they were asked for."""
@@ -201,6 +223,8 @@ WHOLE = WindowRule(_evaluate_whole)
 
 def _evaluate_derived(equation: Equation, result: int, operands: Sequence[Any], boxes: Sequence[Box], box: Box) -> Any:
     """An elementwise function with a derivative of its own: both the function and its derivative act on the window."""
+    if box == full(equation.outputs[result].shape):
+        return _evaluate_whole(equation, result, operands, boxes, box)
     (block,) = equation.blocks
     moving = [i for i, atom in enumerate(equation.inputs) if isinstance(atom, Var)]
     primal = restrict(block, {block.outputs[result]: box})

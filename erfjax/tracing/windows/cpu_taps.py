@@ -16,6 +16,7 @@ import numpy as np
 from jax import lax
 
 from erfjax.tracing.program.equations import Equation
+from erfjax.tracing.windows.brief import is_brief
 
 SMALL = 169  # positions of a result on which a sum over the taps of a dense kernel is quicker ...
 WIDE = 64 * 64  # ... if a tap has this many weights: below, compiling takes longer than is won
@@ -50,7 +51,7 @@ def sums_taps(equation: Equation, positions: int) -> bool:
     if groups > 1:
         return groups == kernel.shape[rhs[0]] and kernel.shape[rhs[1]] == 1 and count <= DEPTHWISE_TAPS
     wide = x.shape[params["dimension_numbers"].lhs_spec[1]] * kernel.shape[rhs[0]] >= WIDE
-    return count == 1 or (wide and count <= DENSE_TAPS and positions <= SMALL)
+    return count == 1 or (wide and count <= DENSE_TAPS and positions <= SMALL and not is_brief())
 
 
 def convolved(equation: Equation, x: Any, kernel: Any, sides: Sides, counts: Sequence[int], element: Any) -> Any:

@@ -1,0 +1,110 @@
+"""What the first call costs: what is searched and compiled, that a second process compiles nothing, and that a wait is told."""
+
+import collections
+import functools
+import os
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import erfjax as ej
+from benchmarks import models
+from erfjax.measurement.waiting import told
+from erfjax.readings.analytic import _jitted
+from erfjax.readings.moment_pass import MomentPass, Options
+from erfjax.readings.question import ask, one_sample
+from tests.tracing.test_moments import W1, W2, X, conv
+
+
+def residual(blocks):
+    """Bottlenecks with batch norms, as in ResNet-50."""
+
+    def network(ops, x):
+        x = ops.relu(ops.norm(ops.conv(x, "stem", 8), "stem"))
+        for block in range(blocks):
+            y = ops.relu(ops.norm(ops.conv(x, f"{block}.a", 4, 1), f"{block}.a"))
+            y = ops.relu(ops.norm(ops.conv(y, f"{block}.b", 4), f"{block}.b"))
+            x = ops.relu(x + ops.norm(ops.conv(y, f"{block}.c", 8, 1), f"{block}.c"))
+        return x
+
+    ops = models.Jax(models.draw(network, (1, 16, 18, 3)))
+    return lambda x: network(ops, x)
+
+
+def operations(f, options):
+    """How often each primitive stands in the compiled closed form."""
+    sample, inputs = one_sample(jax.ShapeDtypeStruct((1, 16, 18, 3), jnp.float32), None)
+    moment_pass = MomentPass.of(ask(f, sample, inputs).each[0], options)
+    rows = (np.ones((2, 1, 16, 18, 3) if options.gates == "data" else 1, np.float32),)
+    with moment_pass.quickly():
+        text = _jitted(moment_pass, careful=False).lower(moment_pass.arguments(), rows).as_text()
+    return collections.Counter(line.split("=")[1].split()[0].strip('"') for line in text.splitlines() if " = " in line)
+
+
+@pytest.mark.parametrize("options", [Options(channels="random-signs"), Options(), Options(gates="mean-field")])
+def test_the_largest_digit_is_searched_once_in_several_layers(options):
+    found = operations(residual(3), options)  # 10 convolutions
+    assert found["stablehlo.reduce"] <= 3
+    assert found["stablehlo.erfc"] == found["stablehlo.while"] == 0
+
+
+def test_activations_whose_squares_underflow_are_answered_with_care():
+    """The first layer shrinks; squares of what it gives leave single precision."""
+
+    def f(x, scale):
+        return jax.nn.relu(conv(jax.nn.relu(scale * conv(x, W1)), W2))
+
+    one, other = (ej.analytic(functools.partial(f, scale=s), X, layout="NWC") for s in (1e-20, 1.0))
+    np.testing.assert_allclose(one.map / 1e-40, other.map, rtol=1e-4)
+
+
+SECOND = """
+import collections, jax, jax.numpy as jnp, numpy as np
+seen = collections.Counter()
+jax.monitoring.register_event_listener(lambda event, **_: seen.update([event.split("/")[-1]]))
+import erfjax as ej
+w = jnp.asarray(np.random.default_rng(0).normal(size=(3, 3, 2, 2)) / 3, jnp.float32)
+dims = ("NHWC", "HWIO", "NHWC")
+f = lambda x: jax.nn.relu(jax.lax.conv_general_dilated(jax.nn.relu(x), w, (1, 1), "SAME", dimension_numbers=dims))
+x = np.random.default_rng(1).normal(size=(3, 9, 11, 2)).astype(np.float32)
+ej.theoretical(f, x)
+for channels in ("sum", "random-signs"):
+    ej.empirical(f, x, channels=channels)
+ej.empirical(f, x, unit="all")
+for options in ({}, {"channels": "random-signs"}, {"gates": "mean-field"}, {"weights": "exchangeable"}):
+    ej.analytic(f, x, **options)
+print(seen["cache_hits"], seen["cache_misses"])
+"""
+
+
+@pytest.mark.slow
+def test_a_second_process_compiles_nothing(tmp_path):
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+    }
+
+    def run():
+        done = subprocess.run(
+            [sys.executable, "-c", SECOND], env=os.environ | cache, capture_output=True, text=True, check=True
+        )
+        return tuple(map(int, done.stdout.split()[-2:]))
+
+    (_, before), (hits, misses) = run(), run()
+    assert before > 10
+    assert (misses, hits > 10) == (0, True)
+
+
+def test_a_long_wait_is_told_and_a_short_one_not(capsys):
+    with told("the closed form", shown=True, after=0.02):
+        time.sleep(0.2)
+    assert "compiling the closed form" in capsys.readouterr().err
+    with told("the closed form", shown=True, after=5):
+        pass
+    assert capsys.readouterr().err == ""
