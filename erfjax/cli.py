@@ -275,6 +275,9 @@ def reproduce(name: str, out: Path, settings: dict[str, Any], log: Path | None) 
     help="Layers to measure too: (parts of) names such as conv1,block2; all; none. By default those that widen the field.",
 )
 @click.option(
+    "--account", is_flag=True, help="Say what the measured field is made of: weights, their coherence, gates."
+)
+@click.option(
     "--unknown",
     default="refuse",
     show_default=True,

@@ -11,6 +11,8 @@ from typing import Any, Literal
 import numpy as np
 
 from erfjax import files, summary
+from erfjax.accounts import Account
+from erfjax.accounts import account as account_of
 from erfjax.agreement import Comparison, compare
 from erfjax.decisions.streaming import context
 from erfjax.errors import ErfjaxError, FunctionError, LayoutError, MapError, SampleError, UnitError
@@ -46,6 +48,7 @@ class Report(summary.Shown):
         settings: what reproduces it, by name.
         command: the line that makes it.
         by_layer: the measured fields of layers by name, for `ej.plot.depth`.
+        account: what the measured field is made of, if it was asked for.
     """
 
     name: str
@@ -60,6 +63,7 @@ class Report(summary.Shown):
     settings: dict[str, str]
     command: str
     by_layer: dict[str, EffectiveField] = dataclasses.field(default_factory=dict)
+    account: Account | None = None
 
     def table(self) -> summary.Table:
         """One row per size: that of the closed form, and of the measurement with its interval."""
@@ -89,6 +93,7 @@ class Report(summary.Shown):
         shown += [self.table()] if self.sizes else []
         if self.comparison is not None:
             shown.append(summary.Table("agreement", (), (), agreement(self.comparison)))
+        shown += [] if self.account is None else [self.account.table()]
         if self.refused:
             shown.append(summary.facts("not possible here", dict(self.refused)))
         return (*shown, *self.advice)
@@ -128,6 +133,7 @@ def report(
     objects: Sequence[Number] = (),
     image_size: int | Sequence[int] | None = None,
     layers: Given = None,
+    account: bool = False,
     unknown: Literal["refuse", "everything"] = "refuse",
     name: str | None = None,
     command: str | None = None,
@@ -148,6 +154,7 @@ def report(
         image_size: the image to give advice for, in pixels; None is the input.
         layers: names, or parts of names, of the layers whose effective fields are measured too, as in `by_layer`; None is the
             layers that widen the theoretical field (at most 32), "all" every layer, "none" no layer.
+        account: whether to say what the measured field is made of (`erfjax.account`): two more readings.
         name: of the function, for the title.
         command: the line that makes the report, for the page.
         progress: whether to print each step with its time to stderr, or a function that takes the lines; by default on a
@@ -194,6 +201,10 @@ def report(
         told_by = {"layout": given.letters, "out_layout": out_layout, "statistic": statistic, "unit": unit}
         hidden = step("layers", lambda: by_layer(f, few, layers=chosen, progress=False, **told_by)) or {}
     compared = step("agreement", lambda: compare(closed, measured, labels=("analytic", "measured"))) if both else None
+    made_of = None
+    if account:
+        made_of = step("account", lambda: account_of(f, given.rows, unit=unit, layout=given.letters, out_layout=out_layout,
+                                                     channels=channels, progress=False))  # fmt: skip
     sizes = {} if closed is None and measured is None else step("sizes", lambda: _sizes(closed, measured)) or {}
     shape = tuple(n for n, letter in zip(given.spec.shape, given.letters, strict=True) if letter not in "NC")
     told = [advice(task, theory, measured or closed, image_size_per_axis(image_size, shape), objects)]
@@ -207,10 +218,11 @@ def report(
     settings |= {"unit": "the centre" if unit is None else str(unit), "statistic": statistic, "channels": str(channels)}
     settings |= {"samples": str(given.count), "key": f"numpy.random.default_rng({seed})"}
     line = command or _call(called, given, seed, samples, unit=unit, out_layout=out_layout, statistic=statistic,
-                            channels=channels, task=task, objects=objects, image_size=image_size, layers=layers)  # fmt: skip
+                            channels=channels, task=task, objects=objects, image_size=image_size, layers=layers,
+                            account=account)  # fmt: skip
     refused, both_advice = step.refused, tuple(told)
     return Report(
-        called, theory, closed, measured, compared, sizes, refused, both_advice, given, settings, line, hidden
+        called, theory, closed, measured, compared, sizes, refused, both_advice, given, settings, line, hidden, made_of
     )
 
 
@@ -221,7 +233,7 @@ def _first(given: Inputs, most: int) -> np.ndarray:
 
 
 DEFAULTS = {"unit": None, "out_layout": None, "statistic": "square", "channels": "sum", "task": None, "objects": (),
-            "image_size": None, "layers": None}  # fmt: skip
+            "image_size": None, "layers": None, "account": False}  # fmt: skip
 
 
 def _call(name: str, given: Inputs, seed: int, samples: int, **options: Any) -> str:

@@ -33,6 +33,7 @@ def body(made: Report) -> str:
         ("Sizes", _size_table),
         ("Maps", _maps),
         ("Agreement", _agreement),
+        ("What it is made of", _account),
         ("Coverage and notes", _notes),
         ("Advice", _advice),
         ("Layers", _layers),
@@ -156,6 +157,20 @@ def _agreement(made: Report) -> str:
     table = made.comparison.table()
     text = _paragraphs(agreement(made.comparison)) + summary.bullets(made.comparison.notes)
     return f"{text}<details><summary>All numbers</summary>{summary.scrolling(table)}</details>"
+
+
+def _account(made: Report) -> str:
+    """What the weights and the gates contribute, if it was asked for."""
+    if made.account is None:
+        return ""
+    _, second, third = made.account.factors
+    said = (
+        f"Independent weights of the same variances would have {1 / (second * third):.3g} times the measured total. The coherence "
+        f"of the weights multiplies it by {second:.3g}, the dependence of gates between layers by {third:.3g}."
+    )
+    alt = f"Cross-sections and totals of three fields: {made.account._brief()}."
+    figure = _figure(made.account.plot(), alt, "Variance of the weights, coherence of the weights, all of it.")
+    return f"{_paragraphs([said])}{figure}{summary.scrolling(made.account.table())}"
 
 
 def _notes(made: Report) -> str:

@@ -163,6 +163,9 @@ def test_an_account_adds_up(tmp_path: Any) -> None:
     for suffix in ("json", "csv", "png"):
         assert found.save(tmp_path / f"account.{suffix}").stat().st_size > 100
     assert "coherence of the weights" in str(found)
+    page = ej.report(f, ROWS, layout="NWC", channels=0, account=True, layers="none")
+    assert "What it is made of" in page._repr_html_()
+    assert "account of the field" in str(page)
     sampled = ej.account(f, ROWS, layout="NWC", channels="frobenius", coherence="shuffled gates")
     assert sampled.how == "shuffled gates"
     with pytest.raises(SampleError, match="one unit"):
