@@ -165,8 +165,8 @@ def _account(made: Report) -> str:
         return ""
     _, second, third = made.account.factors
     said = (
-        f"Independent weights of the same variances would have {1 / (second * third):.3g} times the measured total. The coherence "
-        f"of the weights multiplies it by {second:.3g}, the dependence of gates between layers by {third:.3g}."
+        f"Independent weights of the same variances would have {1 / (second * third):.3g} times the measured total. The "
+        f"coherence of the weights multiplies it by {second:.3g}, the dependence of gates between layers by {third:.3g}."
     )
     alt = f"Cross-sections and totals of three fields: {made.account._brief()}."
     figure = _figure(made.account.plot(), alt, "Variance of the weights, coherence of the weights, all of it.")
