@@ -1,8 +1,8 @@
 """Measured fields on an accelerator: what share of its arithmetic and of its memory's bandwidth they reach, cold and warm.
 
-Each network in three precisions of matrix products (float32, TF32, bfloat16 with float32 accumulation, as `jax.default_matmul_precision`
-sets them), with the batch that memory holds. Rates are measured here, by a large matrix product in the same precision and a
-copy of a large array. Without an accelerator it runs small, to show that it runs.
+Each network in three precisions of matrix products (float32, TF32, bfloat16 with float32 accumulation, as
+`jax.default_matmul_precision` sets them), with the batch that memory holds. Rates are measured here, by a large matrix
+product in the same precision and a copy of a large array. Without an accelerator it runs small, to show that it runs.
 """
 
 import dataclasses

@@ -208,7 +208,9 @@ class MomentPass:
     @property
     def risky(self) -> bool:
         """Whether there is a quicker way than `careful`, that does not always go well: without searching for exponents."""
-        return self.coherently or (self.options.gates == "mean-field" and jax.default_backend() == "cpu")
+        if self.options.positions == "together":
+            return False
+        return self.options.gates == "data" or jax.default_backend() == "cpu"
 
     def quickly(self) -> contextlib.AbstractContextManager[None]:
         """How the quick way is traced and run: mean field, which has one sample, in double precision."""
@@ -216,9 +218,10 @@ class MomentPass:
 
     def went_well(self, found: Scaled) -> bool:
         """Whether the quick way has left the range of its precision nowhere."""
-        digits = np.asarray(found.digits)
-        seen = digits.any(axis=tuple(range(2, digits.ndim))) if self.options.gates == "mean-field" else True
-        return bool(np.isfinite(digits).all() and np.all(seen))
+        digits = np.abs(np.asarray(found.digits))
+        largest = digits.max(axis=tuple(range(2, digits.ndim)), initial=0)
+        near = (largest > 2.0**-backward.FAR) & (largest < 2.0**backward.FAR)
+        return bool(np.isfinite(digits).all() and (near if self.options.gates == "data" else largest > 0).all())
 
     def arguments(self) -> tuple[Any, ...]:
         """What is known before any input is, as arguments of `compiled_moments`."""
@@ -257,7 +260,7 @@ class MomentPass:
             return power == 2 and (index[id(equation)], operand) in self.random
 
         if self.options.gates == "data":
-            activities = observed(cone, self.windows(cone, leaves), self.sizes)
+            activities = observed(cone, self.windows(cone, leaves), self.sizes, careful=careful)
             activity = activities(power)
         else:
             activity = mean_field.expected(cone, self.ordered(leaves), power, is_random, weigh)
@@ -269,7 +272,7 @@ class MomentPass:
             if self.coherently:
                 weighs = {1: dataclasses.replace(weighing, exchanged=frozenset()).to(1), 2: weigh, 4: weighing.to(4)}
                 return backward.coherent_moments(cone, activities, weighs, is_random, [cotangent], careful=careful)
-            return backward.moments(cone, activity, power, weigh, [cotangent])
+            return backward.moments(cone, activity, power, weigh, [cotangent], careful=careful)
 
         places = self.places(box)
         if len(places) == 1:

@@ -69,12 +69,18 @@ class _Slope:
 
 
 def observed(
-    cone: Cone, windows: Sequence[Any], sizes: Mapping[tuple[int, int], int], *, every: bool = False
+    cone: Cone,
+    windows: Sequence[Any],
+    sizes: Mapping[tuple[int, int], int],
+    *,
+    careful: bool = True,
+    every: bool = False,
 ) -> Callable[[int], Activity]:
     """The activity that inputs cause, given on their windows, for the power asked for.
 
     Args:
         sizes: exponents of known operands (see `random_weights.sizes`).
+        careful: search for the size of slopes and values where it is not known beforehand.
         every: find the slopes of all elementwise operations, not only of those that a walk from the unit passes.
     """
     held, bases = _values(cone, windows), _bases(cone)
@@ -99,13 +105,16 @@ def observed(
             slopes[base] = slopes[base].plus(own) if base in slopes else own
         found[output] = slopes
 
+    def sized(array: Any, size: int | None) -> Scaled:
+        return Scaled.sized(jnp.asarray(array), size if careful else size or 0)
+
     def activity(power: int) -> Activity:
         gates = {
-            atom: [(base, s.box, Scaled.sized(jnp.asarray(s.by), s.size).power(power)) for base, s in slopes.items()]
+            atom: [(base, s.box, sized(s.by, s.size).power(power)) for base, s in slopes.items()]
             for atom, slopes in found.items()
             if atom in ends
         }
-        return Activity(held, gates, lambda atom: Scaled.of(held[atom]).power(power), evenly=False)
+        return Activity(held, gates, lambda atom: sized(held[atom], None).power(power), evenly=False)
 
     return activity
 

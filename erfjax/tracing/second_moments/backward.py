@@ -41,13 +41,18 @@ from erfjax.tracing.second_moments.steps import (
 from erfjax.tracing.windows.cone import Cone, Step, cut
 
 
-def moments(cone: Cone, activity: Activity, power: int, weigh: Weigh, cotangents: Sequence[Any]) -> Scaled:
-    """The expected power of the gradient of Σ ±cotangent·unit, one random sign per entry, on the window of the input."""
-    arrived = _Arrived(cone, power, cotangents)
+def moments(
+    cone: Cone, activity: Activity, power: int, weigh: Weigh, cotangents: Sequence[Any], *, careful: bool = True
+) -> Scaled:
+    """The expected power of the gradient of Σ ±cotangent·unit, one random sign per entry, on the window of the input.
+
+    Without care, for slopes that were not searched, it is not a number where digits have gone far from one.
+    """
+    arrived = _Arrived(cone, power, cotangents, careful)
     for step in reversed(cone.steps):
         moment = arrived.take(step).get(power)
         if moment is not None:
-            moment = moment.searched() if arrived.due(step) else moment
+            moment = arrived.near_one(moment) if arrived.due(step) else moment
             arrived.add_all(power, _pulled(cone, step, activity, power, weigh, moment))
     return arrived.at_input(power)
 
@@ -70,11 +75,11 @@ def coherent_moments(
         is_random: which known operands are random.
         cotangents: one for each wanted array.
         careful: search for the size of activations whose squares may leave the range of the precision. Otherwise they are
-            squared as they are, and the result is not a number where that goes wrong.
+            squared as they are, slopes too, and the result is not a number where that goes wrong.
     """
     nonlinear = nonlinear_downstream(cone, is_random)
     plain, squared = activities(1), activities(2)
-    arrived = _Arrived(cone, 1, cotangents)
+    arrived = _Arrived(cone, 1, cotangents, careful)
     for step in reversed(cone.steps):
         found = arrived.take(step)
         m, v = found.get(1), found.get(2)
@@ -124,6 +129,7 @@ def random_operand(step: Step, is_random: IsRandom) -> int | None:
 
 
 FEWEST, MOST = 4, 8  # contractions between two searches for the largest digit
+FAR = 72  # exponents by which digits may have moved between two searches, if slopes were not searched
 
 
 class _Arrived:
@@ -134,7 +140,8 @@ class _Arrived:
     of it shares one exponent, and wherever too many contractions have gone by.
     """
 
-    def __init__(self, cone: Cone, power: int, cotangents: Sequence[Any]):
+    def __init__(self, cone: Cone, power: int, cotangents: Sequence[Any], careful: bool):
+        self.careful = careful
         self.cone, self.held, self.dtype = cone, dict[Atom, dict[int, Scaled]](), precision(cone)
         self.ages: dict[Atom, int] = {}
         self.age = 0  # contractions since the last search, behind the step that was taken last
@@ -174,6 +181,14 @@ class _Arrived:
         self.age = 0 if due else self.age
         return due
 
+    def near_one(self, moment: Scaled) -> Scaled:
+        """The same with digits near one; not a number if they were far from it, without care."""
+        found = moment.searched()
+        if self.careful:
+            return found
+        moved = found.exponent - moment.exponent
+        return found.linear(lambda digits: jnp.where(jnp.abs(moved) <= FAR, digits, jnp.nan))
+
     def squared(self, mean: Scaled) -> Scaled:
         """The square of a mean, of the base that squares have which were searched together with it."""
         square = mean.power(2)
@@ -184,10 +199,12 @@ class _Arrived:
     def searched(self, mean: Scaled | None, square: Scaled | None) -> tuple[Scaled | None, Scaled | None]:
         """The same with digits near one, both of one exponent."""
         if mean is None or square is None:
-            return mean and mean.searched(), square and square.searched()
-        exponent = (square.searched().exponent + 1) // 2  # |mean| <= √square
+            return mean and self.near_one(mean), square and self.near_one(square)
+        found = self.near_one(square)
+        exponent = (found.exponent + 1) // 2  # |mean| <= √square
         self.doubled.append((exponent, 2 * exponent))
-        return Scaled(mean.at(exponent), exponent), Scaled(square.at(self.doubled[-1][1]), self.doubled[-1][1])
+        double = self.doubled[-1][1]
+        return Scaled(mean.at(exponent), exponent), Scaled(found.at(double), double)
 
     def at_input(self, power: int) -> Scaled:
         source, window = self.cone.block.inputs[0], self.cone.windows[0]
