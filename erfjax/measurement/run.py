@@ -21,6 +21,7 @@ from erfjax.measurement.engine import Engine, out_of_memory
 from erfjax.measurement.inputs import Rows, Source
 from erfjax.measurement.jacobian import OUTPUT_FAULT
 from erfjax.measurement.waiting import told
+from erfjax.uncertainty.records import COLUMNS
 
 SAVE_EVERY = 5.0  # seconds between two checkpoints at least
 SAVE_SHARE = 0.05  # of the time at most goes into checkpoints
@@ -32,6 +33,22 @@ def is_checked(count: int) -> bool:
     It depends on nothing but the count, so that where a run stops does not depend on its batches.
     """
     return count % max(32, 1 << max(0, count.bit_length() - 4)) == 0
+
+
+def so_far(accumulator: Accumulator) -> str:
+    """The relative standard error of the maps' total, in words for a progress bar; nothing from fewer than two groups of samples.
+
+    Example:
+        >>> import numpy as np
+        >>> from erfjax.measurement.accumulate import Accumulator
+        >>> from erfjax.measurement.run import so_far
+        >>> so_far(Accumulator.empty((1, 2)).add(np.array([[1.0, 2.0]])).add(np.array([[2.0, 2.0]])))
+        'total ± 14.3%'
+    """
+    totals = accumulator.rows.stacked()[:, :, COLUMNS.index("total")].mean(1)
+    if len(totals) < 2 or not totals.mean():
+        return ""
+    return f"total ± {totals.std(ddof=1) / len(totals) ** 0.5 / abs(totals.mean()):.1%}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,11 +93,15 @@ class Run:
         """The state at the end of the run, or where Ctrl-C ended it, if anything was measured by then."""
         kept, saved, cost = self.state, time.monotonic(), 0.0  # `kept` stands between two batches, as checkpoints must
         hidden = None if self.progress is None else not self.progress
-        with tqdm(total=self.samples, initial=kept.position, unit="sample", disable=hidden, delay=1.0) as bar:
+        words = {"desc": "compiling", "unit": "sample"}
+        with tqdm(total=self.samples, initial=kept.position, disable=hidden, delay=1.0, **words) as bar:
             try:
                 for batch in self._batches():
                     self._add(batch)
                     kept = self.state
+                    if not bar.disable:
+                        bar.set_description("measuring", refresh=False)
+                        bar.set_postfix_str(so_far(kept.accumulator), refresh=False)
                     bar.update(kept.position - bar.n)
                     if kept.done:
                         break

@@ -69,7 +69,7 @@ def fields(
     part = around(max(shares, key=lambda share: sum(side.stop - side.start for side in around(share, 3.5))), 3.5)
     across, down = len(next(iter(shown_rows.values()))), len(shown_rows)
     size = 2.3 if shares[0].ndim > 1 else 1.2
-    heights = (size * down + 0.5, 2.4) if ratios else (size * down + 0.5,)
+    heights = (size * down + 0.8, 2.4) if ratios else (size * down + 0.8,)
     from matplotlib.colors import PowerNorm
     from matplotlib.ticker import MaxNLocator
 
