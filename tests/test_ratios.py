@@ -29,13 +29,15 @@ def test_ratios_have_the_intervals_of_the_fields_paired_where_samples_are():
 
 
 def test_what_is_no_field_is_refused():
-    with pytest.raises(ComparisonError, match="`b` must be an EffectiveField.* ndarray"):
+    with pytest.raises(ComparisonError, match=r"`b` must be an EffectiveField.* ndarray"):
         compare(exact(bell()), bell())
 
 
 def test_the_comparison_says_why_two_means_over_weights_differ():
     theory = dataclasses.replace(exact(bell()), averages="weights", metadata={"weights": "given"})
-    drawn = dataclasses.replace(measured(bell()), averages="inputs and weights", notes=("do not trust the error bars: x",))
+    drawn = dataclasses.replace(
+        measured(bell()), averages="inputs and weights", notes=("do not trust the error bars: x",)
+    )
     notes = compare(theory, drawn).notes
     assert any('weights="exchangeable"' in note for note in notes)
     assert "measured: do not trust the error bars: x" in notes
@@ -61,7 +63,7 @@ def test_the_printed_field_says_whether_to_believe_it():
     assert "not to be trusted, about" in str(heavy)
     assert repr(heavy).count("not to be trusted") == 1
     assert "not to be trusted" in heavy._repr_html_()
-    with pytest.raises(MapError, match="fraction=0.9"):
+    with pytest.raises(MapError, match=r"fraction=0.9"):
         light.size("energy_radius")
 
 

@@ -10,6 +10,7 @@ import scipy
 from erfjax.errors import MapError
 from erfjax.typing import Given
 from erfjax.uncertainty import Interval
+from erfjax.uncertainty.combining import combined
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,29 +104,6 @@ def scaling_law(
         error = (ends[1] - ends[0]) / (2 * float(scipy.stats.norm.ppf((1 + confidence) / 2)))
     exact = None if law is None else _line(x, np.log([law(int(d)) for d in depths]), weights)[0]
     return ScalingLaw(slope, intercept, error, confidence, ends, exact)
-
-
-def combined(weights: np.ndarray, values: np.ndarray, ends: np.ndarray) -> tuple[float, float]:
-    """The interval of Σ w v of independent estimates v from their intervals, which need not be symmetric.
-
-    Formula: L = Σ w v - √Σ (w v - the lesser of w low and w high)², and the same above.
-
-    Args:
-        weights: w.
-        values: v.
-        ends: low and high of each, all of one level.
-
-    Source: G. Zou, A. Donner, Statistics in Medicine 27, 2008, equation 6 ("MOVER").
-
-    Example:
-        >>> import numpy as np
-        >>> from erfjax.agreement.slopes import combined
-        >>> combined(np.array([1.0, -1.0]), np.array([5.0, 2.0]), np.array([[2.0, 6.0], [2.0, 6.0]]))
-        (-2.0, 4.0)
-    """
-    middle, sides = weights * values, np.sort(weights[:, None] * ends, 1)
-    below, above = (float(np.sqrt(((sides[:, i] - middle) ** 2).sum())) for i in (0, 1))
-    return float(middle.sum()) - below, float(middle.sum()) + above
 
 
 def _of_intervals(y: Given, bars: list[Interval], stderr: Given, confidence: float) -> list[float]:

@@ -191,6 +191,18 @@ class EffectiveField(summary.Shown):
         """
         return intervals.intervals(self, measure, (level,), relative_to, options)[0]
 
+    def band(
+        self, line: Callable[[np.ndarray], np.ndarray], level: Number = 0.95, normalised: bool = True
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """The pointwise confidence band (low, high) of a profile of the map, by resampling; None without batches of samples.
+
+        Args:
+            line: from a map to its profile; linear in maps that are not negative.
+            level: how often the band is to hold the true value, pixel by pixel.
+            normalised: whether the profile is that of the map divided by its sum.
+        """
+        return intervals.band(self, line, level, normalised)
+
     def reader(self, measure: str, **options: Option) -> Callable[[np.ndarray], float]:
         """The function from a map of this field's shape to the number that `interval` is about."""
         if measure == "total":

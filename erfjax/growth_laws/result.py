@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from erfjax import files, plot, summary
-from erfjax.agreement.slopes import combined
 from erfjax.errors import MapError
 from erfjax.fields import EffectiveField, output
 from erfjax.growth_laws import figure
 from erfjax.typing import Axes, Figure
+from erfjax.uncertainty.combining import combined
 
 NAMES = ("size", "share of TRF")
 
@@ -36,7 +36,7 @@ class Slope:
         closed, measured: of the closed forms and of the measured fields.
         stderr: what the standard errors of the measured sizes make of the measured slope; NaN if one is unknown.
         beyond: of the closed form between the two largest depths, those that were only predicted included.
-        interval: the 95 % interval of the measured slope, from the intervals of the sizes (`agreement.slopes.combined`).
+        interval: the 95 % interval of the measured slope, from the intervals of the sizes (`uncertainty.combining`).
     """
 
     of: str

@@ -11,7 +11,6 @@ import numpy as np
 
 from erfjax import summary
 from erfjax.errors import MapError
-from erfjax.plot.bars import band
 from erfjax.plot.canvas import (
     COLOURS,
     CONTOUR,
@@ -112,7 +111,7 @@ def _section(
     offset = spacing * (np.arange(len(line)) - at[axis])
     look: Any = {"color": INK[style % len(INK)], "linestyle": DASHES[style % len(DASHES)], "linewidth": 1.2}
     axes.plot(offset, line, label=label, gid="section", **look)
-    ends = band(field, lambda m: line_through(m, at, axis), normalised=share)
+    ends = field.band(lambda m: line_through(m, at, axis), normalised=share)
     if ends is None and field.stderr is not None:
         error = 2 * line_through(field.stderr, at, axis) / scale
         ends = line - error, line + error

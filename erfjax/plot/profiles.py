@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from erfjax.plot.bars import band
 from erfjax.plot.canvas import INK, MARKERS, draw_section, gaussian_of, middle
 
 GREY = "#777777"
@@ -62,4 +61,4 @@ def _marginal(values: np.ndarray) -> np.ndarray:
 
 def profile(field: Any) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray] | None]:
     """The share of the map in every column, and its 95 % band."""
-    return _marginal(field.normalised()), band(field, _marginal)
+    return _marginal(field.normalised()), field.band(_marginal)

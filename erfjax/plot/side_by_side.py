@@ -12,7 +12,7 @@ import numpy as np
 
 from erfjax import measures
 from erfjax.errors import MapError
-from erfjax.plot.bars import band, interval_of, whiskers
+from erfjax.plot.bars import interval_of, whiskers
 from erfjax.plot.canvas import DASHES, INK, MARKERS, around, cut, figure, legend_below, widest
 from erfjax.plot.maps import crop, draw_field
 from erfjax.typing import Axes, Figure, Number
@@ -214,7 +214,7 @@ def profile(
         distance, share = _by_distance(np.abs(field.normalised()), point, cumulative)
         look: Any = {"color": INK[style % len(INK)], "linestyle": DASHES[style % len(DASHES)], "linewidth": 1.2}
         ax.plot(spacing * distance, share, label=name, gid="profile", **look)
-        ends = band(field, lambda m, point=point: _by_distance(np.abs(m), point, cumulative)[1])
+        ends = field.band(lambda m, point=point: _by_distance(np.abs(m), point, cumulative)[1])
         if ends is not None:
             ax.fill_between(spacing * distance, *ends, color=look["color"], alpha=0.2, linewidth=0)
         style += 1

@@ -31,7 +31,6 @@ from erfjax.tracing.second_moments.layerwise import contractions, fixed, layers,
 from erfjax.typing import Averages, Function, Given, Number, Statistic
 from erfjax.uncertainty.diagnostics import diagnose
 
-
 LEVEL, NORMAL = 0.95, 1.959964  # of the interval that ends a run with a target, and its standard errors if normal
 
 
