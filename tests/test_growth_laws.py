@@ -148,10 +148,16 @@ def test_slopes_and_their_intervals_by_hand(chains):
     assert size.beyond == pytest.approx(0.5)
     assert share.measured == pytest.approx(size.measured - np.log(9 / 5) / np.log(2))
     assert share.beyond == pytest.approx(0.5 - np.log(17 / 9) / np.log(2))
-    assert size.holds(size.measured + 1.95 * size.stderr)
-    assert not size.holds(size.measured + 1.97 * size.stderr)
-    assert dataclasses.replace(size, stderr=float("nan")).against(0.5) == "no interval"
-    assert dataclasses.replace(size, stderr=0.0, measured=0.4).against(0.5) == "other (-0.100)"
+    (first, last) = (field.interval("sigma") for field in chains.measured)
+    low = np.hypot(np.log(b / last.low), np.log(first.high / a)) / np.log(2)  # Zou and Donner's ends, of a difference
+    high = np.hypot(np.log(last.high / b), np.log(a / first.low)) / np.log(2)
+    assert size.interval == pytest.approx((size.measured - low, size.measured + high))
+    assert share.interval[1] - share.interval[0] == pytest.approx(low + high)
+    assert size.holds(size.measured + 0.99 * high)
+    assert not size.holds(size.measured + 1.01 * high)
+    nothing = (float("nan"), float("nan"))
+    assert dataclasses.replace(size, stderr=float("nan"), interval=nothing).against(0.5) == "no interval"
+    assert dataclasses.replace(size, stderr=0.0, measured=0.4, interval=(0.4, 0.4)).against(0.5) == "other (-0.100)"
 
 
 def test_the_table_holds_every_depth(chains):
@@ -170,7 +176,7 @@ def test_the_figure_shows_measured_sizes_as_markers_and_closed_forms_as_lines(ch
         (bars,) = axes.containers
         np.testing.assert_allclose(bars[0].get_ydata(), np.array(chains.sizes) * scale)
         spread = np.ptp([segment[:, 1] for segment in bars[2][0].get_segments()], axis=1)
-        np.testing.assert_allclose(spread, 4 * np.array(chains.stderrs) * scale)
+        np.testing.assert_allclose(spread, np.diff(chains.intervals)[:, 0] * scale)
         line = next(line for line in axes.get_lines() if line.get_label().startswith("closed form"))
         np.testing.assert_allclose(line.get_ydata(), np.array(chains.closed_sizes) * scale)
     assert not np.allclose(chains.sizes, chains.closed_sizes, rtol=1e-3)  # or markers could not be told from lines

@@ -1,8 +1,9 @@
 """How two effective fields are compared: on one frame of pixels, with error bars, and by what chance would do.
 
-Maps are compared by their shapes, each divided by its sum; the sums themselves are one more row. Error bars come from
-the jackknife over batches of samples, so that what all pixels of a sample have in common (its gain) cancels where maps
-are normalised. Fields that answer different questions (another statistic, other output channels) are refused.
+Maps are compared by their shapes, each divided by its sum; the sums themselves are one more row. Ratios of numbers have the
+intervals of `field.interval(measure, relative_to=other)`, paired where both fields have as many samples. Error bars per pixel
+come from the jackknife over batches of samples, so that what all pixels of a sample have in common (its gain) cancels where
+maps are normalised. Fields that answer different questions (another statistic, other output channels) are refused.
 """
 
 import dataclasses
@@ -15,20 +16,20 @@ import scipy
 
 from erfjax import jackknife
 from erfjax.agreement.comparison import BEYOND, Comparison, Question, Ratio
-from erfjax.agreement.frame import one_frame, one_question, one_side_over_weights
+from erfjax.agreement.frame import caveats, one_frame, one_question, one_side_over_weights
 from erfjax.errors import ComparisonError, MapError
 from erfjax.fields import EffectiveField
-from erfjax.fields.effective import LISTED
-from erfjax.typing import Number, Option
+from erfjax.fields.sizes import LISTED
+from erfjax.typing import Given, Number, Option
+from erfjax.uncertainty import Interval
 
 FLOOR = 0.01  # of the peak: fainter pixels are not counted, their distribution is far from normal
 ASKED = ("sigma", "effective_area")  # the smooth sizes, whose error bars are the most reliable
+LEVEL = 0.95  # of the intervals of ratios
 ROUNDING = 1e-5  # of a value: what float32 sums of many terms leave, and two closed forms may differ by
 
 
-def compare(
-    a: EffectiveField, b: EffectiveField, *, labels: Sequence[str] | None = None, total: bool = True
-) -> Comparison:
+def compare(a: Given, b: Given, *, labels: Sequence[str] | None = None, total: bool = True) -> Comparison:
     """How well two effective fields agree: distance with its noise floor, z-scores per pixel, ratios of sizes.
 
     Maps of different shapes are laid on one frame by the centres of their theoretical fields, or by their middle pixels
@@ -46,7 +47,7 @@ def compare(
         `within_chance` is None.
 
     Raises:
-        ComparisonError: the fields are of different statistics or output channels, or both labels are the same word.
+        ComparisonError: not two fields, or of different statistics or output channels; or both labels are the same word.
         MapError: a map is zero, not finite, of another dimension, or the two cannot be aligned to whole pixels.
 
     Example:
@@ -56,11 +57,19 @@ def compare(
         >>> ej.compare(field, field, labels=("before", "after")).total_variation
         0.0
     """
+    for name, field in (("a", a), ("b", b)):
+        if not isinstance(field, EffectiveField):
+            raise ComparisonError(
+                f"`{name}` must be an EffectiveField, as `ej.analytic` and `ej.empirical` give them, but is a "
+                f"{type(field).__name__}."
+            )
     one_question(a, b)
     names = _labels(a, b, labels)
     apart, notes = one_side_over_weights(a, b, names)
-    a, b = _in_few_batches(a), _in_few_batches(b)
+    notes = (*notes, *caveats(a, b, names))
     a, b, anchor = one_frame(a, b)
+    ratios = {name: _interval(a, b, name) for name in (*ASKED, "total")}
+    a, b = _in_few_batches(a), _in_few_batches(b)
     p, q = a.normalised(), b.normalised()
     errors = [_shape_stderr(field) for field in (a, b)]
     stderr = np.sqrt(sum((e**2 for e in errors if e is not None), np.zeros_like(p)))
@@ -72,12 +81,14 @@ def compare(
     degrees = min((_degrees(field) for field, e in zip((a, b), errors, strict=True) if e is not None), default=math.inf)
     chance = float(2 * scipy.stats.t.sf(BEYOND, degrees))
     sizes = tuple(r for name, options in LISTED.items() if (r := _size_ratio(a, b, name, options, anchor)) is not None)
-    totals = Ratio("total", float(a.map.sum()), float(b.map.sum()), _total_stderr(a), _total_stderr(b))
+    sizes = tuple(dataclasses.replace(ratio, interval=_ends(ratios.get(ratio.name))) for ratio in sizes)
+    total_errors = (_total_stderr(a), _total_stderr(b))
+    totals = Ratio("total", float(a.map.sum()), float(b.map.sum()), *total_errors, _ends(ratios["total"]))
     distance, closed = float(np.abs(difference).sum() / 2), "measured" not in (a.coverage, b.coverage)
     asked = [_Number(name, *(field.unbiased_size(name) for field in (a, b))) for name in _asked(a, b, sizes)]
     asked += [_Number("total", (totals.a, totals.a_stderr), (totals.b, totals.b_stderr))] if total else []
     pixels = _pixels(scores, chance, closed, distance)
-    questions = [] if apart else [pixels, *(_question(a, b, number, degrees) for number in asked)]
+    questions = [] if apart else [pixels, *(_question(a, b, number, ratios[number.name], degrees) for number in asked)]
     return Comparison(
         a=a,
         b=b,
@@ -168,12 +179,38 @@ def _asked(a: EffectiveField, b: EffectiveField, sizes: Sequence[Ratio]) -> list
     return [ratio.name for ratio in sizes if ratio.name in ASKED] if min(a.map.min(), b.map.min()) >= 0 else []
 
 
-def _question(a: EffectiveField, b: EffectiveField, number: _Number, degrees: Number) -> Question | None:
-    """How often two numbers of one field differ by as much or more; None where a measured one has no error bar."""
+def _interval(a: EffectiveField, b: EffectiveField, measure: str) -> Interval | None:
+    """The 95 % interval of b / a; None of two closed forms, and where there are no samples or no ratio."""
+    try:
+        found = b.interval(measure, LEVEL, relative_to=a)
+    except MapError:
+        return None
+    return found if found.units else None
+
+
+def _ends(interval: Interval | None) -> tuple[float, float] | None:
+    return None if interval is None else (interval.low, interval.high)
+
+
+def _question(
+    a: EffectiveField, b: EffectiveField, number: _Number, interval: Interval | None, degrees: Number
+) -> Question | None:
+    """How often two numbers of one field differ by as much or more; None where a measured one has no error bar.
+
+    Where the ratio has an interval, its end on the side of 1 tells the error on the logarithmic scale, and Student's t what lies
+    beyond 95 %.
+    """
     if any(field.coverage == "measured" and side[1] is None for field, side in ((a, number.a), (b, number.b))):
         return None
     (first, one), (second, other) = number.a, number.b
-    bar = math.hypot(one or 0.0, other or 0.0, ROUNDING * max(abs(first), abs(second)))
+    if interval is not None and interval.units > 1 and min(first, second, interval.low) > 0:
+        distance, degrees = math.log(second / first), interval.units - 1
+        end = interval.low if distance > 0 else interval.high
+        error = abs(math.log(end / interval.value)) / float(scipy.stats.t.ppf((1 + LEVEL) / 2, degrees))
+        bar = math.hypot(error, ROUNDING)
+    else:
+        distance = second - first
+        bar = math.hypot(one or 0.0, other or 0.0, ROUNDING * max(abs(first), abs(second)))
     if not math.isfinite(bar):
         return None
-    return Question(number.name, float(2 * scipy.stats.t.sf(abs(second - first) / bar, degrees)) if bar else 1.0)
+    return Question(number.name, float(2 * scipy.stats.t.sf(abs(distance) / bar, degrees)) if bar else 1.0)

@@ -14,7 +14,8 @@ from erfjax import files, summary
 from erfjax.errors import MapError
 from erfjax.fields import EffectiveField, output
 from erfjax.fields.effective import pack_effective, unpack_effective
-from erfjax.typing import JSON, Axes, Figure, Number
+from erfjax.typing import JSON, Axes, Figure, Number, Option
+from erfjax.uncertainty import Interval
 
 BEYOND = 5.0  # standard errors
 CHANCE = 1e-3  # how often two samples of the same field may be called different
@@ -22,13 +23,17 @@ CHANCE = 1e-3  # how often two samples of the same field may be called different
 
 @dataclasses.dataclass(frozen=True)
 class Ratio:
-    """One number of two fields: `a`, `b`, b / a, and their standard errors (None for a closed form)."""
+    """One number of two fields: `a`, `b`, b / a, their standard errors (None for a closed form), the 95 % interval of b / a.
+
+    The interval is that of σ, effective area and total, where a field has samples: `Comparison.interval` gives any other.
+    """
 
     name: str
     a: float
     b: float
     a_stderr: float | None
     b_stderr: float | None
+    interval: tuple[float, float] | None = None
 
     @property
     def value(self) -> float:
@@ -118,10 +123,18 @@ class Comparison(summary.Shown):
                 return ratio
         raise MapError(f"Both maps have {', '.join(r.name for r in self.sizes) or 'no measure'}, but not {measure!r}.")
 
+    def interval(self, measure: str = "luo", level: Number = 0.95, **options: Option) -> Interval:
+        """The interval of the ratio b / a of a measure, of the total or of the share of a pixel; see `EffectiveField.interval`.
+
+        Raises:
+            MapError: no such size, or too few samples.
+        """
+        return self.b.interval(measure, level, relative_to=self.a, **options)
+
     def table(self) -> summary.Table:
         """One row per measure; the distance, the z-scores and what chance explains as notes."""
         a, b = self.labels
-        rows = tuple((r.name, r.a, r.a_stderr, r.b, r.b_stderr, r.value, r.stderr) for r in (*self.sizes, self.total))
+        rows = tuple((r.name, r.a, r.a_stderr, r.b, r.b_stderr, r.value, _span(r)) for r in (*self.sizes, self.total))
         distance = (
             f"total variation {self.total_variation:.4f}, of which sampling noise explains {self.noise_floor:.4f}"
         )
@@ -130,7 +143,7 @@ class Comparison(summary.Shown):
             if self.compared
             else "no error bars"
         )
-        columns = ("measure", a, f"± {a}", b, f"± {b}", f"{b} / {a}", "± ratio")
+        columns = ("measure", a, f"± {a}", b, f"± {b}", f"{b} / {a}", "95 % of ratio")
         return summary.Table(f"{a} against {b}", columns, rows, (distance, scores, self._verdict(), *self.notes))
 
     def _verdict(self) -> str:
@@ -241,11 +254,24 @@ class Comparison(summary.Shown):
                 **{name: metadata[name] for name in _NUMBERS if name != "labels"},
                 labels=cast(tuple[str, str], tuple(metadata["labels"])),
                 z=arrays["z"],
-                sizes=tuple(Ratio(**ratio) for ratio in metadata["sizes"]),
-                total=Ratio(**metadata["total"]),
+                sizes=tuple(_ratio(ratio) for ratio in metadata["sizes"]),
+                total=_ratio(metadata["total"]),
                 questions=tuple(Question(**question) for question in metadata["questions"]),
                 notes=tuple(metadata["notes"]),
             )
+
+
+def _span(ratio: Ratio) -> str | None:
+    """The interval of a ratio as it is printed, or its standard error."""
+    if ratio.interval is not None:
+        return "{:.4g} to {:.4g}".format(*ratio.interval)
+    return None if ratio.stderr is None else f"± {ratio.stderr:.2g}"
+
+
+def _ratio(content: JSON) -> Ratio:
+    """A ratio as a file holds it; older ones have no interval."""
+    ends = content.get("interval")
+    return Ratio(**{**content, "interval": None if ends is None else (ends[0], ends[1])})
 
 
 _NUMBERS = ("labels", "total_variation", "noise_floor", "compared", "beyond", "chance")

@@ -56,6 +56,24 @@ def one_side_over_weights(a: EffectiveField, b: EffectiveField, names: tuple[str
     return any(over) and any(single), tuple(notes)
 
 
+def caveats(a: EffectiveField, b: EffectiveField, names: tuple[str, str]) -> tuple[str, ...]:
+    """What the reader should know before the verdict is believed: bars that are not to be trusted, weights that are not drawn."""
+    notes = [
+        f"{name}: {note}"
+        for field, name in zip((a, b), names, strict=True)
+        for note in field.notes
+        if note.startswith("do not trust")
+    ]
+    for field, other, name, its in ((a, b, *names), (b, a, *reversed(names))):
+        drawn = other.coverage == "measured" and other.averages is not None and "weights" in other.averages
+        if drawn and field.metadata.get("weights") == "given":
+            notes.append(
+                f"{name} takes the squares of one network's weights as they are, {its} draws all weights anew: two different "
+                f'means; read {name} with weights="exchangeable"'
+            )
+    return tuple(notes)
+
+
 def one_frame(a: EffectiveField, b: EffectiveField) -> tuple[EffectiveField, EffectiveField, tuple[int, ...] | None]:
     """Both fields on a frame that holds both maps, and the pixel of that frame that sizes refer to, if theory says."""
     shapes = np.array([a.map.shape, b.map.shape])

@@ -8,6 +8,9 @@ import numpy as np
 import scipy
 
 from erfjax.errors import MapError
+from erfjax.typing import Given
+from erfjax.uncertainty import Interval
+from erfjax.uncertainty.combining import combined
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +40,7 @@ class ScalingLaw:
 
 def scaling_law(
     n: Sequence[int | float] | np.ndarray,
-    y: Sequence[int | float] | np.ndarray,
+    y: Given,
     stderr: Sequence[int | float] | np.ndarray | None = None,
     *,
     confidence: float = 0.95,
@@ -48,11 +51,12 @@ def scaling_law(
     Without `stderr`, ordinary least squares: the scatter about the line gives the standard error, its interval is that
     of Student's t with len(n) - 2 degrees. With it, points weigh by their relative errors σ = stderr / y, and the
     slope's error is √(1 / Σ w (log n - mean)²), w = 1/σ², with a normal interval: that of the measurements, whatever
-    the curvature of the law.
+    the curvature of the law. With `y` as intervals of `field.interval`, every point weighs the same and the ends of the
+    slope's interval are what the ends of theirs make of it, lower and upper each by themselves (see `combined`).
 
     Args:
         n: depths, at least two different ones.
-        y: sizes or ratios, positive.
+        y: sizes or ratios, positive; or an `Interval` of each, of the level `confidence`.
         stderr: their standard errors, positive.
         confidence: of the interval.
         law: the exact y of n; its own fitted slope over the same n (and weights) is given beside.
@@ -66,6 +70,9 @@ def scaling_law(
         >>> round(fit.slope, 3)
         0.482
     """
+    bars = [one for one in y if isinstance(one, Interval)]
+    if bars:
+        y = _of_intervals(y, bars, stderr, confidence)
     depths, values = np.asarray(n, np.float64), np.asarray(y, np.float64)
     errors = None if stderr is None else np.asarray(stderr, np.float64)
     shapes = {array.shape for array in (depths, values, errors) if array is not None}
@@ -90,8 +97,30 @@ def scaling_law(
     else:
         error = math.inf
     half = error * float(scipy.stats.t.ppf((1 + confidence) / 2, degrees)) if degrees else math.inf
+    ends = (slope - half, slope + half)
+    if bars:
+        lever = (x - x.mean()) / spread
+        ends = combined(lever, z, np.log([tuple(bar) for bar in bars]))
+        error = (ends[1] - ends[0]) / (2 * float(scipy.stats.norm.ppf((1 + confidence) / 2)))
     exact = None if law is None else _line(x, np.log([law(int(d)) for d in depths]), weights)[0]
-    return ScalingLaw(slope, intercept, error, confidence, (slope - half, slope + half), exact)
+    return ScalingLaw(slope, intercept, error, confidence, ends, exact)
+
+
+def _of_intervals(y: Given, bars: list[Interval], stderr: Given, confidence: float) -> list[float]:
+    """The estimates of the intervals.
+
+    Raises:
+        MapError: numbers among them, intervals of another level, or standard errors beside them.
+    """
+    levels = sorted({bar.level for bar in bars})
+    if len(bars) != len(y) or stderr is not None or levels != [confidence]:
+        raise MapError(
+            f"A slope from intervals needs an interval for every n, all of the level `confidence` = {confidence}, and no "
+            f"stderr, but got {len(bars)} intervals of {len(y)} values, of the levels {levels}."
+        )
+    if min(bar.low for bar in bars) <= 0:
+        raise MapError("A log-log slope needs intervals above zero: measure more samples, or leave out these depths.")
+    return [bar.value for bar in bars]
 
 
 def _line(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[float, float, float]:

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from erfjax import files, jackknife, measures, summary
 from erfjax.errors import MapError
 from erfjax.fields import intervals, output
+from erfjax.fields.sizes import LISTED, nearest_pixel, size_of
 from erfjax.fields.theoretical import TheoreticalField, pack, unpack
 from erfjax.typing import JSON, Averages, Axes, Coverage, Figure, Number, Option, Statistic
 from erfjax.uncertainty import Diagnostics, Interval, Record
@@ -27,25 +28,6 @@ _STATISTICS = {
     "mean": "E[g]",
     "share": "E[g²/Σg²]",
 }
-_SIZES: dict[str, tuple[Callable[..., Any], str | None]] = {
-    "luo": (measures.luo_size, "reference"),
-    "sigma": (measures.sigma, None),
-    "area_ratio": (measures.area_ratio, "centre"),
-    "energy_radius": (measures.energy_radius, None),
-    "fwhm": (measures.fwhm, None),
-    "effective_area": (measures.effective_area, None),
-    "entropy_area": (measures.entropy_area, None),
-}
-"""Each measure, and the option that takes the centre of the theoretical field."""
-LISTED: dict[str, dict[str, Option]] = {
-    "luo": {},
-    "sigma": {},
-    "fwhm": {},
-    "energy_radius": {"fraction": 0.9},
-    "effective_area": {},
-    "entropy_area": {},
-}
-"""The measures in a table of sizes, and the options they have there."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -209,6 +191,18 @@ class EffectiveField(summary.Shown):
         """
         return intervals.intervals(self, measure, (level,), relative_to, options)[0]
 
+    def band(
+        self, line: Callable[[np.ndarray], np.ndarray], level: Number = 0.95, normalised: bool = True
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """The pointwise confidence band (low, high) of a profile of the map, by resampling; None without batches of samples.
+
+        Args:
+            line: from a map to its profile; linear in maps that are not negative.
+            level: how often the band is to hold the true value, pixel by pixel.
+            normalised: whether the profile is that of the map divided by its sum.
+        """
+        return intervals.band(self, line, level, normalised)
+
     def reader(self, measure: str, **options: Option) -> Callable[[np.ndarray], float]:
         """The function from a map of this field's shape to the number that `interval` is about."""
         if measure == "total":
@@ -229,19 +223,11 @@ class EffectiveField(summary.Shown):
     def _reference(self) -> tuple[int, ...]:
         """The pixel nearest to the centre of the theoretical field, or the middle pixel."""
         middle = tuple(n // 2 for n in self.map.shape)
-        return middle if self.theoretical is None else _nearest_pixel(self.theoretical.centre, self.map.shape)
+        return middle if self.theoretical is None else nearest_pixel(self.theoretical.centre, self.map.shape)
 
     def _size(self, values: np.ndarray, measure: str, options: dict[str, Option]) -> float:
-        if measure not in _SIZES:
-            raise MapError(f"`measure` must be one of {', '.join(sorted(_SIZES))}, but got {measure!r}.")
-        function, anchor = _SIZES[measure]
-        if anchor and self.theoretical is not None:
-            options = {anchor: _nearest_pixel(self.theoretical.centre, self.map.shape), **options}
-        result = function(np.abs(values), **options)
-        if not isinstance(result, tuple):
-            return float(result)
-        extended = [value for value, n in zip(result, values.shape, strict=True) if n > 1] or [0.0]
-        return math.sqrt(sum(value**2 for value in extended) / len(extended))
+        centre = None if self.theoretical is None else nearest_pixel(self.theoretical.centre, self.map.shape)
+        return size_of(values, measure, options, centre)
 
     def facts(self) -> summary.Table:
         """The field, one fact a row: what it is, its sizes with standard errors, its share of the theoretical field."""
@@ -256,6 +242,7 @@ class EffectiveField(summary.Shown):
             pairs["mean over"] = self.averages
         if self.samples:
             pairs["samples"] = self.samples
+            pairs["error bars"] = self._verdict()
         pairs["map"] = self.map.shape
         pairs["total"] = float(self.map.sum())
         pairs["σ"] = _attempt(self.sigma)
@@ -282,11 +269,19 @@ class EffectiveField(summary.Shown):
         error = _attempt(lambda: self.size_stderr(measure, **options))
         return f"{value:.4g} ± {error:.2g}" if isinstance(error, float) else summary.cell(value)
 
+    def _verdict(self) -> str:
+        """Whether to believe the error bars, in a few words."""
+        if self.samples < 2:
+            return "none: one sample"
+        if self.record is None:
+            return "not checked: the samples were not kept"
+        return self.diagnostics().verdict
+
     def _tables(self) -> tuple[summary.Table, ...]:
         return (self.facts(),)
 
     def _brief(self) -> str:
-        samples = f", {self.samples} samples" if self.samples else ""
+        samples = f", {self.samples} samples, error bars: {self._verdict()}" if self.samples else ""
         return f"{summary.cell(self.map.shape)} pixels, {self.formula}, {self.coverage}{samples}"
 
     def plot(self, ax: Axes | None = None, label: str | None = None, **options: Any) -> Figure | Axes:
@@ -385,11 +380,6 @@ _PLAIN = ("statistic", "samples", "unit", "coverage", "notes", "metadata")
 _LATER = ("channels", "averages")  # older files do not have them
 _RENAMED = {"signed": "mean"}  # what older files call a statistic
 UNDEFINED = "undefined"
-
-
-def _nearest_pixel(centre: tuple[float, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The pixel of the map nearest to `centre`, halves rounded up as the centre n // 2 is."""
-    return tuple(min(max(math.floor(c + 0.5), 0), n - 1) for c, n in zip(centre, shape, strict=True))
 
 
 def _attempt(measure: Callable[[], Any]) -> Any:

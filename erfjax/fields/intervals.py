@@ -105,6 +105,29 @@ def intervals(
     return tuple(Interval(value, *pair, level, count, per_unit) for pair, level in zip(ends, wanted, strict=True))
 
 
+def band(
+    field: Measured, line: Callable[[np.ndarray], np.ndarray], level: Number, normalised: bool
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """The pointwise band of a profile of the map; see `EffectiveField.band`."""
+    if field.batches is None or len(field.batches) < 2:
+        return None
+    share, space = resampling.check_level(level), field.map.shape
+    units = resampling.merged(field.batches)
+    flat, root = units.reshape(len(units), -1), field.statistic == "rms"
+    weights = resampling.draw(np.abs(flat).sum(1), resampling.resamples_for(share)).weights
+    if root or units.min() < 0:  # a root or a magnitude is taken of the mean map: every resample has its own
+        means = (weight @ flat for weight in weights)
+        maps = (np.sqrt(one) if root else one for one in means)
+        found = np.stack([line((one / one.sum() if normalised else one).reshape(space)) for one in maps])
+    else:
+        seen = flat.any(1)
+        found = weights[:, seen] @ np.stack([line(unit) for unit in units[seen]])
+        found = found / (weights @ flat.sum(1))[:, None] if normalised else found
+    estimate = line(field.map / field.map.sum() if normalised else field.map)
+    low, high = np.quantile(found, [(1 - share) / 2, (1 + share) / 2], axis=0)
+    return np.minimum(low, estimate), np.maximum(high, estimate)
+
+
 def _side(field: Measured, measure: str, options: dict[str, Any]) -> Side:
     """A field as it is resampled."""
     if measure == "geometric total":

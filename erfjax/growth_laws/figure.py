@@ -67,9 +67,9 @@ def _panel(axes: Any, growths: Sequence[Any], law: int) -> None:
         beside = n * 1.025 ** (style - (len(growths) - 1) / 2)  # side by side, or the markers would hide each other
         points = {"fmt": MARKERS[style % 5], "markersize": 4.5, "markerfacecolor": "white", "capsize": 2}
         label = f"{growth.name}: {slope.measured:.3f}"
-        axes.errorbar(
-            beside, np.array(growth.sizes) * scale, 2 * np.array(growth.stderrs) * scale, label=label, **points, **look
-        )
+        sizes = np.array(growth.sizes) * scale
+        bars = np.abs(np.array(growth.intervals).T * scale - sizes)
+        axes.errorbar(beside, sizes, bars, label=label, **points, **look)
     axes.set_xlabel("n")
     log_log(axes, depths)
     axes.legend(loc="lower left" if law else "upper left")

@@ -43,7 +43,7 @@ def growth(
     statistic: Statistic = "square",
     gates: Gates = "data",
     measure: str = "luo",
-    samples: int | Mapping[int, int] = 100,
+    samples: Given = 100,
     key: Any = None,
     predict: Iterable[int] = (),
     name: str | None = None,
@@ -97,6 +97,11 @@ def growth(
     """
     if not callable(family):
         raise StackError(f"`family` must be a function n -> network, but got {family!r}.")
+    if statistic == "share":
+        raise StackError(
+            'statistic="share" has no closed form to grow beside: take "square", or measure each depth with '
+            '`ej.empirical(..., statistic="share")`.'
+        )
     x = shaped(x) if isinstance(x, list) else x
     measured, predicted = _depths(depths), _depths(predict, least=0)
     predicted = tuple(n for n in predicted if n not in measured)
@@ -212,7 +217,7 @@ class _Reader:
         keys = jax.random.split(jax.random.fold_in(self.key, 0), ROWS if batch >= 0 else 1)
         return jnp.concatenate([draw(key) for key in keys], batch) if batch >= 0 else draw(keys[0])
 
-    def measured(self, network: Any, n: int, samples: int) -> EffectiveField:
+    def measured(self, network: Any, n: int, samples: Any) -> EffectiveField:
         """The measurement."""
         inputs = self.inputs(n)
         if inputs is None:
@@ -222,7 +227,7 @@ class _Reader:
             g,
             inputs,
             key=jax.random.fold_in(self.key, n),
-            samples=operator.index(samples),
+            samples=samples,
             unit=self.unit,
             layout=self.layout,
             out_layout=self.out_layout,

@@ -1,8 +1,8 @@
 """What `growth` finds: two fields for every depth, their sizes with intervals, and the slopes of both on log-log axes.
 
 A slope is that of the least-squares line through (log n, log size), every depth with the same weight, so that closed form and
-measurement are bent by a finite range of n alike. The interval of a measured slope is what the standard errors of the sizes
-make of it; it says whether measurement and closed form agree, whatever the curvature.
+measurement are bent by a finite range of n alike. The interval of a measured slope is what the intervals of the sizes
+(`field.interval`) make of it; it says whether measurement and closed form agree, whatever the curvature.
 """
 
 import dataclasses
@@ -21,8 +21,8 @@ from erfjax.errors import MapError
 from erfjax.fields import EffectiveField, output
 from erfjax.growth_laws import figure
 from erfjax.typing import Axes, Figure
+from erfjax.uncertainty.combining import combined
 
-WIDE = 1.959964  # standard errors on each side of a 95 % interval
 NAMES = ("size", "share of TRF")
 
 
@@ -36,6 +36,7 @@ class Slope:
         closed, measured: of the closed forms and of the measured fields.
         stderr: what the standard errors of the measured sizes make of the measured slope; NaN if one is unknown.
         beyond: of the closed form between the two largest depths, those that were only predicted included.
+        interval: the 95 % interval of the measured slope, from the intervals of the sizes (`uncertainty.combining`).
     """
 
     of: str
@@ -44,11 +45,7 @@ class Slope:
     measured: float
     stderr: float
     beyond: float
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """The 95 % interval of the measured slope."""
-        return self.measured - WIDE * self.stderr, self.measured + WIDE * self.stderr
+    interval: tuple[float, float]
 
     def holds(self, value: float) -> bool | None:
         """Whether the interval holds a value; None if there is no interval."""
@@ -108,24 +105,44 @@ class Growth(summary.Shown):
         found = (field.size_stderr(self.measure) for field in self.measured)
         return tuple(math.nan if error is None else error for error in found)
 
-    @property
+    @functools.cached_property
     def intervals(self) -> tuple[tuple[float, float], ...]:
-        """The 95 % intervals of the measured sizes, in pixels."""
-        return tuple((s - WIDE * e, s + WIDE * e) for s, e in zip(self.sizes, self.stderrs, strict=True))
+        """The 95 % intervals of the measured sizes, in pixels: NaN where there are too few samples."""
+        return tuple(map(self._interval, self.measured))
+
+    def _interval(self, field: EffectiveField) -> tuple[float, float]:
+        try:
+            low, high = field.interval(self.measure)
+        except MapError:
+            return math.nan, math.nan
+        return low, high
 
     def laws(self) -> tuple[Slope, ...]:
         """The exponents of the size and, where every theoretical field is finite, of its share of the theoretical field."""
         closed, measured, n = np.log(self.closed_sizes), np.log(self.sizes), np.log(self.depths)
         lever = (n - n.mean()) / ((n - n.mean()) ** 2).sum()
         error = float(np.sqrt(np.square(lever * np.array(self.stderrs) / np.array(self.sizes)).sum()))
+        ends = combined(lever, measured, np.log(np.array(self.intervals)))
         last = sorted([*zip(self.depths, self.closed, strict=True), *self._foreseen()], key=lambda pair: pair[0])[-2:]
         far = np.diff(np.log([[d, f.size(self.measure), _extent(f) or math.nan] for d, f in last]), axis=0)[0]
-        found = [Slope(NAMES[0], 0.5, float(lever @ closed), float(lever @ measured), error, float(far[1] / far[0]))]
+        found = [
+            Slope(NAMES[0], 0.5, float(lever @ closed), float(lever @ measured), error, float(far[1] / far[0]), ends)
+        ]
         trf = [extent for extent in self.trf if extent]
         if len(trf) == len(self.depths):
             own = float(lever @ np.log(trf))
             beyond = float((far[1] - far[2]) / far[0])
-            found.append(Slope(NAMES[1], -0.5, found[0].closed - own, found[0].measured - own, error, beyond))
+            found.append(
+                Slope(
+                    NAMES[1],
+                    -0.5,
+                    found[0].closed - own,
+                    found[0].measured - own,
+                    error,
+                    beyond,
+                    (ends[0] - own, ends[1] - own),
+                )
+            )
         return tuple(found)
 
     def _foreseen(self) -> list[tuple[int, EffectiveField]]:

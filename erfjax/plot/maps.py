@@ -111,9 +111,12 @@ def _section(
     offset = spacing * (np.arange(len(line)) - at[axis])
     look: Any = {"color": INK[style % len(INK)], "linestyle": DASHES[style % len(DASHES)], "linewidth": 1.2}
     axes.plot(offset, line, label=label, gid="section", **look)
-    if field.stderr is not None:
+    ends = field.band(lambda m: line_through(m, at, axis), normalised=share)
+    if ends is None and field.stderr is not None:
         error = 2 * line_through(field.stderr, at, axis) / scale
-        axes.fill_between(offset, line - error, line + error, color=look["color"], alpha=0.2, linewidth=0)
+        ends = line - error, line + error
+    if ends is not None:
+        axes.fill_between(offset, *ends, color=look["color"], alpha=0.2, linewidth=0)
     if bound:
         low, high = _reach(field.map, spacing)
         before = axes.get_xlim() if style else (low, high)

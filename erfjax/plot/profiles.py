@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from erfjax.jackknife import stderr, without_each
 from erfjax.plot.canvas import INK, MARKERS, draw_section, gaussian_of, middle
 
 GREY = "#777777"
@@ -45,13 +44,14 @@ def limits(axes: Any, reach: int) -> None:
 
 
 def markers(axes: Any, field: Any, style: int, label: str, reach: int, step: int = 1, first: int = 0) -> None:
-    """A measured profile as markers with error bars of two standard errors, every `step` pixels."""
-    line, error = profile(field)
+    """A measured profile as markers with 95 % error bars, every `step` pixels."""
+    line, ends = profile(field)
     offset = np.arange(len(line)) - centre(field)
     keep = (np.abs(offset) <= reach) & (offset % step == first)
     look = {"color": INK[style % 5], "markersize": 3.2, "markerfacecolor": "white", "linestyle": "none"}
     look |= {"elinewidth": 0.7, "markeredgewidth": 0.8, "marker": MARKERS[style % 5], "label": label}
-    axes.errorbar(offset[keep], line[keep], None if error is None else 2 * error[keep], **look)
+    bars = None if ends is None else np.abs(np.stack(ends) - line)[:, keep]
+    axes.errorbar(offset[keep], line[keep], bars, **look)
 
 
 def _marginal(values: np.ndarray) -> np.ndarray:
@@ -59,11 +59,6 @@ def _marginal(values: np.ndarray) -> np.ndarray:
     return values.sum(axis=tuple(range(values.ndim - 1)))
 
 
-def profile(field: Any) -> tuple[np.ndarray, np.ndarray | None]:
-    """The share of the map in every column, and its standard error (jackknife over batches)."""
-    line = _marginal(field.normalised())
-    if field.batches is None:
-        return line, None
-    columns = np.array([_marginal(batch) for batch in field.batches])
-    rest = without_each(columns)
-    return line, stderr(rest / rest.sum(1, keepdims=True))
+def profile(field: Any) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray] | None]:
+    """The share of the map in every column, and its 95 % band."""
+    return _marginal(field.normalised()), field.band(_marginal)

@@ -1,7 +1,7 @@
 """Several fields in one figure: a grid of maps on one scale, profiles by distance, sizes by layer.
 
-What is compared stands on one scale and in one window of pixels, so that widths can be compared by eye; error bars are ± 2
-standard errors. Fields are told apart by markers and dashes as well as by colour.
+What is compared stands on one scale and in one window of pixels, so that widths can be compared by eye; error bars are 95 %
+intervals (`field.interval`). Fields are told apart by markers and dashes as well as by colour.
 """
 
 import math
@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from erfjax import jackknife, measures
+from erfjax import measures
 from erfjax.errors import MapError
+from erfjax.plot.bars import interval_of, whiskers
 from erfjax.plot.canvas import DASHES, INK, MARKERS, around, cut, figure, legend_below, widest
 from erfjax.plot.maps import crop, draw_field
 from erfjax.typing import Axes, Figure, Number
 
 RATIOS = (0.2, 0.3, 0.5, 0.99)  # the thresholds of X. Ding et al. 2022
 SCALES = {"linear": 1.0, "root": 0.5}
-BARS = 2.0  # standard errors
 
 
 def fields(
@@ -119,9 +119,10 @@ def _grid(models: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _sigma(field: Any, spacing: Number) -> str:
-    """σ, with its standard error, in a line under a map."""
-    value, error = field.size("sigma"), field.size_stderr("sigma")
-    return f"σ {spacing * value:.3g}" + ("" if error is None else f" ± {spacing * error:.1g}")
+    """σ, with its 95 % interval, in a line under a map."""
+    value, ends = field.size("sigma"), interval_of(field, "sigma")
+    shown = "" if ends is None else f" ({spacing * ends[0]:.3g} to {spacing * ends[1]:.3g})"
+    return f"σ {spacing * value:.3g}{shown}"
 
 
 def _ratio_panels(part: Any, rows: dict[str, dict[str, Any]], ratios: Sequence[Number]) -> None:
@@ -133,15 +134,14 @@ def _ratio_panels(part: Any, rows: dict[str, dict[str, Any]], ratios: Sequence[N
         for style, (name, row) in enumerate(rows.items()):
             field = row[column]
             values = [100 * field.size("area_ratio", fraction=t) for t in ratios]
-            errors = [field.size_stderr("area_ratio", fraction=t) for t in ratios]
-            bars = None if None in errors else [100 * BARS * error for error in errors]
+            bars = whiskers(values, [interval_of(field, "area_ratio", fraction=t) for t in ratios], 100)
             aside = at + 0.07 * (style - (len(rows) - 1) / 2)
             axes.errorbar(aside, values, bars, label=name, **_marks(style), linewidth=0.8)
         axes.set_xticks(at, labels=[f"{100 * t:g}" for t in ratios])
         axes.set(xlabel="t in % of the field", yscale="log", title=column)
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("")
-    panels[0].set_ylabel("area ratio in %\n± 2 se" if _measured(rows) else "area ratio in %")
+    panels[0].set_ylabel("area ratio in %\n95 % intervals" if _measured(rows) else "area ratio in %")
     legend_below(part, panels[0])
 
 
@@ -214,10 +214,9 @@ def profile(
         distance, share = _by_distance(np.abs(field.normalised()), point, cumulative)
         look: Any = {"color": INK[style % len(INK)], "linestyle": DASHES[style % len(DASHES)], "linewidth": 1.2}
         ax.plot(spacing * distance, share, label=name, gid="profile", **look)
-        error = _profile_stderr(field, point, cumulative)
-        if error is not None:
-            low, high = share - BARS * error, share + BARS * error
-            ax.fill_between(spacing * distance, low, high, color=look["color"], alpha=0.2, linewidth=0)
+        ends = field.band(lambda m, point=point: _by_distance(np.abs(m), point, cumulative)[1])
+        if ends is not None:
+            ax.fill_between(spacing * distance, *ends, color=look["color"], alpha=0.2, linewidth=0)
         style += 1
         reach.append(spacing * (4.5 * widest(field.map) + 1.5))
     what = "share of the map up to there" if cumulative else "mean share of a pixel"
@@ -237,14 +236,6 @@ def _by_distance(share: np.ndarray, point: Sequence[Number], cumulative: bool) -
     rings = measures.radial_profile(share, tuple(point))
     seen = np.isfinite(rings.mean)
     return rings.radius[seen], (rings.mass if cumulative else rings.mean)[seen]
-
-
-def _profile_stderr(field: Any, point: Sequence[Number], cumulative: bool) -> np.ndarray | None:
-    """The standard error of what is drawn, by the jackknife over batches."""
-    maps = field.without_each_batch()
-    if maps is None:
-        return None
-    return jackknife.stderr(np.stack([_by_distance(np.abs(m / m.sum()), point, cumulative)[1] for m in maps]))
 
 
 def depth(
@@ -300,8 +291,8 @@ def depth(
     before, look = f"{label}: " if label else "", _marks(style)
     if effective:
         sizes = [spacing * effective[n].size(measure) if n in effective else math.nan for n in fields]
-        errors = [(effective[n].size_stderr(measure) if n in effective else None) or 0.0 for n in fields]
-        bars = [BARS * spacing * error for error in errors] if any(errors) else None
+        ends = [interval_of(effective[n], measure) if n in effective else None for n in fields]
+        bars = whiskers(sizes, ends, spacing)
         ax.errorbar(at, sizes, bars, label=f"{before}effective, {measure}", **look)
     theory = [fields[n].theoretical if n in effective else fields[n] for n in fields]
     extents = [math.nan if t is None or math.isinf(t.size[axis]) else spacing * t.size[axis] for t in theory]

@@ -31,6 +31,8 @@ from erfjax.tracing.second_moments.layerwise import contractions, fixed, layers,
 from erfjax.typing import Averages, Function, Given, Number, Statistic
 from erfjax.uncertainty.diagnostics import diagnose
 
+LEVEL, NORMAL = 0.95, 1.959964  # of the interval that ends a run with a target, and its standard errors if normal
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -280,7 +282,12 @@ def _references(compiled: _Compiled) -> tuple[int, ...]:
 
 
 def _precise(field: EffectiveField, target: Number) -> bool:
-    """Whether the total of the map and its Luo size are known to a relative standard error of `target`."""
+    """Whether the total of the map and its Luo size are known to a relative standard error of `target`.
+
+    A run that stops once its standard error looks small stops where samples happen to be alike, and so too low. So the 95 %
+    interval of the total must be as short as that error says as well, to its upper end: it is wider with few samples, and where
+    a heavy tail has not been met.
+    """
     if not field.map.any():
         return True
     if field.batches is None:
@@ -291,4 +298,8 @@ def _precise(field: EffectiveField, target: Number) -> bool:
         return False
     totals = field.batches.reshape(len(field.batches), -1).sum(1)
     total_error = totals.std(ddof=1) / np.sqrt(len(totals)) / (2 if field.statistic == "rms" else 1)
-    return error is not None and error <= target * size and bool(total_error <= target * abs(totals.mean()))
+    if error is None or error > target * size or total_error > target * abs(totals.mean()):
+        return False
+    found = field.interval("total", LEVEL)
+    reach = max(abs(end - found.value) for end in found)
+    return bool(reach <= NORMAL * target * abs(found.value))

@@ -18,8 +18,8 @@ from erfjax.decisions.streaming import context
 from erfjax.errors import ErfjaxError, FunctionError, LayoutError, MapError, SampleError, UnitError
 from erfjax.fields import EffectiveField, TheoreticalField
 from erfjax.fields.advice import image_size_per_axis
-from erfjax.fields.effective import LISTED
 from erfjax.fields.intervals import intervals
+from erfjax.fields.sizes import LISTED
 from erfjax.readings.analytic import analytic
 from erfjax.readings.by_layer import by_layer
 from erfjax.readings.empirical import empirical

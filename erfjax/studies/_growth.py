@@ -66,7 +66,7 @@ class GrowthResult(Result):
         """Two rows per network: log-log slopes of the size and of its share of the TRF, with 95 % intervals."""
         rows = tuple((curve.name, *slope_row(law)) for curve in self.curves for law in curve.laws())
         notes = (
-            "intervals: 95 %, from the standard errors of the measured sizes; √n is the limit: few layers bend the line",
+            "intervals: 95 %, from those of the measured sizes; √n is the limit: few layers bend the line",
         )
         return summary.Table("log-log slopes", ("network", *SLOPES), rows, notes)
 

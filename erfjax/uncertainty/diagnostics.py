@@ -78,6 +78,13 @@ class Diagnostics(summary.Shown):
         return self.tails[0].effective >= self.needed
 
     @property
+    def verdict(self) -> str:
+        """Whether to believe the error bars, in a few words."""
+        if self.trusted:
+            return "can be trusted"
+        return f"not to be trusted, about {_rounded(self.needed)} samples would do"
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """One line if the error bars are not to be trusted, with the number of samples that would do; else none."""
         if self.samples < 2:  # there are no error bars
