@@ -1,8 +1,8 @@
 """The layers of today's blocks: `Norm`, `Dense`, `Attention`, `Upsample` and `ConvTranspose`.
 
-    decoder = Dense() * (1 + Norm() * Attention(4)) ** 12
-    block = 1 + Norm() * Dense(expand=4) * Activation("gelu") * Dense()
-    unet = 1 + Conv(3, stride=2) * Conv(3) * Upsample(2, "bilinear")
+decoder = Dense() * (1 + Norm() * Attention(4)) ** 12
+block = 1 + Norm() * Dense(expand=4) * Activation("gelu") * Dense()
+unet = 1 + Conv(3, stride=2) * Conv(3) * Upsample(2, "bilinear")
 """
 
 import dataclasses
@@ -237,4 +237,3 @@ def _outer(k: int, s: int, padding: Any) -> tuple[int, int]:
         return low, total - low
     low, high = padding if isinstance(padding, tuple) else (padding, padding)
     return k - 1 - low, k - 1 - high
-

@@ -41,7 +41,9 @@ from erfjax.layers.plan import (
 from erfjax.layers.signals import NORMALISED, Signals
 
 MOST = 2500  # positions of an image: a matrix of all pairs takes 50 MB then
-UNIFORM = "attention weights are taken as uniform over what the mask leaves, the limit of small scores (exact for scale=0)"
+UNIFORM = (
+    "attention weights are taken as uniform over what the mask leaves, the limit of small scores (exact for scale=0)"
+)
 PAIRS = "gates of two positions go together as for images of independent pixels of zero mean and equal variance"
 LEFT_OUT = 'what summed channels have in common is left out (channels="random-signs" has none of it)'
 EVENLY = "every pixel of a window is taken to be the maximum equally often"

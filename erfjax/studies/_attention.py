@@ -182,11 +182,11 @@ def horizon(share: np.ndarray, beyond: float = BEYOND) -> int:
 
 
 def attention(
-    depths: Sequence[int] = (2, 4, 8, 16),
+    depths: Sequence[int] = (2, 4, 8),
     *,
     networks: Sequence[str] | None = None,
-    tokens: int = 64,
-    width: int = 64,
+    tokens: int = 48,
+    width: int = 32,
     heads: int = 4,
     window: int = 8,
     scale: float = 0.1,
@@ -270,7 +270,9 @@ def _figure(result: AttentionResult) -> Any:
     columns = min(4, len(result.fields))
     rows = math.ceil(len(result.fields) / columns)
     with figure(max(2.6 * columns, 7.2), 2.3 * rows + 3.4) as drawing:
-        drawing.suptitle("attention: share of each token in E[g²] at birth (lines: closed form, markers: measured, ± 2 se)")
+        drawing.suptitle(
+            "attention: share of each token in E[g²] at birth (lines: closed form, markers: measured, ± 2 se)"
+        )
         upper, lower = drawing.subfigures(2, 1, height_ratios=(2.3 * rows, 3.2))
         panels = upper.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
         for axes, (name, pairs) in zip(panels, result.fields.items(), strict=False):
