@@ -1,4 +1,4 @@
-"""Stacks of today's blocks: geometry against the trace, closed forms from pairs of positions against polynomials and measurement."""
+"""Stacks of today's blocks: geometry against the trace, closed forms against polynomials, plain JAX and measurement."""
 
 import jax
 import jax.numpy as jnp

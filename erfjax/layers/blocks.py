@@ -30,7 +30,8 @@ class Norm(Layer):
     Raises:
         StackError: no such kind.
 
-    Source: J. Ba, J. Kiros, G. Hinton, Layer Normalization, 2016; B. Zhang, R. Sennrich, Root Mean Square Layer Normalization, 2019.
+    Source: J. Ba, J. Kiros, G. Hinton, Layer Normalization, 2016; B. Zhang, R. Sennrich, Root Mean Square Layer
+        Normalization, 2019.
 
     Example:
         >>> from erfjax.layers import Conv, Norm
@@ -173,8 +174,10 @@ class Upsample(Layer):
 class ConvTranspose(Windowed):
     """A transposed convolution: `stride` - 1 zeros between pixels, then a convolution of stride 1.
 
-    Without `weights` it is full and random, with them a fixed filter on every channel alone, as for `Conv`: the tap m of the kernel
-    is what unit o takes from place o + m of the image with zeros. "SAME" gives n·stride units, "VALID" n·stride + max(k - stride, 0),
+    Without `weights` it is full and random, with them a fixed filter on every channel alone, as for `Conv`: the tap m of the
+    kernel
+    is what unit o takes from place o + m of the image with zeros. "SAME" gives n·stride units, "VALID" n·stride + max(k -
+    stride, 0),
     as `jax.lax.conv_transpose`; numbers cut that many units from the largest output of (n - 1)·stride + k, as in PyTorch.
 
     Raises:

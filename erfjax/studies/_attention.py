@@ -1,14 +1,18 @@
 """The ERF of transformers at birth: where the U comes from, whether √n holds, and how far sliding windows see.
 
-Every network is a stack of attention layers on a sequence, asked about its last token (an encoder: the middle one). In closed form small
+Every network is a stack of attention layers on a sequence, asked about its last token (an encoder: the middle one). In
+closed form small
 scores make attention uniform over what its mask leaves; measured are fresh networks on fresh normal tokens, scores scaled down to
 that limit or as they are.
 
-1. Causal decoders. Paths that skip every attention stay on the last token, and means over what came before favour the first tokens: with
+1. Causal decoders. Paths that skip every attention stay on the last token, and means over what came before favour the first
+tokens: with
    residuals the map is a U, without them only its left arm is left. Norms damp later branches, perceptrons add to the right arm.
-2. Growth. √n is the law of windows of random kernels. A causal window is off its centre, so that without residuals it drifts as n; masks
+2. Growth. √n is the law of windows of random kernels. A causal window is off its centre, so that without residuals it drifts
+as n; masks
    without a window see everything after one layer.
-3. The horizon of sliding windows with residuals: the distance behind which one percent of the map is left, against W ln(ε) / ln(1 - skip).
+3. The horizon of sliding windows with residuals: the distance behind which one percent of the map is left, against W ln(ε) /
+ln(1 - skip).
 """
 
 import dataclasses
@@ -66,7 +70,8 @@ class AttentionResult(Result):
     Attributes:
         depths: numbers of layers.
         fields: by network, its field in closed form and measured at every depth.
-        horizons: by the weight of the skip connection, the distance in tokens that holds all but a percent of the closed form, at every
+        horizons: by the weight of the skip connection, the distance in tokens that holds all but a percent of the closed
+            form, at every
             number of layers of `layers`.
         layers: numbers of layers of the horizons.
     """
@@ -92,9 +97,11 @@ class AttentionResult(Result):
         )
         s = self.settings
         notes = (
-            f"{s['tokens']} tokens of width {s['width']}, {s['heads']} heads, windows of {s['window']}, scores scaled by {s['scale']}; "
+            f"{s['tokens']} tokens of width {s['width']}, {s['heads']} heads, windows of {s['window']}, "
+            f"scores scaled by {s['scale']}; "
             f"E[g²] of {s['samples']} networks",
-            "closed form: attention uniform over its mask, norms by mean field; the unit is the last token, of an encoder the middle one",
+            "closed form: attention uniform over its mask, norms by mean field; the unit is the last token, "
+            "of an encoder the middle one",
         )
         table = summary.Table("the ERF of transformers at birth", tuple(names.split(", ")), tuple(rows), notes)
         return table, *([self._grown()] if len(self.depths) > 1 else []), self._horizons()
@@ -112,7 +119,8 @@ class AttentionResult(Result):
         )
         columns = ("skip", "W ln ε / ln(1 - skip)", *(f"{n} layers, in W" for n in self.layers))
         notes = (
-            f"layers skip · x + (1 - skip) · attention(x) over windows of {window} tokens, in closed form; horizon: the tokens behind it "
+            f"layers skip · x + (1 - skip) · attention(x) over windows of {window} tokens, in closed form; "
+            f"horizon: the tokens behind it "
             f"share {BEYOND:.0%} of E[g²]",
         )
         return summary.Table("the horizon of sliding windows with residuals", columns, rows, notes)
@@ -215,7 +223,8 @@ def attention(
         StackError: no depths, depths below 1, or an unknown network.
         SampleError: fewer than two samples, which have no standard error.
 
-    Source: Chowdhury 2026, arXiv 2603.10123 (the U-shape); G. Xiao, Why Stacking Sliding Windows Can't See Very Far, 2025 (the horizon).
+    Source: Chowdhury 2026, arXiv 2603.10123 (the U-shape); G. Xiao, Why Stacking Sliding Windows Can't See Very Far, 2025
+        (the horizon).
 
     Example:
         >>> import erfjax as ej

@@ -1,4 +1,4 @@
-"""Laws of blocks that mix positions: against stacks, whose closed forms carry pairs of positions, and against plain recursions."""
+"""Laws of blocks that mix positions, against stacks, whose closed forms carry pairs of positions, and plain recursions."""
 
 import math
 
