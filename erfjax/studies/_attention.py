@@ -203,7 +203,7 @@ def attention(
     seed: int = 0,
     progress: bool | None = None,
 ) -> AttentionResult:
-    """The ERF of decoders and encoders by depth, with and without windows, residuals, norms, perceptrons: closed form and measured.
+    """The ERF of decoders and encoders by depth, with and without windows, residuals, norms, MLPs: closed form and measured.
 
     Args:
         depths: numbers of layers.
