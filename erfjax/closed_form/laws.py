@@ -4,7 +4,8 @@
 
     σ² = Σ_l (j_{l-1} d_l)² Var X_l,    uniform windows: Var X = (k² - 1) / 12
 
-so σ = O(√n) while the theoretical field is O(n). The laws of blocks that mix positions otherwise are those of `mixing`. In every function a layer is a kernel, or an integer k for k equal
+so σ = O(√n) while the theoretical field is O(n). The laws of blocks that mix positions otherwise are those of `mixing`. In
+every function a layer is a kernel, or an integer k for k equal
 taps along the axis.
 """
 

@@ -28,7 +28,8 @@ def attention_share(
 ) -> Float[np.ndarray, " tokens"]:
     """The share of every token in the gradient of one token behind n layers x → skip · x + branch · attention(x).
 
-    For small scores attention is uniform over what its mask leaves: a matrix C with rows 1/i for j <= i (causal: the Cesàro mean), 1/W
+    For small scores attention is uniform over what its mask leaves: a matrix C with rows 1/i for j <= i (causal: the Cesàro
+        mean), 1/W
     in a causal window, 1/T without a mask. A path that takes k attentions has the amplitude (C^k)(u, j), and random values and
     outputs keep paths of different layers apart, so that the products of skip² I + branch² C⊗C are
 
@@ -88,8 +89,10 @@ def window_horizon(window: Number, skip: Number = 0.95, threshold: Number = 0.01
 
         horizon = W ln(threshold) / ln(1 - skip)
 
-    To get D tokens back a signal passes D/W attentions, each of which damps it by 1 - skip: where (1 - skip)^{D/W} falls below the
-    threshold nothing comes through, however many layers there are. With the defaults this is 1.54 W. It is an estimate: it leaves out that
+    To get D tokens back a signal passes D/W attentions, each of which damps it by 1 - skip: where (1 - skip)^{D/W} falls
+    below the
+    threshold nothing comes through, however many layers there are. With the defaults this is 1.54 W. It is an estimate: it
+    leaves out that
     there are many ways to choose the layers, and `attention_share` counts them.
 
     Raises:
@@ -166,14 +169,18 @@ def unet_scales(
 ) -> Scales:
     """What each level of a residual U-Net has in the map of a unit, and how far from the unit it is.
 
-    Level l is T_l = 1 + down · n random convolutions · T_{l+1} · up, by a factor f: down averages f pixels per axis (or is a random
-    convolution of f taps and stride f: `pooled=False`), up repeats each f times, and the last level is T = 1. A unit reads one coarse
-    pixel, random convolutions keep that diagonal, and an average of f^D pixels gives each the amplitude f^{-D}, together the energy f^{-D}:
+    Level l is T_l = 1 + down · n random convolutions · T_{l+1} · up, by a factor f: down averages f pixels per axis (or is a
+    random
+    convolution of f taps and stride f: `pooled=False`), up repeats each f times, and the last level is T = 1. A unit reads
+        one coarse
+    pixel, random convolutions keep that diagonal, and an average of f^D pixels gives each the amplitude f^{-D}, together the
+    energy f^{-D}:
 
         share_l ∝ f^{-D l} (pooled), 1 (strided)
         distance_l = (f^{2l} - 1) / 6 + n (k² - 1) / 12 Σ_{i=1}^{l} f^{2i}
 
-    per axis, averaged over the phases of the unit. So pooling damps coarse levels as fast as these widen: with L levels σ² grows as f^L in one
+    per axis, averaged over the phases of the unit. So pooling damps coarse levels as fast as these widen: with L levels σ²
+    grows as f^L in one
     dimension, as L in two, and not at all in three; with strided convolutions as f^{2L}/L in any.
 
     Args:

@@ -1,6 +1,7 @@
 """Closed forms of stacks: the map of E[g²] or E[g], its moments, and its Gaussian.
 
-Where all units see alike the map is a polynomial and its moments come from cumulants. Elsewhere the map comes from pairs of positions on
+Where all units see alike the map is a polynomial and its moments come from cumulants. Elsewhere the map comes from pairs of
+positions on
 the image, and moments are those of the map.
 """
 

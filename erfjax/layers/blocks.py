@@ -1,8 +1,8 @@
 """The layers of today's blocks: `Norm`, `Dense`, `Attention`, `Upsample` and `ConvTranspose`.
 
-    decoder = Dense() * (1 + Norm() * Attention(4)) ** 12
-    block = 1 + Norm() * Dense(expand=4) * Activation("gelu") * Dense()
-    unet = 1 + Conv(3, stride=2) * Conv(3) * Upsample(2, "bilinear")
+decoder = Dense() * (1 + Norm() * Attention(4)) ** 12
+block = 1 + Norm() * Dense(expand=4) * Activation("gelu") * Dense()
+unet = 1 + Conv(3, stride=2) * Conv(3) * Upsample(2, "bilinear")
 """
 
 import dataclasses
@@ -30,7 +30,8 @@ class Norm(Layer):
     Raises:
         StackError: no such kind.
 
-    Source: J. Ba, J. Kiros, G. Hinton, Layer Normalization, 2016; B. Zhang, R. Sennrich, Root Mean Square Layer Normalization, 2019.
+    Source: J. Ba, J. Kiros, G. Hinton, Layer Normalization, 2016; B. Zhang, R. Sennrich, Root Mean Square Layer
+        Normalization, 2019.
 
     Example:
         >>> from erfjax.layers import Conv, Norm
@@ -173,8 +174,10 @@ class Upsample(Layer):
 class ConvTranspose(Windowed):
     """A transposed convolution: `stride` - 1 zeros between pixels, then a convolution of stride 1.
 
-    Without `weights` it is full and random, with them a fixed filter on every channel alone, as for `Conv`: the tap m of the kernel
-    is what unit o takes from place o + m of the image with zeros. "SAME" gives n·stride units, "VALID" n·stride + max(k - stride, 0),
+    Without `weights` it is full and random, with them a fixed filter on every channel alone, as for `Conv`: the tap m of the
+    kernel
+    is what unit o takes from place o + m of the image with zeros. "SAME" gives n·stride units, "VALID" n·stride + max(k -
+    stride, 0),
     as `jax.lax.conv_transpose`; numbers cut that many units from the largest output of (n - 1)·stride + k, as in PyTorch.
 
     Raises:
@@ -237,4 +240,3 @@ def _outer(k: int, s: int, padding: Any) -> tuple[int, int]:
         return low, total - low
     low, high = padding if isinstance(padding, tuple) else (padding, padding)
     return k - 1 - low, k - 1 - high
-

@@ -1,6 +1,7 @@
 """What today's blocks add to a plan: zeros between pixels, resizing, normalisation, and attention with its mask.
 
-Zeros between pixels, resizing and attention have units that see differently (by phase, or by their place in a sequence). Each says
+Zeros between pixels, resizing and attention have units that see differently (by phase, or by their place in a sequence).
+Each says
 what it does to positions as a matrix with one row per unit and one column per pixel, both in row-major order.
 """
 

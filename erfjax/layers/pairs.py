@@ -1,6 +1,7 @@
 """Expected gradients of a plan on a finite image, from pairs of positions: K(i, i') = E[g_i g_i'], summed over channels.
 
-The polynomials of `second_moments` say what all units see alike. Behind an upsampling or an attention units see differently, so here
+The polynomials of `second_moments` say what all units see alike. Behind an upsampling or an attention units see differently,
+so here
 K is a matrix over all pairs of pixels, padding is cut where it stands, and fixed maps act on both sides. Backwards,
 
     random layer, variance v     K(i, i') → Σ_a v(a) K(i + a, i' + a): one tap meets both positions
@@ -9,7 +10,8 @@ K is a matrix over all pairs of pixels, padding is cut where it stands, and fixe
     normalisation                K(i, i') → K(i, i') r_i r_i' (1 - (1 - 3ρ²) / 2d), r = 1/std, ρ the correlation, d channels
     branches                     Σ_b K_b + Σ_{b≠c} M_bᵀ K M_c, M the mean of each branch's Jacobian: zero behind random weights
 
-Gates and normalisations read the covariance of positions, which the same rules carry forwards from an input of independent pixels:
+Gates and normalisations read the covariance of positions, which the same rules carry forwards from an input of independent
+pixels:
 S → Σ_a v(a) S(i + a, i' + a), M S Mᵀ, E[φ(z_i) φ(z_i')] and so on.
 """
 
@@ -41,7 +43,9 @@ from erfjax.layers.plan import (
 from erfjax.layers.signals import NORMALISED, Signals
 
 MOST = 2500  # positions of an image: a matrix of all pairs takes 50 MB then
-UNIFORM = "attention weights are taken as uniform over what the mask leaves, the limit of small scores (exact for scale=0)"
+UNIFORM = (
+    "attention weights are taken as uniform over what the mask leaves, the limit of small scores (exact for scale=0)"
+)
 PAIRS = "gates of two positions go together as for images of independent pixels of zero mean and equal variance"
 LEFT_OUT = 'what summed channels have in common is left out (channels="random-signs" has none of it)'
 EVENLY = "every pixel of a window is taken to be the maximum equally often"
@@ -83,7 +87,8 @@ class Pairs:
         n = int(np.prod(shape))
         if n > MOST:
             raise StackError(
-                f"The units of this stack see differently, so that its closed form goes over pairs of positions: at most {MOST} of "
+                f"The units of this stack see differently, so that its closed form goes over pairs of "
+                f"positions: at most {MOST} of "
                 f"them, but the image {shape} has {n}. Give a smaller `image_shape`, or ask `erfjax.analytic` about its network."
             )
         pairs = cls(plan, shape, Signals.unread(plan))

@@ -1,6 +1,7 @@
 """`Stack`: what every stack of layers can say and build, and its operators.
 
-Here are the public methods and what each kind of stack must say about itself. The layers are in `kinds` and `blocks`, products and sums
+Here are the public methods and what each kind of stack must say about itself. The layers are in `kinds` and `blocks`,
+products and sums
 in `combinations`. A stack becomes a `plan`, of which `theoretical` and `analytic` read fields and `networks` make functions.
 """
 
@@ -14,7 +15,7 @@ from erfjax.errors import StackError
 from erfjax.fields import EffectiveField, TheoreticalField
 from erfjax.layers import analytic, networks, theoretical
 from erfjax.layers.analytic import Moments, Question
-from erfjax.layers.plan import Plan, Scope, Settings, Shape
+from erfjax.layers.plan import Plan, Scope, Settings
 from erfjax.typing import ArrayLike, Channels, Extent, Given, Statistic, Unit
 
 

@@ -1,4 +1,4 @@
-"""Theoretical fields of plans: one walk forwards composes the layers' windows, one backwards (`regions`) gives the exact pixels."""
+"""Theoretical fields of plans: one walk forwards composes windows, one backwards (`regions`) gives the exact set of pixels."""
 
 import operator
 from typing import Any

@@ -1,4 +1,4 @@
-"""Theoretical fields of plans whose units see differently: by their phase behind an upsampling, by their place under a causal mask.
+"""Theoretical fields of plans whose units see differently: by phase behind an upsampling, by place under a causal mask.
 
 Nothing composes there, so everything is asked of the exact sets of positions: once with padding cut at every layer, once without,
 for each phase, and for each layer with all that stands before it.
@@ -141,9 +141,7 @@ def _steady(table: PhaseTable, stride: tuple[Fraction, ...]) -> bool:
 
 def _rows(plan: Plan, shape: Shape) -> Iterator[LayerRow]:
     """One row per operation and sum, for its centre unit, of all that stands before it."""
-    name = 0
-    for label, before, until in _prefixes(Series(()), plan):
-        name += 1
+    for name, (label, before, until) in enumerate(_prefixes(Series(()), plan), 1):
         output = output_shape(until, shape)
         unit = tuple(n // 2 for n in output)
         start, stop = hull(until, shape, unit)

@@ -9,6 +9,7 @@ from typing import Any
 
 from erfjax.studies import datasets
 from erfjax.studies._architecture import ArchitectureResult, architecture
+from erfjax.studies._attention import AttentionResult, attention
 from erfjax.studies._coverage import CoverageResult, coverage
 from erfjax.studies._design import DesignResult, design
 from erfjax.studies._flat import FlatResult, flat
@@ -32,11 +33,13 @@ BY_NAME: dict[str, Callable[..., Any]] = {
     "regularisation": regularisation,
     "design": design,
     "coverage": coverage,
+    "attention": attention,
 }
 
 __all__ = [
     "BY_NAME",
     "ArchitectureResult",
+    "AttentionResult",
     "CoverageResult",
     "DesignResult",
     "FlatResult",
@@ -48,6 +51,7 @@ __all__ = [
     "SparseResult",
     "TrainingResult",
     "architecture",
+    "attention",
     "coverage",
     "datasets",
     "design",

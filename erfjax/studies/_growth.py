@@ -65,9 +65,7 @@ class GrowthResult(Result):
     def slopes(self) -> summary.Table:
         """Two rows per network: log-log slopes of the size and of its share of the TRF, with 95 % intervals."""
         rows = tuple((curve.name, *slope_row(law)) for curve in self.curves for law in curve.laws())
-        notes = (
-            "intervals: 95 %, from those of the measured sizes; √n is the limit: few layers bend the line",
-        )
+        notes = ("intervals: 95 %, from those of the measured sizes; √n is the limit: few layers bend the line",)
         return summary.Table("log-log slopes", ("network", *SLOPES), rows, notes)
 
     def tables(self) -> tuple[summary.Table, ...]:
