@@ -125,7 +125,9 @@ def pairs(function: Function, second: np.ndarray) -> PairMoments:
         return PairMoments(mean, np.full(len(q), slope), values, 2 * (even * same + odd * opposite))
     sizes, which = np.unique(np.round(q, 12), return_inverse=True)
     terms = np.array([_hermite(function, float(size)) for size in sizes])[which]  # (n, 2, terms)
-    pair = [sum(np.outer(c, c) * rho**k for k, c in enumerate(part.T)) for part in terms.transpose(1, 0, 2)]
+    pair = [
+        np.sum([np.outer(c, c) * rho**k for k, c in enumerate(part.T)], axis=0) for part in terms.transpose(1, 0, 2)
+    ]
     exact = np.array([moments(function, float(size)) for size in sizes])[which]
     for matrix, diagonal in zip(pair, (exact[:, 2], exact[:, 1]), strict=True):
         np.fill_diagonal(matrix, diagonal)

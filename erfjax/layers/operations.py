@@ -102,7 +102,7 @@ class Attend(Operation):
     kernels: tuple[Weighted, ...]
 
     @property
-    def inner(self) -> tuple[Weighted, ...]:  # type: ignore[override]
+    def inner(self) -> tuple[Weighted, ...]:
         return self.kernels
 
     @property

@@ -151,8 +151,8 @@ class Pairs:
             case Attend():
                 if plan.scale:
                     self.signals.assume(plan, UNIFORM)
-                found, (mean, square) = plan.matrix(shape), _matrices(plan)
-                return Signal(square * found @ x.second @ found.T, mean * found @ x.mean)
+                found, (first, square) = plan.matrix(shape), _matrices(plan)
+                return Signal(square * found @ x.second @ found.T, first * found @ x.mean)
         found = _fixed(plan, shape)
         return Signal(found @ x.second @ found.T, found @ x.mean)
 
@@ -205,8 +205,8 @@ class Pairs:
             case Normalise():
                 return np.diag(self.scales[id(plan)][0])
             case Attend():
-                mean = _matrices(plan)[0]
-                return mean * plan.matrix(shape) if mean else None
+                first = _matrices(plan)[0]
+                return first * plan.matrix(shape) if first else None
         return _fixed(plan, shape)
 
     def _pull(self, plan: Plan, k: Matrix, shape: Shape, summed: bool) -> Matrix | None:

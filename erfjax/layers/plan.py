@@ -74,9 +74,9 @@ class Scope(NamedTuple):
 
 
 class Read(NamedTuple):
-    """The positions i with i·base = o·stride + t·dilation + offset, 0 <= t < count, that unit o reads along one axis."""
+    """The positions i with i·base = o·stride + t·dilation + offset, 0 <= t < taps, that unit o reads along one axis."""
 
-    count: int = 1
+    taps: int = 1
     stride: int = 1
     dilation: int = 1
     offset: int = 0

@@ -72,8 +72,8 @@ class Signals:
                 for part in plan.parts:
                     x = self._through(part, x)
             case Parallel():
-                second, mean, mixed = zip(*(self._through(part, x) for part in plan.parts), strict=True)
-                return Signal(sum(second), sum(mean), any(mixed))
+                each = [self._through(part, x) for part in plan.parts]
+                return Signal(sum(b.second for b in each), sum(b.mean for b in each), any(b.mixed for b in each))
             case Weighted():
                 mean, variance, exact = plan.moments()
                 if not exact:

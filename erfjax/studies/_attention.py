@@ -149,7 +149,7 @@ class AttentionResult(Result):
         if 0.95 in self.horizons:
             window, layers = self.settings["window"], f"{self.layers[0]} to {self.layers[-1]} layers"
             low, high = (f(self.horizons[0.95]) / window for f in (min, max))
-            here = f"{low:.2f} W to {high:.2f} W over {layers}, and growing"
+            here = f"{low:.2f} W to {high:.2f} W over {layers}"
             found.append(Claim("horizon of windows, skip 0.95 (Xiao 2025)", "1.5 W at any depth", here))
         return tuple(found)
 
@@ -230,7 +230,7 @@ def attention(
         >>> import erfjax as ej
         >>> result = ej.studies.attention((1, 2), networks=["decoder"], tokens=4, width=4, heads=1, samples=8, layers=(4,))
         >>> [round(float(pair.closed.normalised()[-1]), 2) for pair in result.fields["decoder"]]
-        [0.69, 0.57]
+        [0.82, 0.63]
     """
     depths = tuple(sorted(set(map(int, depths))))
     if not depths or depths[0] < 1:
