@@ -46,7 +46,7 @@ def quick(name):
     return name if name in ("transposed", "decoder") else pytest.param(name, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("name", map(quick, STACKS))
+@pytest.mark.parametrize("name", [quick(name) for name in STACKS])
 def test_the_trace_of_a_network_sees_what_the_stack_says(name):
     stack, shape = STACKS[name]
     settings = {"width": 2, "in_channels": 2}
