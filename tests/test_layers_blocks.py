@@ -51,7 +51,7 @@ def test_the_trace_of_a_network_sees_what_the_stack_says(name):
     stack, shape = STACKS[name]
     settings = {"width": 2, "in_channels": 2}
     shapes = jax.eval_shape(lambda key: stack.init(key, **settings), jax.random.key(0))
-    params = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes)
+    params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), shapes)
     f = lambda x: stack.apply(params, x, **settings)  # noqa: E731
     x = jax.ShapeDtypeStruct((1, *shape, 2), jnp.float32)
     for unit in (None, (0,) * len(shape)):
