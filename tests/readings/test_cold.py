@@ -3,6 +3,7 @@
 import collections
 import functools
 import os
+import re
 import subprocess
 import sys
 import time
@@ -43,14 +44,14 @@ def operations(f, options):
     rows = (np.ones((2, 1, 16, 18, 3) if options.gates == "data" else 1, np.float32),)
     with moment_pass.quickly():
         text = _jitted(moment_pass, careful=False).lower(moment_pass.arguments(), rows).as_text()
-    return collections.Counter(line.split("=")[1].split()[0].strip('"') for line in text.splitlines() if " = " in line)
+    return collections.Counter(re.findall(r"stablehlo\.(\w+)", text))
 
 
 @pytest.mark.parametrize("options", [Options(channels="random-signs"), Options(), Options(gates="mean-field")])
 def test_the_largest_digit_is_searched_once_in_several_layers(options):
     found = operations(residual(3), options)  # 10 convolutions
-    assert found["stablehlo.reduce"] <= 3
-    assert found["stablehlo.erfc"] == found["stablehlo.while"] == 0
+    assert found["reduce"] <= 3
+    assert found["while"] == 0
 
 
 def test_activations_whose_squares_underflow_are_answered_with_care():
