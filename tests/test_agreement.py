@@ -9,6 +9,7 @@ import pickle
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from erfjax.agreement import Comparison, compare, scaling_law
 from erfjax.errors import ComparisonError, MapError
@@ -218,15 +219,14 @@ def test_a_total_that_is_off_is_no_chance_unless_it_is_not_asked():
 
 
 def test_the_limit_is_shared_by_the_questions():
-    """A total 3.85 standard errors off has p = 4e-4: too rare for one question in 1000, but not for one of four."""
+    """A total 3.85 errors off, by its interval, has p = 4e-4: too rare for one question in 1000, but not for one of four."""
     found = measured(bell())
-    error = compare(exact(found.map), found).total.b_stderr
-    total = found.map.sum()
-    comparison = compare(scaled(exact(found.map), 1 - 3.85 * error / total), found)
+    error = -math.log(compare(exact(found.map), found).total.interval[0]) / stats.t.ppf(0.975, len(found.batches) - 1)
+    comparison = compare(scaled(exact(found.map), math.exp(-3.85 * error)), found)
     assert 1e-3 / 4 < asked(comparison)["total"] < 1e-3
     assert len(comparison.questions) == 4
     assert comparison.within_chance is True
-    farther = compare(scaled(exact(found.map), 1 - 4.2 * error / total), found)
+    farther = compare(scaled(exact(found.map), math.exp(-4.2 * error)), found)
     assert farther.within_chance is False
 
 
@@ -322,7 +322,7 @@ def test_a_comparison_is_saved_pickled_and_copied(tmp_path):
         np.testing.assert_array_equal(copied.b.batches, found.batches)
         np.testing.assert_array_equal(copied.b.theoretical.mask(), found.theoretical.mask())
     rows = comparison.save(tmp_path / "comparison.csv").read_text().splitlines()
-    assert rows[0] == "measure,theory,± theory,mean of 400,± mean of 400,mean of 400 / theory,± ratio"
+    assert rows[0] == "measure,theory,± theory,mean of 400,± mean of 400,mean of 400 / theory,± ratio,95 % from,95 % to"
     assert float(rows[2].split(",")[1]) == comparison.size("sigma").a
     content = json.loads(comparison.save(tmp_path / "comparison.json").read_text())
     assert content["within_chance"] is True

@@ -25,7 +25,8 @@ def test_ratios_have_the_intervals_of_the_fields_paired_where_samples_are():
     assert tuple(found.interval("luo", 0.68)) == tuple(a.interval("luo", 0.68, relative_to=exact(bell())))
     assert found.size("luo").interval is None
     low, high = found.size("sigma").interval
-    assert f"{low:.4g} to {high:.4g}" in str(found)
+    row = next(row for row in found.table().to_dict() if row["measure"] == "sigma")
+    assert (row["95 % from"], row["95 % to"]) == (low, high)
 
 
 def test_what_is_no_field_is_refused():

@@ -134,7 +134,10 @@ class Comparison(summary.Shown):
     def table(self) -> summary.Table:
         """One row per measure; the distance, the z-scores and what chance explains as notes."""
         a, b = self.labels
-        rows = tuple((r.name, r.a, r.a_stderr, r.b, r.b_stderr, r.value, _span(r)) for r in (*self.sizes, self.total))
+        rows = tuple(
+            (r.name, r.a, r.a_stderr, r.b, r.b_stderr, r.value, r.stderr, *(r.interval or (None, None)))
+            for r in (*self.sizes, self.total)
+        )
         distance = (
             f"total variation {self.total_variation:.4f}, of which sampling noise explains {self.noise_floor:.4f}"
         )
@@ -143,7 +146,7 @@ class Comparison(summary.Shown):
             if self.compared
             else "no error bars"
         )
-        columns = ("measure", a, f"± {a}", b, f"± {b}", f"{b} / {a}", "95 % of ratio")
+        columns = ("measure", a, f"± {a}", b, f"± {b}", f"{b} / {a}", "± ratio", "95 % from", "95 % to")
         return summary.Table(f"{a} against {b}", columns, rows, (distance, scores, self._verdict(), *self.notes))
 
     def _verdict(self) -> str:
@@ -259,13 +262,6 @@ class Comparison(summary.Shown):
                 questions=tuple(Question(**question) for question in metadata["questions"]),
                 notes=tuple(metadata["notes"]),
             )
-
-
-def _span(ratio: Ratio) -> str | None:
-    """The interval of a ratio as it is printed, or its standard error."""
-    if ratio.interval is not None:
-        return "{:.4g} to {:.4g}".format(*ratio.interval)
-    return None if ratio.stderr is None else f"± {ratio.stderr:.2g}"
 
 
 def _ratio(content: JSON) -> Ratio:

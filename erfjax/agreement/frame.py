@@ -64,7 +64,7 @@ def caveats(a: EffectiveField, b: EffectiveField, names: tuple[str, str]) -> tup
         for note in field.notes
         if note.startswith("do not trust")
     ]
-    for field, other, name, its in ((a, b, *names), (b, a, *reversed(names))):
+    for field, other, (name, its) in ((a, b, names), (b, a, names[::-1])):
         drawn = other.coverage == "measured" and other.averages is not None and "weights" in other.averages
         if drawn and field.metadata.get("weights") == "given":
             notes.append(

@@ -292,7 +292,7 @@ def depth(
     if effective:
         sizes = [spacing * effective[n].size(measure) if n in effective else math.nan for n in fields]
         ends = [interval_of(effective[n], measure) if n in effective else None for n in fields]
-        bars = whiskers(sizes, ends, spacing)
+        bars = whiskers(sizes, ends, float(spacing))
         ax.errorbar(at, sizes, bars, label=f"{before}effective, {measure}", **look)
     theory = [fields[n].theoretical if n in effective else fields[n] for n in fields]
     extents = [math.nan if t is None or math.isinf(t.size[axis]) else spacing * t.size[axis] for t in theory]

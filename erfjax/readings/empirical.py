@@ -133,7 +133,7 @@ def empirical(
             channel.
         batch_size: samples computed at once; by default what a memory budget allows.
         target: stop when the relative standard errors of the map's total and of its Luo size are both this small, and the 95 %
-            interval of the total reaches no farther than 1.96 of them to either side: so a run does not stop early by luck.
+            interval of the total is no longer than 2 · 1.96 of them: so a run does not stop early by luck.
         mesh: devices to share every batch; in a run of several processes each calls with the same arguments.
         checkpoint: a file that keeps the state every few seconds; the same call continues from it, to the same bits.
             Several processes must see the same file.

@@ -285,8 +285,8 @@ def _precise(field: EffectiveField, target: Number) -> bool:
     """Whether the total of the map and its Luo size are known to a relative standard error of `target`.
 
     A run that stops once its standard error looks small stops where samples happen to be alike, and so too low. So the 95 %
-    interval of the total must be as short as that error says as well, to its upper end: it is wider with few samples, and where
-    a heavy tail has not been met.
+    interval of the total must be as short as that error says as well: it is longer with few samples, and where a heavy tail has
+    not been met.
     """
     if not field.map.any():
         return True
@@ -301,5 +301,4 @@ def _precise(field: EffectiveField, target: Number) -> bool:
     if error is None or error > target * size or total_error > target * abs(totals.mean()):
         return False
     found = field.interval("total", LEVEL)
-    reach = max(abs(end - found.value) for end in found)
-    return bool(reach <= NORMAL * target * abs(found.value))
+    return bool((found.high - found.low) / 2 <= NORMAL * target * abs(found.value))
