@@ -5,13 +5,13 @@ import functools
 import math
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 
 from erfjax.fields import LayerRow, Phase, PhaseTable, TheoreticalField
 from erfjax.layouts import Layout
 from erfjax.measurement.cone import unit_box
+from erfjax.readings import extents
 from erfjax.tracing import registry
 from erfjax.tracing.positions.access import IrregularError, Shift
 from erfjax.tracing.positions.axis_roles import Part, Roles, parts, roles
@@ -102,13 +102,13 @@ class Reader:
         stride = tuple(
             0
             if out is None
-            else _number(part.role.stride)
+            else extents.number(part.role.stride)
             if part is not None
             and part.role.stride is not None
             and (part.flattened or (per_unit is None and math.isinf(start[i])))
             else self.step(atom, target, unit, out, i, start, stop)
             if per_unit is None
-            else _number(per_unit)
+            else extents.number(per_unit)
             for i, (out, part, (_, per_unit)) in enumerate(zip(paired, along, motion, strict=True))
         )
         phases = functools.partial(self.phases, atom, target, unit, tuple(paired), tuple(motion))
@@ -126,8 +126,8 @@ class Reader:
             start=start,
             stop=stop,
             stride=stride,
-            padding=tuple(_number(u * s - b) for u, s, b in zip(position, stride, start, strict=True)),
-            clipped=_integers(self.interval(true)),
+            padding=tuple(extents.number(u * s - b) for u, s, b in zip(position, stride, start, strict=True)),
+            clipped=extents.integers(self.interval(true)),
             shift_invariant=invariant,
             channels=self.channels(true),
             notes=self.notes(atom) + self.misnamed(atom, target, unit, start, stop),
@@ -201,7 +201,7 @@ class Reader:
         by = 1 if unit[out] + 1 < target.space(atom.shape)[out] or unit[out] == 0 else -1
         moved = (*unit[:out], unit[out] + by, *unit[out + 1 :])
         there, end = self.interval(self.region(atom, unit_box(atom.shape, target, moved), clipped=False))
-        return _moved(start[axis], there[axis], by) or _moved(stop[axis], end[axis], by)
+        return extents.moved(start[axis], there[axis], by) or extents.moved(stop[axis], end[axis], by)
 
     def phases(
         self,
@@ -224,7 +224,7 @@ class Reader:
                 moved = unit if out is None else (*unit[:out], u, *unit[out + 1 :])
                 start, stop = self.interval(self.region(atom, unit_box(atom.shape, target, moved), clipped=False))
                 rows.append(Phase(axis, u % periods[-1], u, start[axis], stop[axis]))
-        shift = tuple(0 if s is None else _number(s * p) for p, (_, s) in zip(periods, motion, strict=True))
+        shift = tuple(0 if s is None else extents.number(s * p) for p, (_, s) in zip(periods, motion, strict=True))
         return PhaseTable(tuple(periods), shift, tuple(sorted(rows, key=lambda row: (row.axis, row.phase))))
 
     def mask(self, region: Region) -> np.ndarray:
@@ -300,7 +300,9 @@ class Reader:
         hulls = []
         for u in range(space[axis]):
             unit = (*centre[:axis], u, *centre[axis + 1 :])
-            hulls.append(_integers(self.interval(self.region(atom, unit_box(atom.shape, target, unit), clipped=True))))
+            hulls.append(
+                extents.integers(self.interval(self.region(atom, unit_box(atom.shape, target, unit), clipped=True)))
+            )
         start, stop = zip(*hulls, strict=True)
         return np.array(start), np.array(stop)
 
@@ -315,24 +317,41 @@ class Reader:
 
     def layer(self, name: str, visit: Visit) -> LayerRow:
         var = next(v for v in self.program.equations[visit.last].outputs if v in self.roles)
+        along = self.stacked(var) if visit.operation == "scan" else None
+        start, stop, stride, units = self.centred(var) if along is None else self.step(var, along)
+        padding = tuple(extents.number(u * s - b) for u, s, b in zip(units, stride, start, strict=True))
+        size = self.sizes[var] = tuple(b - a for a, b in zip(start, stop, strict=True))
+        given = tuple(map(max, zip(*(self.size(read) for read in visit.reads), strict=True)))
+        return LayerRow(name, visit.operation, var.shape, size, tuple(stride), padding, start, stop, given or None)
+
+    def stacked(self, var: Var) -> int | None:
+        """The axis along which a scan over the only axis of space stacks its steps; None if there is no such axis."""
+        space = self.source.space(self.program.input.shape)
+        axes = [a for a, n in enumerate(var.shape) if n == space[0] > 2] if len(space) == 1 else []
+        return axes[0] if len(axes) == 1 else None
+
+    def step(self, var: Var, along: int) -> tuple[tuple[Extent, ...], tuple[Extent, ...], list[Extent], list[int]]:
+        """Start, stop, stride and number of the centre step of a scan."""
+        at = var.shape[along] // 2
+        (start, stop), (there, end) = (self.hidden(var, {along: step}) for step in (at, at + 1))
+        return start, stop, [extents.moved(start[0], there[0], 1) or extents.moved(stop[0], end[0], 1)], [at]
+
+    def centred(self, var: Var) -> tuple[tuple[Extent, ...], tuple[Extent, ...], list[Extent], list[int]]:
+        """Start, stop, stride and number of the centre unit of a variable, per spatial axis of the input."""
         playing, centre = self.centre(var)
         start, stop = self.hidden(var, centre)
         stride: list[Extent] = []
         for i, axis in enumerate(self.source.spatial):
             part = playing.get(axis)
             if part is None or part.role.stride is not None:
-                stride.append(0 if part is None else _number(part.role.stride))
+                stride.append(0 if part is None else extents.number(part.role.stride))
             else:  # paths disagree: one step, by looking
                 at = centre[part.along]
                 by = 1 if at + 1 < var.shape[part.along] else -1
                 there, _ = self.hidden(var, centre | {part.along: at + by})
-                stride.append(_moved(start[i], there[i], by))
+                stride.append(extents.moved(start[i], there[i], by))
         found = [playing.get(axis) for axis in self.source.spatial]
-        units = [0 if part is None else part.position(centre[part.along]) or 0 for part in found]
-        padding = tuple(_number(u * s - b) for u, s, b in zip(units, stride, start, strict=True))
-        size = self.sizes[var] = tuple(b - a for a, b in zip(start, stop, strict=True))
-        given = tuple(map(max, zip(*(self.size(read) for read in visit.reads), strict=True)))
-        return LayerRow(name, visit.operation, var.shape, size, tuple(stride), padding, start, stop, given or None)
+        return start, stop, stride, [0 if part is None else part.position(centre[part.along]) or 0 for part in found]
 
     def centre(self, var: Var) -> tuple[dict[int, Part], dict[int, int]]:
         """How a variable runs along each spatial axis of the input, and the centre along these axes."""
@@ -380,20 +399,3 @@ def _steady(table: PhaseTable, stride: Sequence[Extent]) -> bool:
         for a, b in zip(table.rows, table.rows[1:], strict=False)
         if a.axis == b.axis
     )
-
-
-def _moved(start: Extent, there: Extent, by: int) -> Extent:
-    """How far a start moves per unit, seen on one that is `by` units away; 0 where either is global."""
-    return 0 if math.isinf(start) or math.isinf(there) else _number((there - start) * by)
-
-
-def _number(value: Any) -> Extent:
-    """An int where the value is whole, else a float."""
-    if isinstance(value, Fraction):
-        return value.numerator if value.denominator == 1 else float(value)
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _integers(hull: tuple[tuple[Extent, ...], tuple[Extent, ...]]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    start, stop = hull
-    return tuple(map(int, start)), tuple(map(int, stop))

@@ -83,6 +83,7 @@ def test_a_scan_is_one_row():
     field = ej.theoretical(f, x, unit=7, layout="NLC")
     assert (field.size, field.stride) == ((8,), (1,))
     assert [(row.name, row.operation) for row in field.layers] == [("cell", "scan"), ("dot_general_1", "dot_general")]
+    assert (field.layers[0].size, field.layers[0].stride, field.layers[0].padding) == ((11,), (1,), (10,))  # of step 10
 
 
 def test_layers_that_the_unit_cannot_see_are_not_listed():
