@@ -318,7 +318,7 @@ class Reader:
     def layer(self, name: str, visit: Visit) -> LayerRow:
         var = next(v for v in self.program.equations[visit.last].outputs if v in self.roles)
         along = self.stacked(var) if visit.operation == "scan" else None
-        start, stop, stride, units = self.centred(var) if along is None else self.step(var, along)
+        start, stop, stride, units = self.centred(var) if along is None else self.of_step(var, along)
         padding = tuple(extents.number(u * s - b) for u, s, b in zip(units, stride, start, strict=True))
         size = self.sizes[var] = tuple(b - a for a, b in zip(start, stop, strict=True))
         given = tuple(map(max, zip(*(self.size(read) for read in visit.reads), strict=True)))
@@ -326,11 +326,10 @@ class Reader:
 
     def stacked(self, var: Var) -> int | None:
         """The axis along which a scan over the only axis of space stacks its steps; None if there is no such axis."""
-        space = self.source.space(self.program.input.shape)
-        axes = [a for a, n in enumerate(var.shape) if n == space[0] > 2] if len(space) == 1 else []
+        axes = [a for a, n in enumerate(var.shape) if (n,) == self.source.space(self.program.input.shape) and n > 2]
         return axes[0] if len(axes) == 1 else None
 
-    def step(self, var: Var, along: int) -> tuple[tuple[Extent, ...], tuple[Extent, ...], list[Extent], list[int]]:
+    def of_step(self, var: Var, along: int) -> tuple[tuple[Extent, ...], tuple[Extent, ...], list[Extent], list[int]]:
         """Start, stop, stride and number of the centre step of a scan."""
         at = var.shape[along] // 2
         (start, stop), (there, end) = (self.hidden(var, {along: step}) for step in (at, at + 1))
@@ -350,7 +349,7 @@ class Reader:
                 by = 1 if at + 1 < var.shape[part.along] else -1
                 there, _ = self.hidden(var, centre | {part.along: at + by})
                 stride.append(extents.moved(start[i], there[i], by))
-        found = [playing.get(axis) for axis in self.source.spatial]
+        found = map(playing.get, self.source.spatial)
         return start, stop, stride, [0 if part is None else part.position(centre[part.along]) or 0 for part in found]
 
     def centre(self, var: Var) -> tuple[dict[int, Part], dict[int, int]]:
