@@ -19,7 +19,7 @@ from erfjax.decisions.certificate import Traced, traced
 from erfjax.decisions.leaks import Clock, Leak, find_leaks
 from erfjax.decisions.spans import Span, Spans, all_held, through
 from erfjax.decisions.tiles import Tiling, tiling
-from erfjax.errors import GeometryError, LayoutError
+from erfjax.errors import ErfjaxError, GeometryError, LayoutError
 from erfjax.fields import LayerRow
 from erfjax.layouts import BATCH, CHANNEL, Layout, parse_input, shaped
 from erfjax.measurement.model import require_function
@@ -65,7 +65,28 @@ class Context:
     leaks: tuple[Leak, ...]
     rate: float | None
     notes: tuple[str, ...]
-    asked: "_Asked" = dataclasses.field(repr=False)
+    asked: "_Asked | None" = dataclasses.field(repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The answer and its layers. The function is left out, so that any can be asked about; `plan` needs it."""
+        return {**vars(self), "layers": self.layers, "_at": self._at, "asked": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+
+    def _held(self) -> "_Asked":
+        if self.asked is None:
+            raise ErfjaxError(
+                "This context was pickled, and pickles leave out the function: expected a context that `erfjax.context` has "
+                "just returned. Call it again where a plan is wanted."
+            )
+        return self.asked
+
+    @functools.cached_property
+    def _at(self) -> int:
+        """The place of the sequence axis among the spatial axes."""
+        source = self._held().reader.source
+        return [source.letters[a] for a in source.spatial].index(self.axis)
 
     @property
     def causal(self) -> bool:
@@ -85,7 +106,8 @@ class Context:
     @functools.cached_property
     def layers(self) -> tuple[LayerRow, ...]:
         """The receptive field of the centre unit of every layer."""
-        return self.asked.reader.layers(self.asked.output, full(self.asked.output.shape))
+        asked = self._held()
+        return asked.reader.layers(asked.output, full(asked.output.shape))
 
     def plan(self, chunk: int) -> Tiling:
         """How the model is streamed in chunks: what each chunk reads, so that the chunks together are the whole.
@@ -100,6 +122,7 @@ class Context:
 
         Raises:
             GeometryError: no positive multiple of the grid.
+            ErfjaxError: the context comes from a pickle, which leaves out the function.
 
         Example:
             >>> import erfjax as ej, jax, jax.numpy as jnp, numpy as np
@@ -111,12 +134,11 @@ class Context:
             >>> bool((plan(model, x) == model(x)).all())
             True
         """
-        source = self.asked.reader.source
+        asked = self._held()
+        source = asked.reader.source
         tile = tuple(chunk if source.letters[axis] == self.axis else None for axis in source.spatial)
-        x = jax.ShapeDtypeStruct(self.asked.reader.program.input.shape, self.asked.reader.program.input.dtype)
-        return tiling(
-            self.asked.f, x, tile=tile, layout=source.letters, out_layout=self.asked.target.letters, streamed=True
-        )
+        x = jax.ShapeDtypeStruct(asked.reader.program.input.shape, asked.reader.program.input.dtype)
+        return tiling(asked.f, x, tile=tile, layout=source.letters, out_layout=asked.target.letters, streamed=True)
 
     def facts(self) -> summary.Table:
         """The answer, one fact a row."""
@@ -141,7 +163,7 @@ class Context:
 
     def table(self) -> summary.Table:
         """One row per layer: the field of its centre unit along the axis, and how far it looks back and ahead."""
-        at = [self.asked.reader.source.letters[a] for a in self.asked.reader.source.spatial].index(self.axis)
+        at = self._at
         rows = []
         for row in self.layers:
             after = row.size[at] - row.padding[at] - row.stride[at]

@@ -1,5 +1,7 @@
 """Causality, look-back and look-ahead of every position, against Jacobians; who leaks; chunks that are the whole."""
 
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -269,3 +271,14 @@ def test_masked_attention(f, causal, left, right):
     assert (found.causal, found.left, found.right) == (causal, left, right)
     assert all("test_context.py" in str(leak) for leak in found.leaks)
     assert bool(found.leaks) is not causal
+
+
+def test_a_context_pickles_without_its_function():
+    found = ej.context(
+        lambda x: x + jnp.pad(x, ((0, 0), (3, 0), (0, 0)))[:, :-3], jax.ShapeDtypeStruct((1, 20, 2), jnp.float32)
+    )
+    loaded = pickle.loads(pickle.dumps(found))
+    assert (loaded.left, loaded.right, loaded.layers, str(loaded)) == (3, 0, found.layers, str(found))
+    assert pickle.loads(pickle.dumps(loaded)).left == 3
+    with pytest.raises(ErfjaxError, match="leave out the function"):
+        loaded.plan(4)
