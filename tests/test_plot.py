@@ -137,7 +137,7 @@ def test_sections_of_several_fields_share_given_axes():
     np.testing.assert_array_equal(curve(axes, "after")[1], other.map[middle[0]])
     assert len({line.get_linestyle() for line in axes.lines}) == 2  # told apart in grey as well
     band = axes.collections[-1].get_paths()[0].vertices
-    top = (other.map + 2 * other.stderr)[middle[0]].max()
+    top = other.band(lambda m: m[middle[0]], normalised=False)[1].max()
     assert band[:, 1].max() == pytest.approx(top)
     assert axes.get_ylim()[1] > top
 
@@ -206,7 +206,8 @@ def test_models_by_layers_stand_on_one_scale():
     for axes, shown in zip(maps, flat, strict=True):
         np.testing.assert_allclose(axes.images[0].get_array(), shown.normalised())
         assert axes.images[0].get_clim() == (0, top)
-        assert f"σ {shown.size('sigma'):.3g} ± {shown.size_stderr('sigma'):.1g}" in axes.get_xlabel()
+        low, high = shown.interval("sigma")
+        assert f"σ {shown.size('sigma'):.3g} ({low:.3g} to {high:.3g})" in axes.get_xlabel()
         assert axes.get_xlim() == maps[0].get_xlim()
     assert [axes.get_title() for axes in maps[:2]] == ["2", "4"]
     assert [axes.get_ylabel().splitlines()[0] for axes in maps[::2]] == ["plain", "dilated"]
@@ -216,8 +217,8 @@ def test_models_by_layers_stand_on_one_scale():
     wide = grid["dilated"]["4"]
     expected = [100 * wide.size("area_ratio", fraction=t) for t in (0.2, 0.3, 0.5, 0.99)]
     np.testing.assert_allclose(bars.lines[0].get_ydata().astype(float), expected)
-    errors = [400 * wide.size_stderr("area_ratio", fraction=t) for t in (0.2, 0.3, 0.5, 0.99)]
-    np.testing.assert_allclose(bar_lengths(bars), errors, atol=1e-9)
+    ends = [wide.interval("area_ratio", fraction=t) for t in (0.2, 0.3, 0.5, 0.99)]
+    np.testing.assert_allclose(bar_lengths(bars), [100 * (e.high - e.low) for e in ends], atol=1e-9)
 
 
 def test_models_alone_stand_side_by_side():
@@ -271,9 +272,8 @@ def test_sizes_by_layer():
     bars = axes.containers[0]
     sizes = [2 * field.size("sigma") for field in layers.values()]
     np.testing.assert_allclose(bars.lines[0].get_ydata().astype(float), sizes)
-    np.testing.assert_allclose(
-        bar_lengths(bars), [8 * field.size_stderr("sigma") for field in layers.values()], atol=1e-9
-    )
+    ends = [field.interval("sigma") for field in layers.values()]
+    np.testing.assert_allclose(bar_lengths(bars), [2 * (e.high - e.low) for e in ends], atol=1e-9)
     assert curve(axes, "theoretical")[1].tolist() == [6, 10, 18]
     assert [text.get_text() for text in axes.get_xticklabels()] == ["conv1", "conv2", "conv4"]
     assert axes.get_ylabel() == "size in µm"

@@ -71,7 +71,10 @@ def test_results_are_one_line_inside_of_others(field):
     assert repr(theoretical) == "TheoreticalField(unit (3, 4) sees 11 × ∞ of 30 × 40 pixels, stride 2 × 1)"
     assert not calls
     measured = effective(np.ones((30, 40)), samples=12, coverage="measured", theoretical=theoretical)
-    assert repr(measured) == "EffectiveField(30 × 40 pixels, E[g²], measured, 12 samples, error bars: can be trusted)"
+    assert (
+        repr(measured)
+        == "EffectiveField(30 × 40 pixels, E[g²], measured, 12 samples, error bars: not checked: the samples were not kept)"
+    )
     assert repr(theoretical.advice()).startswith("Advice(advice for an image of 30 × 40")
     assert repr(theoretical.phases()) == "PhaseTable(period 2 × 1, shift 4 × 1)"
 

@@ -27,12 +27,12 @@ def draw(account: Any, ax: Axes | None = None, label: str | None = None) -> Figu
 def _sections(account: Any, ax: Axes, before: str) -> Axes:
     """The share of every column, field over field."""
     for style, (name, field) in enumerate(zip(NAMES, account.fields.values(), strict=True)):
-        line, error = profile(field)
+        line, ends = profile(field)
         at = np.arange(len(line)) - centre(field)
         look: dict[str, Any] = {"color": INK[style], "linestyle": DASHES[style], "label": f"{before}{name}"}
         ax.plot(at, line, linewidth=1.2, **look)
-        if error is not None:
-            ax.fill_between(at, line - 2 * error, line + 2 * error, color=INK[style], alpha=0.2, linewidth=0)
+        if ends is not None:
+            ax.fill_between(at, *ends, color=INK[style], alpha=0.2, linewidth=0)
     limits(ax, int(np.ceil(4 * max(account.variances) ** 0.5)))
     ax.set_ylabel("share per column")
     ax.legend(fontsize="small")

@@ -86,6 +86,8 @@ def intervals(
     """
     wanted = [resampling.check_level(level) for level in levels]
     sides = [_side(one, measure, options or {}) for one in (field, relative_to) if one is not None]
+    if len(sides) > 1 and not sides[1].value:
+        raise MapError("A ratio needs a number other than zero to divide by.")
     value = sides[0].value / sides[1].value if len(sides) > 1 else sides[0].value
     drawn = [side for side in sides if side.units is not None]
     if not drawn:
@@ -122,7 +124,11 @@ def band(
     else:
         seen = flat.any(1)
         found = weights[:, seen] @ np.stack([line(unit) for unit in units[seen]])
-        found = found / (weights @ flat.sum(1))[:, None] if normalised else found
+        if normalised:
+            totals = weights @ flat.sum(1)
+            if not totals.all():  # most samples have no gradient: a resample may have none at all
+                return None
+            found = found / totals[:, None]
     estimate = line(field.map / field.map.sum() if normalised else field.map)
     low, high = np.quantile(found, [(1 - share) / 2, (1 + share) / 2], axis=0)
     return np.minimum(low, estimate), np.maximum(high, estimate)

@@ -50,7 +50,7 @@ class Slope:
     def holds(self, value: float) -> bool | None:
         """Whether the interval holds a value; None if there is no interval."""
         low, high = self.interval
-        return None if math.isnan(low) else low - 1e-9 <= value <= high + 1e-9
+        return None if math.isnan(low) else bool(low - 1e-9 <= value <= high + 1e-9)
 
     def against(self, value: float) -> str:
         """The measured slope beside a value, in words: its distance in standard errors."""

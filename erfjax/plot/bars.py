@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from erfjax.errors import MapError
+from erfjax.typing import Number
 
 LEVEL = 0.95
 
@@ -21,7 +22,7 @@ def interval_of(field: Any, measure: str, **options: Any) -> tuple[float, float]
     return low, high
 
 
-def whiskers(values: Sequence[float], ends: Sequence[tuple[float, float] | None], scale: float) -> np.ndarray | None:
+def whiskers(values: Sequence[float], ends: Sequence[tuple[float, float] | None], scale: Number) -> np.ndarray | None:
     """How far bars reach below and above the values, for `errorbar`; None if there is no interval.
 
     Args:

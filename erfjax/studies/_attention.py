@@ -31,12 +31,13 @@ from erfjax.plot.canvas import DASHES, INK, MARKERS, figure
 from erfjax.plot.profiles import GREY
 from erfjax.readings.empirical import empirical
 from erfjax.studies._support.pairs import Claim, Pair, Result, bar, noise, pair_arrays
+from erfjax.typing import Number
 
 SKIPS = (0.5, 0.8, 0.95)  # residual weights whose horizon is drawn
 BEYOND = 0.01  # the share of the map behind the horizon
 
 
-def families(heads: int = 4, window: int = 8, scale: float = 0.1) -> dict[str, Any]:
+def families(heads: int = 4, window: int = 8, scale: Number = 0.1) -> dict[str, Any]:
     """The networks of the study by name: functions of the number of layers.
 
     Example:
@@ -197,7 +198,7 @@ def attention(
     width: int = 32,
     heads: int = 4,
     window: int = 8,
-    scale: float = 0.1,
+    scale: Number = 0.1,
     samples: int = 64,
     layers: Sequence[int] = (10, 20, 40, 80, 160),
     seed: int = 0,
