@@ -15,6 +15,7 @@ from erfjax.tracing.second_moments.steps import kind_of
 from erfjax.tracing.windows.cone import Cone
 
 CHANCE = 1e-3  # how often independent weights may be called dependent, over all tests of a network
+SEVERAL = 16  # weights that have one sign by chance once in thirty thousand tensors
 LISTED = 5  # places that a line names
 
 Operand = tuple[int, int]
@@ -86,10 +87,19 @@ def contracted(cone: Cone, kinds: Sequence[Kind] = (Kind.BILINEAR,)) -> Iterable
 
 
 def is_filter(weight: np.ndarray, channels: Sequence[int]) -> bool:
-    """Whether a kernel is the same for all channels (an average, a blur): nobody draws weights like that."""
-    first = weight[tuple(slice(0, 1) if a in channels else slice(None) for a in range(weight.ndim))]
+    """Whether nobody draws weights like that.
+
+    A filter is the same for all channels (an average, a blur), has one sign (an adjacency, attention), or is a symmetric matrix (a
+    Laplacian, the identity).
+    """
     if not weight.any():
         return False
+    if (weight.min() >= 0 or weight.max() <= 0) and np.count_nonzero(weight) >= SEVERAL:
+        return True
+    matrix = weight.squeeze()
+    if matrix.ndim == 2 and np.array_equal(matrix, matrix.T):
+        return True
+    first = weight[tuple(slice(0, 1) if a in channels else slice(None) for a in range(weight.ndim))]
     if weight.size == first.size:
         return bool((first >= 0).all() or (first <= 0).all())
     return bool((weight == first).all())
