@@ -89,8 +89,7 @@ def contracted(cone: Cone, kinds: Sequence[Kind] = (Kind.BILINEAR,)) -> Iterable
 def is_filter(weight: np.ndarray, channels: Sequence[int]) -> bool:
     """Whether nobody draws weights like that.
 
-    A filter is the same for all channels (an average, a blur), has one sign (an adjacency), or is a symmetric matrix (a Laplacian,
-    the identity).
+    A filter is the same for all channels (an average, a blur), has one sign (an adjacency), or is a symmetric matrix.
     """
     if not weight.any():
         return False
