@@ -20,7 +20,8 @@ from erfjax.measurement.inputs import split
 from erfjax.measurement.model import cached
 from erfjax.measurement.waiting import told
 from erfjax.readings import rounding
-from erfjax.readings.moment_pass import MomentPass, Options, finish, plain, sides
+from erfjax.readings.moment_pass import MomentPass, finish, plain, sides
+from erfjax.readings.options import Options
 from erfjax.readings.question import Question, Questions, ask, of_image, one_sample, require_floating
 from erfjax.readings.theoretical import fields_of
 from erfjax.tracing.registry import lengths

@@ -12,12 +12,14 @@ from jax import lax
 
 from erfjax.errors import MapError, SampleError
 from erfjax.measurement.cone import cone_of, read
+from erfjax.readings.options import Options
 from erfjax.readings.question import Question
 from erfjax.readings.weighing import Raised, Weighing, raised, with_arguments
 from erfjax.tracing.positions.index_sets import Box, full
 from erfjax.tracing.program.equations import Equation, Var
 from erfjax.tracing.registry import lengths
 from erfjax.tracing.second_moments import (
+    arrived,
     backward,
     closure,
     coverage,
@@ -26,17 +28,17 @@ from erfjax.tracing.second_moments import (
     random_weights,
     two_points,
 )
-from erfjax.tracing.second_moments.activity import Weigh, fault, observed
+from erfjax.tracing.second_moments.activity import Weigh, entangled, fault, observed
 from erfjax.tracing.second_moments.coverage import Survey
 from erfjax.tracing.second_moments.kinds import Choice, Kind
 from erfjax.tracing.second_moments.layerwise import contractions
 from erfjax.tracing.second_moments.passages import frame
 from erfjax.tracing.second_moments.random_weights import Operand
 from erfjax.tracing.second_moments.scaled import SIZE_STEP, Scaled, in_double_precision, unscaled
+from erfjax.tracing.second_moments.scans import length_of
 from erfjax.tracing.second_moments.segments import Partition, partition
 from erfjax.tracing.second_moments.steps import kind_of, passes, precision
 from erfjax.tracing.windows.cone import Cone
-from erfjax.typing import Given
 
 GIVEN_GATES = (
     "gates are those that the given weights open for these inputs: over weights drawn anew they vary, and with them the total, "
@@ -46,68 +48,10 @@ INDEPENDENT_GATES = (
     "gates of different layers are taken as independent, those of one layer as they go together over the rows of x; what that "
     "leaves out says ej.account."
 )
-POWERS = {"square": 2, "rms": 2, "mean": 1}
-CHOICES = {
-    "statistic": tuple(POWERS),
-    "gates": ("data", "mean-field"),
-    "weights": ("given", "exchangeable"),
-    "positions": ("auto", "apart", "together"),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What is asked for; see `analytic`."""
-
-    statistic: str = "square"
-    gates: str = "data"
-    weights: str = "given"
-    channels: Given = "sum"
-    positions: str = "apart"
-
-    @property
-    def power(self) -> int:
-        """Which moment the pass pushes."""
-        return POWERS[self.statistic]
-
-    @property
-    def coherent(self) -> bool:
-        """Whether the gradients of the unit's channels are added before they are squared."""
-        return self.channels not in ("frobenius", "random-signs")
-
-    @property
-    def signed(self) -> bool:
-        """Whether every channel of the unit stands for itself."""
-        return not self.coherent
-
-    @property
-    def layerwise(self) -> bool:
-        """Whether the covariance runs over positions and channels, through the weights as they are."""
-        return self.positions == "together" and self.weights == "given"
-
-    @property
-    def pairable(self) -> bool:
-        """Whether positions can be taken together."""
-        return self.power == 2 and self.gates == "data" and self.weights == "exchangeable"
-
-    def check(self) -> None:
-        """Refuses an option that does not exist.
-
-        Raises:
-            SampleError: there is none of that name.
-        """
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                remedy = ": other statistics have no closed form, measure them with ej.empirical."
-                raise SampleError(
-                    f"`{name}` must be one of {', '.join(map(repr, allowed))}, but got {getattr(self, name)!r}"
-                    + (remedy if name == "statistic" else ".")
-                )
-        if self.positions == "together" and not (self.power == 2 and self.gates == "data"):
-            raise SampleError(
-                'positions="together" needs statistic="square" or "rms" and gates="data", but got '
-                f'statistic={self.statistic!r}, gates={self.gates!r}: use positions="apart".'
-            )
+LONG = (
+    "positions are taken apart, as their covariances would have to follow all {} steps of a scan one by one: "
+    'positions="together" does it all the same.'
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -122,6 +66,7 @@ class MomentPass:
         random: known operands (equation, operand) that are random weights rather than filters.
         sizes: exponents of the known operands of contractions, where they can be known beforehand.
         notes: why positions are taken apart, where they had better be taken together.
+        unrolled: how many steps of a scan are unrolled at most; None for all.
     """
 
     question: Question
@@ -130,20 +75,28 @@ class MomentPass:
     random: frozenset[Operand]
     sizes: dict[Operand, int]
     notes: tuple[str, ...] = ()
+    unrolled: int | None = None
 
     @classmethod
     def of(cls, question: Question, options: Options) -> "MomentPass":
         """The pass of a question, its weights told from its filters, positions together only where that is of use."""
-        cone = _cone(question, question.consts)
+        unrolled = options.unrolled if question.loops else None
+        cone = _cone(question, question.consts, unrolled)
+        if cone is not None and any(entangled(step) for step in cone.steps):
+            unrolled, cone = None, _cone(question, question.consts)
         random = frozenset() if cone is None else random_weights.weights(cone)
         sizes = {} if cone is None else random_weights.sizes(cone)
         if options.layerwise and cone is not None:
             _affordable(cone)
         if options.positions != "auto":
-            return cls(question, options, cone, random, sizes)
-        apart = cls(question, dataclasses.replace(options, positions="apart"), cone, random, sizes)
+            return cls(question, options, cone, random, sizes, unrolled=unrolled)
+        each = dataclasses.replace(options, positions="apart")
+        apart = cls(question, each, cone, random, sizes, unrolled=unrolled)
         if cone is None or not options.pairable or not closure.needed(cone, apart.survey()):
             return apart
+        longest = max((length_of(step) for step in cone.steps if step.inner is not None), default=0)
+        if longest:
+            return dataclasses.replace(apart, notes=(LONG.format(longest),))
         costly = closure.costly(apart.parts(cone))
         if costly:
             return dataclasses.replace(apart, notes=(costly,))
@@ -181,7 +134,7 @@ class MomentPass:
             found = closure.survey(self.parts(self.cone), self.is_random(self.cone), found, summed=options.coherent)
         else:
             found = dataclasses.replace(found, notes=(*found.notes, *self.notes))
-        kinds = {kind_of(step.equation) for step in self.cone.steps if passes(step)}
+        kinds = {kind_of(step.equation) for step in self.cone.every if passes(step)}
         gated = {Kind.GATE, Kind.EXCLUSIVE} & kinds or any(isinstance(kind, Choice) for kind in kinds)
         if options.pairable and self.random and gated:
             return dataclasses.replace(found, notes=(*found.notes, GIVEN_GATES))
@@ -189,8 +142,7 @@ class MomentPass:
 
     def is_random(self, cone: Cone) -> Callable[[Equation, int], bool]:
         """Which known operands of a cone are random."""
-        index = random_weights.indices(cone)
-        return lambda equation, operand: (index[id(equation)], operand) in self.random
+        return lambda equation, operand: (equation.number, operand) in self.random
 
     def parts(self, cone: Cone) -> Partition:
         """The cone cut at its random contractions; the unit's channels are even where they have random signs."""
@@ -220,7 +172,7 @@ class MomentPass:
         """Whether the quick way has left the range of its precision nowhere."""
         digits = np.abs(np.asarray(found.digits))
         largest = digits.max(axis=tuple(range(2, digits.ndim)), initial=0)
-        near = (largest > 2.0**-backward.FAR) & (largest < 2.0**backward.FAR)
+        near = (largest > 2.0**-arrived.FAR) & (largest < 2.0**arrived.FAR)
         return bool(np.isfinite(digits).all() and (near if self.options.gates == "data" else largest > 0).all())
 
     def arguments(self) -> tuple[Any, ...]:
@@ -242,7 +194,7 @@ class MomentPass:
 
     def moments(self, consts: Sequence[Any], leaves: Sequence[Any]) -> Scaled:
         """The expected power of the gradient for one sample (or its second moments), by unit: (units, *window)."""
-        cone = _cone(self.question, consts)
+        cone = _cone(self.question, consts, self.unrolled)
         return self._moments(None if cone is None else cone.settled(), leaves, {}, careful=True)
 
     def _moments(self, cone: Cone | None, leaves: Sequence[Any], powers: Raised, careful: bool) -> Scaled:
@@ -251,13 +203,13 @@ class MomentPass:
             zero = jnp.zeros((len(self.question.units), *self.question.spec.shape), self.question.spec.dtype)
             return jax.vmap(Scaled.of)(zero)
         exchanged = self.random if self.options.weights == "exchangeable" else frozenset()
-        weighing, index = Weighing(cone, self.sizes, exchanged, powers), random_weights.indices(cone)
+        weighing = Weighing(self.sizes, exchanged, powers)
         weigh = weighing.to(power)
         if self.options.positions == "together":
             return self.together(cone, weigh, leaves)
 
         def is_random(equation: Equation, operand: int) -> bool:
-            return power == 2 and (index[id(equation)], operand) in self.random
+            return power == 2 and (equation.number, operand) in self.random
 
         if self.options.gates == "data":
             activities = observed(cone, self.windows(cone, leaves), self.sizes, careful=careful)
@@ -321,7 +273,9 @@ class MomentPass:
         """Why the moments for a sample are not finite, and what helps."""
         if self.cone is None or self.options.gates != "data":
             return "a mean or variance is not finite: look at the weights, and at what divides or takes roots."
-        return fault(self.cone, self.windows(self.cone, leaves))
+        cone = self.cone if self.unrolled is None else _cone(self.question, self.question.consts)
+        assert cone is not None  # it is the same function
+        return fault(cone, self.windows(cone, leaves))
 
     def windows(self, cone: Cone, leaves: Sequence[Any]) -> list[Any]:
         """The leaves of a sample on their windows, the input asked about first."""
@@ -354,8 +308,8 @@ def _affordable(cone: Cone) -> None:
         )
 
 
-def _cone(question: Question, consts: Sequence[Any]) -> Cone | None:
-    return cone_of(question.program(consts), question.source, question.target, question.units)
+def _cone(question: Question, consts: Sequence[Any], unrolled: int | None = None) -> Cone | None:
+    return cone_of(question.program(consts, unrolled=unrolled), question.source, question.target, question.units)
 
 
 def plain(found: Scaled, moment_pass: MomentPass, leaves: Sequence[np.ndarray]) -> np.ndarray:

@@ -101,23 +101,24 @@ class Question:
         layout = (self.source.letters, self.target.letters)
         return (settings(self.sample, self.key), self.main, self.output, layout, self.units, self.several)
 
-    def program(self, consts: Sequence[Any] | None = None, key: Any = None) -> Program:
+    def program(self, consts: Sequence[Any] | None = None, key: Any = None, unrolled: int | None = None) -> Program:
         """The flat program of the output asked about; see `whole`."""
-        return only(self.whole(consts, key), self.output)
+        return only(self.whole(consts, key, unrolled), self.output)
 
-    def whole(self, consts: Sequence[Any] | None = None, key: Any = None) -> Program:
+    def whole(self, consts: Sequence[Any] | None = None, key: Any = None, unrolled: int | None = None) -> Program:
         """The flat program of all outputs, its first input the one asked about.
 
         Args:
             consts: arrays in place of `consts`, traced ones too.
             key: a key in place of `key`.
+            unrolled: how many steps of a scan are unrolled at most; None for all.
         """
         own = len(self.trace.consts)
         values = self.consts if consts is None else tuple(consts)
         weights = [_known(value, captured=True) for value in values[own:]]
         keys = [] if self.key is None else [_known(self.key if key is None else key)]
         inputs: list[Atom] = [Var(spec.shape, spec.dtype) for spec in self.sample]
-        program = self.trace.program([*weights, *keys, *inputs], values[:own])
+        program = self.trace.program([*weights, *keys, *inputs], values[:own], unrolled)
         first = program.inputs[self.main]
         return dataclasses.replace(program, inputs=(first, *(var for var in program.inputs if var is not first)))
 

@@ -25,26 +25,23 @@ Raised = Mapping[tuple[int, int, int], Any]
 
 @dataclasses.dataclass(frozen=True)
 class Weighing:
-    """How the known weights of a cone are read.
+    """How known weights are read.
 
     Attributes:
-        cone: the cone.
         sizes: exponents of known operands (see `random_weights.sizes`).
         exchanged: the operands that are replaced by their mean power over channels.
         raised: powers that are there already.
     """
 
-    cone: Cone
     sizes: Mapping[Operand, int]
     exchanged: frozenset[Operand]
     raised: Raised
 
     def to(self, power: int) -> Weigh:
         """Weights to a power; the fourth is the square of the second."""
-        index = random_weights.indices(self.cone)
 
         def weigh(equation: Equation, operand: int, weight: Any) -> Scaled:
-            at = index[id(equation)], operand
+            at = equation.number, operand
             size, held = self.sizes.get(at), self.raised.get((*at, power))
             if held is not None and size is not None and held.shape == weight.shape:
                 return Scaled(held, 0, power * size)
@@ -64,8 +61,8 @@ def raised(cone: Cone, sizes: Mapping[Operand, int], powers: Iterable[int]) -> d
     found: dict[tuple[int, int, int], np.ndarray] = {}
     if jax.default_backend() != "cpu":
         return found
-    for at, atom in random_weights.contracted(cone):
-        value = atom.concrete
+    for equation, i, atom in random_weights.contracted(cone):
+        value, at = atom.concrete, (equation.number, i)
         if at in sizes and value is not None and value.dtype in (np.float32, np.float64) and value.size > 1:
             digits = value if sizes[at] == 0 else value * np.asarray(2.0 ** -sizes[at], value.dtype)
             for power in sorted(powers):

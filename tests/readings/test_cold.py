@@ -17,7 +17,8 @@ import erfjax as ej
 from benchmarks import models
 from erfjax.measurement.waiting import told
 from erfjax.readings.analytic import _jitted
-from erfjax.readings.moment_pass import MomentPass, Options
+from erfjax.readings.moment_pass import MomentPass
+from erfjax.readings.options import Options
 from erfjax.readings.question import ask, one_sample
 from tests.tracing.test_moments import W1, W2, X, conv
 

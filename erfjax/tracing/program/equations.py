@@ -77,6 +77,8 @@ class Equation:
         where: the user's own line, "" where JAX does not know it.
         raw: what JAX wrote, for evaluating the equation as a whole.
         loop: the number of the outermost scan that it belongs to, 0 outside any.
+        number: its place in the trace, the same whenever the function is traced again; -1 for what is derived later.
+        scan: what it repeats, if it is a scan that was kept as one equation.
     """
 
     primitive: Any
@@ -88,6 +90,8 @@ class Equation:
     blocks: tuple["Block", ...] = ()
     raw: Any = None
     loop: int = 0
+    number: int = -1
+    scan: "Scan | None" = None
 
     @property
     def operands_of_blocks(self) -> tuple[Atom, ...]:
@@ -110,6 +114,37 @@ class Block:
     inputs: tuple[Atom, ...]
     equations: tuple[Equation, ...]
     outputs: tuple[Atom, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scan:
+    """A scan that is one equation, its body once.
+
+    The operands of the equation are constants, carries and scanned arrays; its results are carries and stacked arrays.
+
+    Attributes:
+        body: inputs are the constants that depend on the input, all carries, and one row of each scanned array; outputs are the
+            next carries, and one row of each stacked array.
+        moving: which operands of the equation are constants that depend on the input.
+        n_consts, n_carry: how many operands are constants, and carries.
+        length: how many steps.
+        reverse: whether it begins at the last row.
+        history: every carry before each step, stacked.
+    """
+
+    body: Block
+    moving: tuple[int, ...]
+    n_consts: int
+    n_carry: int
+    length: int
+    reverse: bool
+    history: tuple[Var, ...]
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """For every input of the body, the operand of the equation that it is, begins with, or is a row of."""
+        rest = len(self.body.inputs) - len(self.moving)
+        return (*self.moving, *range(self.n_consts, self.n_consts + rest))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

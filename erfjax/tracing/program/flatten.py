@@ -10,7 +10,8 @@ hull joins them), and functions with a derivative of their own that is not that 
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ import numpy as np
 from erfjax.errors import DataDependentError
 from erfjax.tracing import jaxpr as jx
 from erfjax.tracing import registry
-from erfjax.tracing.program.equations import Atom, Block, Equation, Known, Program, Var
+from erfjax.tracing.program.equations import Atom, Block, Equation, Known, Program, Scan, Var
 
 MAX_STEPS = 100_000  # a while loop with a known test that runs longer than this is taken for endless
 
@@ -64,19 +65,23 @@ class Trace:
         """Shape and dtype of every operand."""
         return [(var.aval.shape, var.aval.dtype) for var in self.body.jaxpr.invars]
 
-    def program(self, operands: Sequence[Atom], consts: Sequence[Any] | None = None) -> Program:
+    def program(
+        self, operands: Sequence[Atom], consts: Sequence[Any] | None = None, unrolled: int | None = None
+    ) -> Program:
         """The flat program on these operands: Vars are inputs, in their order.
 
         Args:
             operands: an atom for every operand.
             consts: arrays (traced ones too) in place of those that the function closed over.
+            unrolled: how many steps of a scan are unrolled; a longer one is kept as one equation, if a closed form can enter
+                it. None unrolls all.
         """
         values = self.consts if consts is None else consts
         captured = {
             id(const): Known(const.shape, const.dtype, lambda value=value: value, captured=True)  # type: ignore[misc]
             for const, value in zip(self.consts, values, strict=True)
         }
-        flattener = _Flattener(captured)
+        flattener = _Flattener(captured, unrolled)
         outputs = flattener.inline(self.body, operands, "", "")
         inputs = tuple(atom for atom in operands if isinstance(atom, Var))
         return Program(inputs, _needed(flattener.equations, outputs), tuple(outputs), self.tree)
@@ -127,9 +132,12 @@ def _needed(equations: Sequence[Equation], outputs: Iterable[Atom]) -> tuple[Equ
 class _Flattener:
     """Inlines bodies into one list of equations. Each call gets an environment of its own: JAX shares bodies between calls."""
 
-    def __init__(self, captured: Mapping[int, Known]) -> None:
+    def __init__(
+        self, captured: Mapping[int, Known], unrolled: int | None = None, numbers: Iterator[int] | None = None
+    ) -> None:
         self.equations: list[Equation] = []
-        self.captured = captured
+        self.captured, self.longest = captured, unrolled
+        self.numbers = itertools.count() if numbers is None else numbers
         self.loops, self.loop = 0, 0  # how many scans there have been, and the number of the outermost around here
 
     def inline(self, body: jx.Body, operands: Sequence[Atom], layer: str, where: str) -> list[Atom]:
@@ -158,7 +166,11 @@ class _Flattener:
         if all(isinstance(atom, Known) for atom in inputs):
             return _evaluated(equation, inputs)
         if equation.primitive is jx.SCAN:
-            return self.unrolled(jx.loop(equation), inputs, layer, where)
+            loop = jx.loop(equation)
+            kept = self.kept(loop, inputs, layer, where)
+            if kept is None:
+                return self.unrolled(loop, inputs, layer, where)
+            return self.append(equation, inputs, layer, where, scan=kept)
         if equation.primitive is jx.WHILE:
             return self.while_loop(jx.while_loop(equation), inputs, layer, where)
         if equation.primitive is jx.COND:
@@ -172,6 +184,10 @@ class _Flattener:
             blocks = (self.solver(equation, inputs, layer, where),)
         else:
             blocks = ()
+        return self.append(equation, inputs, layer, where, blocks=blocks)
+
+    def append(self, equation: Any, inputs: Sequence[Atom], layer: str, where: str, **parts: Any) -> tuple[Var, ...]:
+        """One more equation, and its results."""
         outputs = tuple(Var(var.aval.shape, var.aval.dtype) for var in equation.outvars)
         flat = Equation(
             equation.primitive,
@@ -180,12 +196,39 @@ class _Flattener:
             jx.parameters(equation),
             layer,
             where,
-            blocks,
-            equation,
-            self.loop,
+            raw=equation,
+            loop=self.loop,
+            number=next(self.numbers),
+            **parts,
         )
         self.equations.append(flat)
         return outputs
+
+    def kept(self, loop: jx.Loop, inputs: Sequence[Atom], layer: str, where: str) -> Scan | None:
+        """A long scan with its body once; None if it is short, or of a body or rows that no closed form can enter."""
+        first_row = loop.n_consts + loop.n_carry
+        rows = inputs[first_row:]
+        if self.longest is None or loop.length <= self.longest or not all(isinstance(row, Var) for row in rows):
+            return None
+        consts, carry = (
+            _fresh(inputs[: loop.n_consts]),
+            [Var(a.shape, a.dtype) for a in inputs[loop.n_consts : first_row]],
+        )
+        fresh: list[Atom] = [*consts, *carry, *(Var(row.shape[1:], row.dtype) for row in rows)]
+        inside = _Flattener(self.captured, None, self.numbers)
+        outputs = inside.inline(loop.body, fresh, layer, where)
+        equations = _needed(inside.equations, outputs)
+        if not all(map(_enterable, equations)):
+            return None
+        return Scan(
+            Block(tuple(atom for atom in fresh if isinstance(atom, Var)), equations, tuple(outputs)),
+            tuple(i for i, atom in enumerate(consts) if isinstance(atom, Var)),
+            loop.n_consts,
+            loop.n_carry,
+            loop.length,
+            loop.reverse,
+            tuple(Var((loop.length, *atom.shape), atom.dtype) for atom in carry),
+        )
 
     def unrolled(self, loop: jx.Loop, inputs: list[Atom], layer: str, where: str) -> list[Atom]:
         """A scan, its equations marked as those of one loop."""
@@ -251,6 +294,13 @@ class _Flattener:
         body, _ = jx.make(f, *(jax.ShapeDtypeStruct(atom.shape, atom.dtype) for atom in operands))
         (result,) = self.inline(body, operands, layer, where)
         return result
+
+
+def _enterable(equation: Equation) -> bool:
+    """Whether an equation of a body has a closed form of its own."""
+    if registry.bodies(equation) or not registry.known(equation.primitive):
+        return False
+    return registry.lookup(equation).moment is not None
 
 
 def _fresh(operands: Sequence[Atom]) -> list[Atom]:

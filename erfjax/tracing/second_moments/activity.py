@@ -41,12 +41,14 @@ class Activity:
         gates: for every elementwise step's result, its bases.
         raised: (variable) -> its power, or the expectation of it, on its box.
         evenly: whether extrema choose evenly, for want of data.
+        inside: (cone of the body of a scan, what its inputs are) -> the activity there, by power.
     """
 
     values: Mapping[Atom, Any]
     gates: Mapping[Atom, Gates]
     raised: Callable[[Atom], Scaled]
     evenly: bool
+    inside: "Callable[[Cone, Sequence[Any]], Callable[[int], Activity]] | None" = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +87,6 @@ def observed(
     """
     held, bases = _values(cone, windows), _bases(cone)
     ends, inside = (set(bases), set(bases)) if every else _passed(cone, bases)
-    index = {id(equation): i for i, equation in enumerate(cone.block.equations)}
     found: dict[Atom, dict[Atom, _Slope]] = {}
     for step in cone.steps:
         output = step.output
@@ -93,7 +94,7 @@ def observed(
             continue
         values, slopes = cone.operands(step, held), dict[Atom, _Slope]()
         for i, base in bases[output]:
-            own = _Slope(step.operands[i] or (), slope(step, values, i), _size(step, i, index, sizes))
+            own = _Slope(step.operands[i] or (), slope(step, values, i), _size(step, i, sizes))
             if kind_of(step.equation) in (
                 Kind.GATE,
                 Kind.EXCLUSIVE,
@@ -114,7 +115,10 @@ def observed(
             for atom, slopes in found.items()
             if atom in ends
         }
-        return Activity(held, gates, lambda atom: sized(held[atom], None).power(power), evenly=False)
+        return Activity(held, gates, lambda atom: sized(held[atom], None).power(power), evenly=False, inside=within)
+
+    def within(body: Cone, windows: Sequence[Any]) -> Callable[[int], Activity]:
+        return observed(body, windows, sizes)
 
     return activity
 
@@ -128,13 +132,24 @@ def _values(cone: Cone, windows: Sequence[Any]) -> dict[Atom, Any]:
     read = {atom for step in cone.steps if kind_of(step.equation) is Kind.BILINEAR for atom in step.equation.inputs}
     held: dict[Atom, Any] = dict(zip(cone.block.inputs, windows, strict=True))
     for step in cone.steps:
-        value = step.apply(cone.operands(step, held))
-        held[step.output] = lax.optimization_barrier(value) if step.output in read and elementwise(step) else value
+        found = step.results(cone.operands(step, held))
+        if step.output in read and elementwise(step):
+            found = lax.optimization_barrier(found)
+        held.update(found)
     return held
 
 
 def _bases(cone: Cone) -> dict[Atom, list[tuple[int, Atom]]]:
     """For every elementwise step's result, the operands that move it and the bases that they are functions of."""
+    return _chains(cone)[0]
+
+
+def _singles(cone: Cone) -> dict[Atom, Atom]:
+    """The base of every array that is an elementwise function of one other."""
+    return _chains(cone)[1]
+
+
+def _chains(cone: Cone) -> tuple[dict[Atom, list[tuple[int, Atom]]], dict[Atom, Atom]]:
     single: dict[Atom, Atom] = {}
     found: dict[Atom, list[tuple[int, Atom]]] = {}
     for step in cone.steps:
@@ -145,14 +160,24 @@ def _bases(cone: Cone) -> dict[Atom, list[tuple[int, Atom]]]:
             bases = {base for _, base in own}
             if len(bases) == 1 and own[0][1].shape == step.output.shape:
                 single[step.output] = own[0][1]
-    return found
+    return found, single
+
+
+def entangled(step: Step) -> bool:
+    """Whether two carries of a scan are functions of one array, whose slopes would have to be added up behind them."""
+    if step.inner is None or step.equation.scan is None:
+        return False
+    single = _singles(step.inner)
+    carries = step.equation.scan.body.outputs[: step.equation.scan.n_carry]
+    bases = [single.get(atom, atom) for atom in carries if jnp.issubdtype(atom.dtype, jnp.inexact)]
+    return len(set(bases)) < len(bases)
 
 
 def _passed(cone: Cone, bases: Mapping[Atom, Sequence[tuple[int, Atom]]]) -> tuple[set[Atom], set[Atom]]:
     """The elementwise results at which a walk from the unit arrives, and these with all between them and their bases."""
     reached, ends, inside = set[Atom](cone.wanted), set[Atom](), set[Atom]()
     for step in reversed(cone.steps):
-        arrives = step.output in reached and passes(step)
+        arrives = passes(step) and not reached.isdisjoint(step.outputs)
         if arrives and not elementwise(step):
             reached.update(step.equation.inputs[i] for i in dependent(step))
         elif arrives:
@@ -166,12 +191,12 @@ def _passed(cone: Cone, bases: Mapping[Atom, Sequence[tuple[int, Atom]]]) -> tup
     return ends, inside
 
 
-def _size(step: Step, operand: int, index: Mapping[int, int], sizes: Mapping[tuple[int, int], int]) -> int | None:
+def _size(step: Step, operand: int, sizes: Mapping[tuple[int, int], int]) -> int | None:
     """The exponent of the greatest slope of an elementwise operation, if it is known beforehand."""
     equation, kind = step.equation, kind_of(step.equation)
     if kind in (Kind.LINEAR, Kind.EXCLUSIVE) or (kind is Kind.GATE and _straight(equation)):
         return 0
-    known = sizes.get((index[id(equation)], 1 - operand)) if kind in PRODUCTS else None
+    known = sizes.get((equation.number, 1 - operand)) if kind in PRODUCTS else None
     return known if known is None or kind is Kind.SCALED else -known
 
 

@@ -16,19 +16,22 @@ random ones by this regression, and its variance. Where the gradient does not go
 channel) the mean ends at the first random contraction, and its square goes on as variance.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from erfjax.tracing.positions.index_sets import Box
 from erfjax.tracing.program.equations import Atom, Known
 from erfjax.tracing.registry import lengths
 from erfjax.tracing.second_moments.activity import Activity, IsRandom, Weigh
-from erfjax.tracing.second_moments.kinds import PRODUCTS, Choice, Kind
-from erfjax.tracing.second_moments.scaled import EMPTY, Scaled, widened
+from erfjax.tracing.second_moments.arrived import Arrived
+from erfjax.tracing.second_moments.downstream import Downstream, nonlinear_downstream, random_operand
+from erfjax.tracing.second_moments.kinds import Choice, Kind
+from erfjax.tracing.second_moments.scaled import Scaled, widened
+from erfjax.tracing.second_moments.scans import Run, length_of
 from erfjax.tracing.second_moments.steps import (
     applied,
     dependent,
@@ -48,13 +51,26 @@ def moments(
 
     Without care, for slopes that were not searched, it is not a number where digits have gone far from one.
     """
-    arrived = _Arrived(cone, power, cotangents, careful)
+    arrived = Arrived(cone, precision(cone), careful)
+    arrived.start(power, cotangents)
+    _walk(arrived, activity, power, weigh)
+    return arrived.at_input(power)
+
+
+def _walk(arrived: Arrived, activity: Activity, power: int, weigh: Weigh) -> None:
+    cone = arrived.cone
+
+    def body(step: Step, sent: Any, inside: Callable[[int], Activity]) -> Any:
+        return arrived.inside(step, sent, lambda inner: _walk(inner, inside(power), power, weigh))
+
     for step in reversed(cone.steps):
+        if step.inner is not None:
+            arrived.scan(step, activity, power, [Run(0, length_of(step), functools.partial(body, step))])
+            continue
         moment = arrived.take(step).get(power)
         if moment is not None:
             moment = arrived.near_one(moment) if arrived.due(step) else moment
             arrived.add_all(power, _pulled(cone, step, activity, power, weigh, moment))
-    return arrived.at_input(power)
 
 
 def coherent_moments(
@@ -77,10 +93,34 @@ def coherent_moments(
         careful: search for the size of activations whose squares may leave the range of the precision. Otherwise they are
             squared as they are, slopes too, and the result is not a number where that goes wrong.
     """
-    nonlinear = nonlinear_downstream(cone, is_random)
+    arrived = Arrived(cone, precision(cone), careful)
+    arrived.start(1, cotangents)
+    _coherent_walk(arrived, activities, weighs, is_random, nonlinear_downstream(cone, is_random))
+    whole = arrived.at_input(2) + arrived.at_input(1).power(2)
+    return whole.linear(lambda a: jnp.maximum(a, 0))  # rounding aside
+
+
+def _coherent_walk(
+    arrived: Arrived,
+    activities: Callable[[int], Activity],
+    weighs: Mapping[int, Weigh],
+    is_random: IsRandom,
+    downstream: Downstream,
+) -> None:
+    cone, nonlinear = arrived.cone, downstream.reached
     plain, squared = activities(1), activities(2)
-    arrived = _Arrived(cone, 1, cotangents, careful)
+
+    def body(step: Step, below: Downstream, sent: Any, inside: Callable[[int], Activity]) -> Any:
+        return arrived.inside(step, sent, lambda inner: _coherent_walk(inner, inside, weighs, is_random, below))
+
     for step in reversed(cone.steps):
+        if step.inner is not None:
+            runs = [
+                Run(first, stop, functools.partial(body, step, Downstream(reached, {})))
+                for first, stop, reached in downstream.runs.get(step.output, [(0, length_of(step), {})])
+            ]
+            arrived.scan(step, squared, 2, runs)
+            continue
         found = arrived.take(step)
         m, v = found.get(1), found.get(2)
         operand = random_operand(step, is_random) if m is not None else None
@@ -92,124 +132,12 @@ def coherent_moments(
             arrived.add_all(1, _pulled(cone, step, plain, 1, weighs[1], m))
         elif m is not None and operand is not None and nonlinear.get(step.output, False):
             atom, box = step.equation.inputs[operand], step.operands[operand] or ()
-            onwards, known = _regression(cone, step, operand, plain, weighs, m, arrived.squared(m), careful)
+            square = arrived.squared(m)
+            onwards, known = _regression(cone, step, operand, plain, weighs, m, square, arrived.careful)
             arrived.add(1, atom, box, onwards)
             arrived.add(2, atom, box, known.linear(jnp.negative))
         if v is not None:
             arrived.add_all(2, _pulled(cone, step, squared, 2, weighs[2], v))
-    whole = arrived.at_input(2) + arrived.at_input(1).power(2)
-    return whole.linear(lambda a: jnp.maximum(a, 0))  # rounding aside
-
-
-def nonlinear_downstream(cone: Cone, is_random: IsRandom) -> dict[Atom, bool]:
-    """The variables that the mean gradient reaches, and whether something nonlinear lies between them and the unit."""
-    reached: dict[Atom, bool] = dict.fromkeys(cone.wanted, False)
-    for step in reversed(cone.steps):
-        nonlinear = reached.get(step.output)
-        if nonlinear is None or not passes(step):
-            continue
-        if random_operand(step, is_random) is not None and not nonlinear:
-            continue
-        kind, operands = kind_of(step.equation), dependent(step)
-        curved = kind in (Kind.GATE, Kind.EXCLUSIVE) or isinstance(kind, Choice)
-        curved |= kind in (Kind.BILINEAR, *PRODUCTS) and len(operands) > 1
-        for i in operands:
-            atom = step.equation.inputs[i]
-            reached[atom] = reached.get(atom, False) or nonlinear or curved
-    return reached
-
-
-def random_operand(step: Step, is_random: IsRandom) -> int | None:
-    """The variable that a contraction with random weights acts on; None if the step is no such contraction."""
-    if not passes(step) or kind_of(step.equation) is not Kind.BILINEAR:
-        return None
-    operands = dependent(step)
-    known = [i for i, atom in enumerate(step.equation.inputs) if isinstance(atom, Known)]
-    return operands[0] if len(operands) == 1 and any(is_random(step.equation, i) for i in known) else None
-
-
-FEWEST, MOST = 4, 8  # contractions between two searches for the largest digit
-FAR = 72  # exponents by which digits may have moved between two searches, if slopes were not searched
-
-
-class _Arrived:
-    """What has arrived at each variable, on its box, from the steps that read it: by power, the mean (1) and the square (2).
-
-    Weights and gates of known size change a moment of digits near one by 2**8 at most for each contraction. So digits are
-    brought back near one every few contractions only: where everything that is under way has met in one array, so that all
-    of it shares one exponent, and wherever too many contractions have gone by.
-    """
-
-    def __init__(self, cone: Cone, power: int, cotangents: Sequence[Any], careful: bool):
-        self.careful = careful
-        self.cone, self.held, self.dtype = cone, dict[Atom, dict[int, Scaled]](), precision(cone)
-        self.ages: dict[Atom, int] = {}
-        self.age = 0  # contractions since the last search, behind the step that was taken last
-        self.doubled: list[tuple[Any, Any]] = []  # the bases of means, and of their squares
-        for (atom, box), cotangent in zip(cone.wanted.items(), cotangents, strict=False):
-            self.add(power, atom, box, Scaled(widened(cotangent)).power(power))
-
-    def add(self, power: int, atom: Atom, box: Box, moment: Scaled) -> None:
-        """Adds to what has arrived, zero outside the box."""
-        whole = self.cone.boxes[atom]
-        sides = [(int(p.start - w.start), int(w.stop - p.stop), 0) for p, w in zip(box, whole, strict=True)]
-        placed = moment.astype(self.dtype)
-        if any(map(any, sides)):
-            placed = placed.linear(lambda a: lax.pad(a, jnp.zeros((), a.dtype), sides))
-        held = self.held.setdefault(atom, {})
-        held[power] = held[power] + placed if power in held else placed
-        self.ages[atom] = max(self.ages.get(atom, 0), self.age)
-
-    def add_all(self, power: int, parts: Iterator[tuple[Atom, Box, Scaled]]) -> None:
-        for atom, box, moment in parts:
-            self.add(power, atom, box, moment)
-
-    def take(self, step: Step) -> dict[int, Scaled]:
-        """What has arrived at the result of a step; computed once where the step passes it to several variables."""
-        self.age = self.ages.get(step.output, 0)
-        found = self.held.pop(step.output, {})
-        if found and len(dependent(step)) > 1:
-            return {power: moment.linear(lax.optimization_barrier) for power, moment in found.items()}
-        return found
-
-    def due(self, step: Step) -> bool:
-        """Whether to search for the largest digit before a step."""
-        if not passes(step):
-            return False
-        self.age += kind_of(step.equation) is Kind.BILINEAR
-        due = self.age >= (MOST if self.held else FEWEST)
-        self.age = 0 if due else self.age
-        return due
-
-    def near_one(self, moment: Scaled) -> Scaled:
-        """The same with digits near one; not a number if they were far from it, without care."""
-        found = moment.searched()
-        if self.careful:
-            return found
-        moved = found.exponent - moment.exponent
-        return found.linear(lambda digits: jnp.where(jnp.abs(moved) <= FAR, digits, jnp.nan))
-
-    def squared(self, mean: Scaled) -> Scaled:
-        """The square of a mean, of the base that squares have which were searched together with it."""
-        square = mean.power(2)
-        base = next((two for one, two in self.doubled if one is mean.base), square.base)
-        self.doubled.append((mean.base, base))
-        return Scaled(square.digits, base, square.offset)
-
-    def searched(self, mean: Scaled | None, square: Scaled | None) -> tuple[Scaled | None, Scaled | None]:
-        """The same with digits near one, both of one exponent."""
-        if mean is None or square is None:
-            return mean and self.near_one(mean), square and self.near_one(square)
-        found = self.near_one(square)
-        exponent = (found.exponent + 1) // 2  # |mean| <= √square
-        self.doubled.append((exponent, 2 * exponent))
-        double = self.doubled[-1][1]
-        return Scaled(mean.at(exponent), exponent), Scaled(found.at(double), double)
-
-    def at_input(self, power: int) -> Scaled:
-        source, window = self.cone.block.inputs[0], self.cone.windows[0]
-        found = self.held.get(source, {}).get(power, Scaled(jnp.zeros(lengths(window), self.dtype), EMPTY))
-        return Scaled(found.digits, jnp.asarray(found.exponent, jnp.int32))
 
 
 def _pulled(

@@ -14,8 +14,8 @@ import numpy as np
 from erfjax.tracing.program.equations import Atom, Var
 from erfjax.tracing.registry import lengths
 from erfjax.tracing.rules.contraction import channel_axes
-from erfjax.tracing.second_moments.backward import nonlinear_downstream
 from erfjax.tracing.second_moments.coverage import SHARED, WIDE, Survey, place
+from erfjax.tracing.second_moments.downstream import nonlinear_downstream
 from erfjax.tracing.second_moments.kinds import Choice, Kind
 from erfjax.tracing.second_moments.passages import passage
 from erfjax.tracing.second_moments.random_weights import Uses, independence, listed, unlikely
@@ -47,7 +47,7 @@ COHERENT = "the gradient of summed channels goes with what the weights before th
 
 def needed(cone: Cone, apart: Survey) -> bool:
     """Whether positions apart are not enough: the survey has reasons, or the data choose entries by size (a maximum, a sort)."""
-    numbers = [step for step in cone.steps if jnp.issubdtype(step.output.dtype, jnp.inexact)]
+    numbers = [step for step in cone.every if jnp.issubdtype(step.output.dtype, jnp.inexact)]
     return bool(apart.reasons) or any(isinstance(kind_of(step.equation), Choice) for step in numbers)
 
 
@@ -131,7 +131,9 @@ def survey(parts: Partition, drawn: Drawn, apart: Survey, *, summed: bool) -> Su
                 notes.setdefault(NARROW, []).append(here)
     if NARROW in notes and (_multiplies(parts) or any(note.startswith(WIDE) for note in apart.notes)):
         reasons[KNOWING] = notes.pop(NARROW)
-    if summed and any(bent for atom, bent in nonlinear_downstream(parts.cone, drawn).items() if atom in parts.draws):
+    if summed and any(
+        bent for atom, bent in nonlinear_downstream(parts.cone, drawn).reached.items() if atom in parts.draws
+    ):
         reasons[COHERENT] = []
     lines = tuple(f"{reason}{listed(list(dict.fromkeys(places)))}." for reason, places in reasons.items())
     said = tuple(f"{note}{listed(list(dict.fromkeys(places)))}." for note, places in notes.items())

@@ -14,19 +14,18 @@ with max-pooling 4 %. That is noted; it is the theory's own assumption, and no r
 """
 
 import dataclasses
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from erfjax.tracing import registry
-from erfjax.tracing.positions.access import Along, AxisView, Fixed, Identity, Lookup, View
+from erfjax.tracing.positions.access import Along, View
 from erfjax.tracing.program.equations import Atom, Equation, Known, Var
 from erfjax.tracing.registry import lengths
-from erfjax.tracing.second_moments.backward import nonlinear_downstream
 from erfjax.tracing.second_moments.chains import affine, outermost, shifts
+from erfjax.tracing.second_moments.downstream import nonlinear_downstream
 from erfjax.tracing.second_moments.kinds import PRODUCTS, Choice, Kind
 from erfjax.tracing.second_moments.random_weights import (
     Operand,
@@ -34,15 +33,12 @@ from erfjax.tracing.second_moments.random_weights import (
     centred,
     channel_axes,
     independence,
-    indices,
     listed,
     unlikely,
 )
+from erfjax.tracing.second_moments.spread import Spread, passage, shared, union
 from erfjax.tracing.second_moments.steps import dependent, elementwise, kind_of
 from erfjax.tracing.windows.cone import Cone, Step
-
-Spread = dict[Atom, frozenset[int]]
-"""root of a segment -> the axes along which one of its entries reaches several entries."""
 
 INTERFERENCE = "fixed operations interfere: paths from one entry, or over the same kernel at two positions, are summed"
 JOIN = "paths from one entry are summed without weights of their own between them"
@@ -67,6 +63,7 @@ COHERENT = (
 )
 ASSUMED = (WIDE, COHERENT)
 """What the theory itself assumes, independent gates: notes, not reasons to call its result an approximation."""
+STEPS = 3  # of a scan that are surveyed
 EVENLY = "every entry of a pooling window is taken to be the extremum equally often"
 
 
@@ -119,7 +116,7 @@ class _Surveyor:
     """Walks the steps forwards, noting on the way."""
 
     def __init__(self, cone: Cone, weights: frozenset[Operand], power: int, data: bool):
-        self.cone, self.weights, self.power, self.data, self.index = cone, weights, power, data, indices(cone)
+        self.cone, self.weights, self.power, self.data = cone, weights, power, data
         source = cone.block.inputs[0]
         self.spread: dict[Atom, Spread] = {source: {source: frozenset()}}
         self.base: dict[Atom, Atom] = {}
@@ -129,7 +126,7 @@ class _Surveyor:
         self.tests: list[tuple[str, str, float]] = []
         self.uses = Uses()
         self.nonlinear: set[Atom] = set()
-        self.chains = outermost(cone)
+        self.chains = {atom: chain for part in parts(cone) for atom, chain in outermost(part).items()}
 
     def add(self, reason: str, place: str) -> None:
         places = self.places.setdefault(reason, [])
@@ -137,6 +134,9 @@ class _Surveyor:
             places.append(place)
 
     def step(self, step: Step) -> None:
+        if step.inner is not None:
+            self._scan(step, step.inner)
+            return
         kind = kind_of(step.equation)
         operands = [i for i in dependent(step) if step.equation.inputs[i] in self.spread]
         if kind is Kind.SILENT or not operands or not jnp.issubdtype(step.output.dtype, jnp.inexact):
@@ -158,6 +158,62 @@ class _Surveyor:
         ):
             self.nonlinear.add(step.output)
 
+    def _scan(self, step: Step, inner: Cone) -> None:
+        """A few steps of a scan, each after the other: what they find does not change any more.
+
+        Roots that lie in the body stand for another array at every step: those of steps before get names of their own.
+        """
+        scan = step.equation.scan
+        assert scan is not None
+        n_consts, n_carry, outputs = len(scan.moving), scan.n_carry, scan.body.outputs
+        states = scan.body.inputs[n_consts : n_consts + n_carry]
+        for place, (i, source) in enumerate(zip(scan.places, scan.body.inputs, strict=True)):
+            self._stands_for(source, step.equation.inputs[i], row=place >= n_consts + n_carry)
+        around = set(self.spread) - set(scan.body.inputs)
+        renamed: dict[Atom, Atom] = {}
+        for k in range(min(scan.length, STEPS)):
+            if k:
+                held = [(atom, new, dict(self.spread.get(new, {}))) for atom, new in zip(states, outputs, strict=False)]
+                for atom, new, spread in held:
+                    self.spread.pop(atom, None)
+                    if spread:
+                        for root in spread.keys() - around - renamed.keys():
+                            renamed[root] = Var(root.shape, root.dtype)
+                        self.spread[atom] = {renamed.get(root, root): axes for root, axes in spread.items()}
+                    self._alike(atom, new)
+            for inside in inner.steps:
+                self.step(inside)
+        for new, output in zip(outputs, step.equation.outputs, strict=True):
+            if new in self.spread and len(output.shape) == len(new.shape):
+                self.spread[output] = self.spread[new]
+            elif new in self.spread:
+                self.spread[output] = self._stacked(self.spread[new], around, renamed)
+            self._alike(output, new)
+
+    def _stands_for(self, source: Atom, atom: Atom, row: bool) -> None:
+        """An input of a body is an operand of the scan, or a row of it."""
+        if atom in self.spread:
+            self.spread[source] = {
+                root: frozenset(a - row for a in axes if a >= row) for root, axes in self.spread[atom].items()
+            }
+            self._alike(source, atom)
+
+    def _alike(self, atom: Atom, other: Atom) -> None:
+        if other in self.nonlinear:
+            self.nonlinear.add(atom)
+        if other in self.silenced:
+            self.silenced[atom] = self.silenced[other]
+
+    def _stacked(self, spread: Spread, around: set[Atom], renamed: dict[Atom, Atom]) -> Spread:
+        """The spread of a stacked array: along the steps too, for what other steps have seen."""
+        before = {new: old for old, new in renamed.items()}
+        found: Spread = {}
+        for root, axes in spread.items():
+            several = root in around or root in before or renamed.get(root) in spread
+            name = before.get(root, root)
+            found[name] = found.get(name, frozenset()) | {a + 1 for a in axes} | ({0} if several else frozenset())
+        return found
+
     def _elementwise(self, step: Step, operands: list[int], kind: Any) -> None:
         """Operands of one chain add up before they are squared; others meet as strangers, or interfere."""
         if not (self.data and self.power == 1) and self._knows_sizes(step, kind):
@@ -169,9 +225,9 @@ class _Surveyor:
         if several and kind in PRODUCTS:
             if self.power == 2 or not self.data:
                 self.add(PRODUCT, place(step.equation))
-        elif several and kind is not Kind.EXCLUSIVE and self.power == 2 and _shared(bases.values()):
+        elif several and kind is not Kind.EXCLUSIVE and self.power == 2 and shared(bases.values()):
             self.add(JOIN, place(step.equation))
-        self.spread[step.output] = _union(bases.values())
+        self.spread[step.output] = union(bases.values())
 
     def _by_base(self, step: Step, operands: list[int]) -> dict[Atom, Spread]:
         """The spread of every base of the operands; an operand of fewer entries is spread along all axes that it is shared by."""
@@ -209,7 +265,7 @@ class _Surveyor:
             return True
         random = False
         for i, atom in enumerate(equation.inputs):
-            if (self.index[id(equation)], i) not in self.weights:
+            if (equation.number, i) not in self.weights:
                 continue
             random = True
             weight = np.asarray(atom.value)  # type: ignore[union-attr]
@@ -245,7 +301,7 @@ class _Surveyor:
             elif sums and self.power == 2 and summed and step.equation.inputs[i] in self.nonlinear:
                 self.add(GATES, place(step.equation))
             after.append({root: moved(axes) for root, axes in before.items()})
-        merged = _union(after)
+        merged = union(after)
         if len(operands) > 1:
             merged = {
                 root: axes | (guards if sum(root in a for a in after) > 1 else set()) for root, axes in merged.items()
@@ -275,15 +331,15 @@ class _Surveyor:
         """For every random contraction that the mean gradient reaches, whether it passes on."""
 
         def is_random(equation: Equation, operand: int) -> bool:
-            return (self.index[id(equation)], operand) in self.weights
+            return (equation.number, operand) in self.weights
 
-        reached = nonlinear_downstream(self.cone, is_random)
-        for step in self.cone.steps:
+        reached = nonlinear_downstream(self.cone, is_random).reached
+        for step in self.cone.every:
             if step.output in reached and kind_of(step.equation) is Kind.BILINEAR:
                 yield reached[step.output] and self._reset_by(step)
 
     def _reset_by(self, step: Step) -> bool:
-        return any((self.index[id(step.equation)], i) in self.weights for i in range(len(step.operands)))
+        return any((step.equation.number, i) in self.weights for i in range(len(step.operands)))
 
     def survey(self, output: Atom) -> Survey:
         """Everything that was noted."""
@@ -303,60 +359,17 @@ class _Surveyor:
         return Survey(tuple(reasons), tuple(notes))
 
 
-def passage(view: Any, held: Sequence[int], box: Sequence[int]) -> tuple[Any, frozenset[int]]:
-    """How spread axes of an operand become those of the result, and along which axes of the operand the result sums."""
-    if isinstance(view, Identity):
-        return lambda axes: axes, frozenset()
-    if not isinstance(view, View):
-        everywhere = frozenset(a for a, n in enumerate(box) if n > 1)
-        one_to_one = math.prod(held) == math.prod(box)
-        summed = frozenset() if one_to_one else frozenset(range(len(held)))
-        return lambda axes: everywhere if axes or not one_to_one else frozenset(), summed
-    driven = {axis.out: a for a, axis in enumerate(view.axes) if not isinstance(axis, Fixed)}
-    copied = {o for o, n in enumerate(box) if n > 1 and (o not in driven or _spreads(view.axes[driven[o]]))}
-    summed = frozenset(a for a, axis in enumerate(view.axes) if held[a] > 1 and _sums(axis))
-
-    def moved(axes: frozenset[int]) -> frozenset[int]:
-        return frozenset(copied | {o for o, a in driven.items() if a in axes and box[o] > 1})
-
-    return moved, summed
-
-
-def _spreads(axis: AxisView) -> bool:
-    """Whether one position of an operand axis is seen from several positions of the result."""
-    if isinstance(axis, Along):
-        return axis.size > 1 and (axis.size - 1) * axis.dilation + 1 > abs(axis.stride)
-    if isinstance(axis, Lookup):
-        return axis.pattern.most_per_column > 1
-    return True
-
-
-def _sums(axis: AxisView) -> bool:
-    """Whether one position of the result sees several positions of an operand axis."""
-    if isinstance(axis, Along):
-        return axis.size > 1 and (axis.size - 1) * axis.dilation + 1 > axis.base
-    if isinstance(axis, Lookup):
-        return axis.pattern.most_per_row > 1
-    return True
+def parts(cone: Cone) -> Iterable[Cone]:
+    """A cone, and the bodies of its scans."""
+    yield cone
+    for step in cone.steps:
+        if step.inner is not None:
+            yield from parts(step.inner)
 
 
 def _zero(atom: Known) -> bool:
     value = atom.concrete
     return value is not None and value.size > 0 and not np.any(value)
-
-
-def _shared(spreads: Iterable[Spread]) -> bool:
-    """Whether two of them have a root in common."""
-    roots = [root for spread in spreads for root in spread]
-    return len(roots) != len(set(roots))
-
-
-def _union(spreads: Iterable[Spread]) -> Spread:
-    result: Spread = {}
-    for spread in spreads:
-        for root, axes in spread.items():
-            result[root] = result.get(root, frozenset()) | axes
-    return result
 
 
 def place(equation: Equation) -> str:

@@ -10,6 +10,7 @@ of g are uncorrelated, E (Jᵀg)² = (J∘J)ᵀ E g². A kind says what is known
 | `TOTAL`, `WINDOW_TOTAL` | entries 0 or 1, several in a row: sums | the transpose of the primitive itself |
 | `Choice` | entries 0 or 1 that the data choose: extrema, sorting | the same; evenly shared where there are no data |
 | `BILINEAR` | linear in each operand: convolution, dot product | the transpose, with the partner squared |
+| `LOOP` | that of its body, once for each step | the walk of the body, from the last step to the first |
 | `SILENT` | zero: steps, comparisons, stopped gradients | nothing passes |
 
 What fits no kind (a dense Jacobian of dependent entries: fft, linear algebra) has no moment column and is refused. With power 1
@@ -40,6 +41,7 @@ class Kind(enum.Enum):
     SELECTION = "every result is one entry of an operand, whatever the data"
     TOTAL = "a sum over whole axes"
     WINDOW_TOTAL = "a sum over a window"
+    LOOP = "a scan, whose body the walk enters"
     BILINEAR = "linear in each of two operands: convolution, dot product"
     SILENT = "no gradient passes: comparisons, steps, stop_gradient"
 

@@ -22,10 +22,10 @@ FIXED = (Kind.LINEAR, Kind.SELECTION, Kind.TOTAL, Kind.WINDOW_TOTAL, Kind.SILENT
 
 def contractions(cone: Cone) -> frozenset[int]:
     """The places in `cone.steps` of contractions of one array with weights."""
-    weights, index = random_weights.weights(cone), random_weights.indices(cone)
+    weights = random_weights.weights(cone)
     found = set()
     for at, step in enumerate(cone.steps):
-        places = {(index[id(step.equation)], i) for i in range(len(step.equation.inputs))}
+        places = {(step.equation.number, i) for i in range(len(step.equation.inputs))}
         if len(dependent(step)) == 1 and not places.isdisjoint(weights):
             found.add(at)
     return frozenset(found)

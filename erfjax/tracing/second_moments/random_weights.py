@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy
 
-from erfjax.tracing.program.equations import Known
+from erfjax.tracing.program.equations import Equation, Known
 from erfjax.tracing.rules.contraction import channel_axes, partners
 from erfjax.tracing.second_moments.kinds import PRODUCTS, Kind
 from erfjax.tracing.second_moments.scaled import size_of
@@ -19,12 +19,7 @@ SEVERAL = 16  # weights that have one sign by chance once in thirty thousand ten
 LISTED = 5  # places that a line names
 
 Operand = tuple[int, int]
-"""A place in a program: (index of the equation, index of the operand)."""
-
-
-def indices(cone: Cone) -> dict[int, int]:
-    """id of an equation -> its index in the program, which does not change when the program is traced again."""
-    return {id(equation): i for i, equation in enumerate(cone.block.equations)}
+"""A place in a program: (number of the equation, index of the operand)."""
 
 
 def weights(cone: Cone) -> frozenset[Operand]:
@@ -34,9 +29,9 @@ def weights(cone: Cone) -> frozenset[Operand]:
     if that looks like random draws of zero mean, which the matrices of a resize do not.
     """
     found = set()
-    for at, atom in contracted(cone):
-        if stands_for_draws(atom.concrete, channel_axes(cone.block.equations[at[0]], at[1]), atom.captured):
-            found.add(at)
+    for equation, i, atom in contracted(cone):
+        if stands_for_draws(atom.concrete, channel_axes(equation, i), atom.captured):
+            found.add((equation.number, i))
     return frozenset(found)
 
 
@@ -57,8 +52,8 @@ def sizes(cone: Cone) -> dict[Operand, int]:
     """
     found = {}
     for kinds in ((Kind.BILINEAR,), PRODUCTS):
-        for (k, i), atom in contracted(cone, kinds):
-            value, equation = atom.concrete, cone.block.equations[k]
+        for equation, i, atom in contracted(cone, kinds):
+            value, k = atom.concrete, equation.number
             if value is not None and Kind.BILINEAR in kinds:
                 found[k, i] = size_of(norm(value) / math.sqrt(max(1, partners(equation, i))))
             elif value is not None:
@@ -76,14 +71,13 @@ def norm(value: np.ndarray) -> float:
     return float(np.linalg.norm(flat.astype(np.float64)))
 
 
-def contracted(cone: Cone, kinds: Sequence[Kind] = (Kind.BILINEAR,)) -> Iterable[tuple[Operand, Known]]:
+def contracted(cone: Cone, kinds: Sequence[Kind] = (Kind.BILINEAR,)) -> Iterable[tuple[Equation, int, Known]]:
     """The known operands of contractions, or of steps of other kinds."""
-    index = indices(cone)
-    for step in cone.steps:
+    for step in cone.every:
         if kind_of(step.equation) in kinds:
             for i, atom in enumerate(step.equation.inputs):
                 if isinstance(atom, Known) and jnp.issubdtype(atom.dtype, jnp.inexact):
-                    yield (index[id(step.equation)], i), atom
+                    yield step.equation, i, atom
 
 
 def is_filter(weight: np.ndarray, channels: Sequence[int]) -> bool:

@@ -25,6 +25,8 @@ def kind_of(equation: Equation) -> Moment:
         DataDependentError: it chooses a body by the data.
         UnsupportedPrimitiveError: there is no rule, or it acts on complex numbers.
     """
+    if equation.scan is not None:
+        return Kind.LOOP
     if registry.bodies(equation):
         raise DataDependentError(
             f"{equation} chooses or derives by a rule of its own what no closed form can follow: measure with ej.empirical."
@@ -40,7 +42,9 @@ def kind_of(equation: Equation) -> Moment:
 
 def passes(step: Step) -> bool:
     """Whether a gradient can pass the step at all."""
-    return jnp.issubdtype(step.output.dtype, jnp.inexact) and kind_of(step.equation) is not Kind.SILENT
+    return step.inner is not None or (
+        jnp.issubdtype(step.output.dtype, jnp.inexact) and kind_of(step.equation) is not Kind.SILENT
+    )
 
 
 def elementwise(step: Step) -> bool:
@@ -69,7 +73,7 @@ def precision(cone: Cone) -> Any:
     """The precision of a walk: the widest in the cone, and single at least; double where nothing is searched."""
     if not searches():
         return jnp.dtype(jnp.float64)
-    atoms = {atom for step in cone.steps for atom in (step.output, *step.equation.inputs)} | set(cone.block.inputs)
+    atoms = {atom for step in cone.every for atom in (step.output, *step.equation.inputs)} | set(cone.block.inputs)
     dtypes = {atom.dtype for atom in atoms if jnp.issubdtype(atom.dtype, jnp.floating)}
     return functools.reduce(wider, dtypes, jnp.dtype(jnp.float32))
 

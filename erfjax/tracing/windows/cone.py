@@ -8,7 +8,7 @@ whole program has there, so `vjp`, `jit`, `vmap` and sharding apply. Where an op
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,29 +18,42 @@ from erfjax.tracing import jaxpr as jx
 from erfjax.tracing import registry
 from erfjax.tracing.positions.hull import refuse
 from erfjax.tracing.positions.index_sets import EMPTY, Box, Points, Region, clip, full, join, shadow
-from erfjax.tracing.program.equations import Atom, Block, Equation, Known, Var
+from erfjax.tracing.program.equations import Atom, Block, Equation, Known, Scan, Var
 from erfjax.tracing.program.flatten import retrace
 from erfjax.tracing.registry import WindowRule
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Step:
-    """One result of one equation on its box, from operands on theirs (None: this result does not need the operand)."""
+    """One result of one equation on its box, from operands on theirs (None: this result does not need the operand).
+
+    A scan is one step, on whole arrays; `inner` is the cone of its body.
+    """
 
     equation: Equation
     result: int
     operands: tuple[Box | None, ...]
     box: Box
     local: WindowRule
+    inner: "Cone | None" = None
 
     @property
     def output(self) -> Var:
         return self.equation.outputs[self.result]
 
+    @property
+    def outputs(self) -> tuple[Var, ...]:
+        """What the step computes: one result, but all results of a scan."""
+        return (self.output,) if self.inner is None else self.equation.outputs
+
     def apply(self, operands: Sequence[Any]) -> Any:
         """The result on its box."""
         boxes = [box or () for box in self.operands]
         return self.local.evaluate(self.equation, self.result, operands, boxes, self.box)
+
+    def results(self, operands: Sequence[Any]) -> dict[Atom, Any]:
+        """All that the step computes; for a scan its carries before each step too."""
+        return {self.output: self.apply(operands)} if self.inner is None else _scanned(self, self.inner, operands)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,14 +77,22 @@ class Cone:
 
     def settled(self) -> "Cone":
         """The same cone, its known operands computed now: first asked for inside a nested trace, they would belong to it."""
-        for step in self.steps:
+        for step in self.every:
             _settle(step.equation)
         return self
 
     @property
+    def every(self) -> Iterator[Step]:
+        """Its steps, those inside scans after the scan itself."""
+        for step in self.steps:
+            yield step
+            if step.inner is not None:
+                yield from step.inner.every
+
+    @property
     def known(self) -> tuple[Known, ...]:
         """The known operands of its steps, each once, but for numbers that no weight makes: those stay constants."""
-        read = [atom for step in self.steps for atom in step.equation.inputs if isinstance(atom, Known)]
+        read = [atom for step in self.every for atom in step.equation.inputs if isinstance(atom, Known)]
         return tuple(dict.fromkeys(atom for atom in read if atom.captured or math.prod(atom.shape) > 1))
 
     def with_known(self, values: Mapping[Known, Any]) -> "Cone":
@@ -86,7 +107,14 @@ class Cone:
 
         equations = [dataclasses.replace(e, inputs=tuple(map(given, e.inputs))) for e in self.block.equations]
         new = {id(old): equation for old, equation in zip(self.block.equations, equations, strict=True)}
-        steps = tuple(dataclasses.replace(step, equation=new[id(step.equation)]) for step in self.steps)
+        steps = tuple(
+            dataclasses.replace(
+                step,
+                equation=new[id(step.equation)],
+                inner=None if step.inner is None else step.inner.with_known(values),
+            )
+            for step in self.steps
+        )
         return dataclasses.replace(self, block=dataclasses.replace(self.block, equations=tuple(equations)), steps=steps)
 
     def __call__(self, *windows: Any) -> list[Any]:
@@ -98,7 +126,7 @@ class Cone:
         """Every variable on its box."""
         held: dict[Atom, Any] = dict(zip(self.block.inputs, windows, strict=True))
         for step in self.steps:
-            held[step.output] = step.apply(self.operands(step, held))
+            held.update(step.results(self.operands(step, held)))
         return held
 
     def operands(self, step: Step, held: Mapping[Atom, Any]) -> list[Any]:
@@ -142,6 +170,11 @@ def restrict(block: Block, wanted: Mapping[Atom, Box]) -> Cone:
         boxes[atom] = around(boxes.get(atom), box)
     steps: list[Step] = []
     for equation in reversed(block.equations):
+        if equation.scan is not None and any(output in boxes for output in equation.outputs):
+            step = _whole_scan(equation, equation.scan)
+            boxes.update({a: full(a.shape) for a in (*equation.outputs, *equation.inputs) if isinstance(a, Var)})
+            steps.append(step)
+            continue
         for result, output in enumerate(equation.outputs):
             if output in boxes:
                 step = cut_equation(equation, result, boxes[output])
@@ -174,6 +207,32 @@ def cut_equation(equation: Equation, result: int, box: Box) -> Step:
             return Step(equation, result, tuple(filled), box, local)
     whole = tuple(full(atom.shape) for atom in equation.inputs)
     return Step(equation, result, whole, full(equation.outputs[result].shape), WHOLE)
+
+
+def _whole_scan(equation: Equation, scan: Scan) -> Step:
+    wanted: dict[Atom, Box] = {atom: full(atom.shape) for atom in scan.body.outputs if isinstance(atom, Var)}
+    inner = restrict(scan.body, wanted)
+    inner = dataclasses.replace(inner, boxes={**inner.boxes, **{a: full(a.shape) for a in scan.body.inputs}})
+    whole = tuple(full(atom.shape) for atom in equation.inputs)
+    return Step(equation, 0, whole, full(equation.outputs[0].shape), WHOLE, inner)
+
+
+def _scanned(step: Step, inner: Cone, operands: Sequence[Any]) -> dict[Atom, Any]:
+    """The results of a scan and the carries before each step."""
+    scan = step.equation.scan
+    assert scan is not None
+    held = [jax.numpy.asarray(operands[i], a.dtype) for i, a in zip(scan.places, scan.body.inputs, strict=True)]
+    first, last = len(scan.moving), len(scan.moving) + scan.n_carry
+
+    def body(carry: Any, rows: Any) -> Any:
+        values = inner.values(*held[:first], *carry, *rows)
+        found = [jax.numpy.asarray(inner.read(values, new, full(new.shape)), new.dtype) for new in inner.block.outputs]
+        return tuple(found[: scan.n_carry]), (tuple(found[scan.n_carry :]), carry)
+
+    carries, (stacked, history) = lax.scan(
+        body, tuple(held[first:last]), tuple(held[last:]), length=scan.length, reverse=scan.reverse
+    )
+    return dict(zip((*step.equation.outputs, *scan.history), (*carries, *stacked, *history), strict=True))
 
 
 def _local(equation: Equation) -> WindowRule | None:

@@ -1,0 +1,78 @@
+"""What is asked of a closed form, and which combinations exist."""
+
+import dataclasses
+
+from erfjax.errors import SampleError
+from erfjax.typing import Given
+
+FEW_STEPS = 3  # of a scan: unrolled, they compile as soon as its body once
+SHORT = 12  # steps of a scan, unrolled where positions might be taken together
+POWERS = {"square": 2, "rms": 2, "mean": 1}
+CHOICES = {
+    "statistic": tuple(POWERS),
+    "gates": ("data", "mean-field"),
+    "weights": ("given", "exchangeable"),
+    "positions": ("auto", "apart", "together"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is asked for; see `analytic`."""
+
+    statistic: str = "square"
+    gates: str = "data"
+    weights: str = "given"
+    channels: Given = "sum"
+    positions: str = "apart"
+
+    @property
+    def power(self) -> int:
+        """Which moment the pass pushes."""
+        return POWERS[self.statistic]
+
+    @property
+    def coherent(self) -> bool:
+        """Whether the gradients of the unit's channels are added before they are squared."""
+        return self.channels not in ("frobenius", "random-signs")
+
+    @property
+    def signed(self) -> bool:
+        """Whether every channel of the unit stands for itself."""
+        return not self.coherent
+
+    @property
+    def layerwise(self) -> bool:
+        """Whether the covariance runs over positions and channels, through the weights as they are."""
+        return self.positions == "together" and self.weights == "given"
+
+    @property
+    def unrolled(self) -> int | None:
+        """How many steps of a scan are unrolled at most; None for all."""
+        if self.gates == "mean-field" or self.positions == "together":
+            return None
+        return SHORT if self.pairable and self.positions == "auto" else FEW_STEPS
+
+    @property
+    def pairable(self) -> bool:
+        """Whether positions can be taken together."""
+        return self.power == 2 and self.gates == "data" and self.weights == "exchangeable"
+
+    def check(self) -> None:
+        """Refuses an option that does not exist.
+
+        Raises:
+            SampleError: there is none of that name.
+        """
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                remedy = ": other statistics have no closed form, measure them with ej.empirical."
+                raise SampleError(
+                    f"`{name}` must be one of {', '.join(map(repr, allowed))}, but got {getattr(self, name)!r}"
+                    + (remedy if name == "statistic" else ".")
+                )
+        if self.positions == "together" and not (self.power == 2 and self.gates == "data"):
+            raise SampleError(
+                'positions="together" needs statistic="square" or "rms" and gates="data", but got '
+                f'statistic={self.statistic!r}, gates={self.gates!r}: use positions="apart".'
+            )
