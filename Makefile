@@ -76,7 +76,7 @@ wheel: .venv/release.stamp
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist
 	.ci/try-wheel dist $(PYTHON)
-	$(BIN)/pyright tests/public_calls.py
+	$(BIN)/pyright --pythonpath $(BIN)/python tests/public_calls.py
 
 clean:
 	rm -rf .venv .venv-latest .venv-oldest dist results site docs/figures

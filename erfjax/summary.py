@@ -47,8 +47,9 @@ PAGE = """<!doctype html>
  .definition {{ width: min(28rem, 72vw) }}
  .scroll {{ overflow-x: auto; max-width: 100% }}
  .scroll thead + tbody td {{ white-space: nowrap }}
- .command {{ white-space: pre-wrap; overflow-wrap: anywhere }}
+ .command {{ white-space: pre-wrap; overflow-wrap: break-word }}
  .figures {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); gap: 1rem }}
+ @media (max-width: 30rem) {{ th, td {{ padding-right: .5rem }} }}
  @media print {{
   :root {{ --ink: #000; --paper: #fff; --line: #bbb; --soft: #333; --link: #000 }}
   nav {{ display: none }}

@@ -322,3 +322,34 @@ def test_writing_replaces_or_leaves_the_old_file(tmp_path):
 def test_pyplot_stays_out():
     code = "import sys, erfjax; erfjax.layers.Conv(3).analytic().plot(); sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_box_that_does_not_fit_is_not_cut_to_a_smaller_one():
+    """A dashed edge inside the picture is an edge of the field."""
+    for layers, shown in ((30, True), (120, False)):
+        field = (ej.layers.Conv(3) ** layers).theoretical((40, 60))
+        axes = field.plot().axes[0]
+        box = axes.patches[-1]
+        assert (box.get_width(), box.get_height()) == tuple(field.size[::-1])
+        left, right = axes.get_xlim()
+        assert (left < box.get_x() and box.get_x() + box.get_width() < right) == shown
+        assert any("goes on" in text.get_text() for text in axes.texts) == (not shown)
+
+
+def test_decisions_have_pictures():
+    x = jax.ShapeDtypeStruct((1, 24, 30, 1), jnp.float32)
+    tiles = ej.tiling(lambda x: x[:, 2:, 1:] + x[:, :-2, :-1], x, tile=(12, 10))
+    filled, window = tiles.plot().axes[0].patches[-2:]
+    assert filled.get_bbox().bounds == (10, 12, 10, 10)
+    assert window.get_bbox().bounds == (
+        10,
+        10,
+        11,
+        14,
+    )  # as large as that of the first tile: all windows have one shape
+    lags = ej.context(lambda x: x[:, 3:] + x[:, :-3], jax.ShapeDtypeStruct((1, 24, 1), jnp.float32))
+    fields = {name: (ej.layers.Conv(3) ** n).analytic(image_shape=(21, 21)) for name, n in (("P3", 1), ("P4", 4))}
+    found = ej.match(fields, (2, 8))
+    assert found.best == ("P3", "P4")
+    for shown in (tiles, lags, lags.plan(8), found):
+        assert "<img" in shown._repr_html_()

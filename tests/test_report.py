@@ -132,7 +132,7 @@ def test_a_unit_that_sees_one_pixel_has_sizes():
     assert tuple(made.sizes["sigma"][1]) == (0, 0)
 
 
-def test_layers_have_both_sizes_and_a_growth():
+def test_layers_have_both_sizes_and_a_growth(monkeypatch):
     kernels = [jax.random.normal(jax.random.key(i), (3, c, 4)) / 2 for i, c in enumerate((2, 4, 4))]
 
     def deep(x):
@@ -150,6 +150,9 @@ def test_layers_have_both_sizes_and_a_growth():
     value, error = made.by_layer["layer1"].size(), made.by_layer["layer1"].size_stderr()
     assert rows["layer1"]["effective size"].split(" ± ")[0] == f"{value:.4g}"
     assert error is not None
+    assert by_depth.glance(made.theoretical, made.by_layer).rows == tuple(tuple(row.values()) for row in rows.values())
+    monkeypatch.setattr(by_depth, "LONG", 2)
+    assert [row[0] for row in by_depth.glance(made.theoretical, {"layer1": made.by_layer["layer1"]}).rows] == ["layer1"]
     slope, _ = by_depth.growth(made.by_layer)
     assert slope == pytest.approx(
         np.polyfit(np.log([1, 2, 3]), np.log([f.size() for f in made.by_layer.values()]), 1)[0]

@@ -18,7 +18,8 @@ from erfjax import summary
 from erfjax.decisions.schedules import DILATIONS, KERNELS, Design, Layer, Spacing, allowed, unrolled
 from erfjax.errors import GeometryError, MapError, StackError
 from erfjax.fields import EffectiveField
-from erfjax.typing import Extent, Number
+from erfjax.plot import plans
+from erfjax.typing import Extent, Figure, Number
 
 WIDTH = 4.0  # standard deviations: ±2 σ hold 95 % of a bell along an axis
 
@@ -97,8 +98,8 @@ def needed(
     raise StackError("No schedule is large enough.")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Match:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Match(summary.Shown):
     """Which level of a pyramid fits which object.
 
     Attributes:
@@ -128,11 +129,16 @@ class Match:
                 )
         return summary.Table("levels for objects", ("object", "level", "TRF / object", "mass inside", ""), tuple(rows))
 
-    def __str__(self) -> str:
-        return str(self.table())
+    def _brief(self) -> str:
+        return ", ".join(f"{size}: {level}" for size, level in zip(self._sizes(), self.best, strict=True))
 
-    def _repr_html_(self) -> str:
-        return self.table()._repr_html_()
+    def _sizes(self) -> list[str]:
+        """The objects as they are written: one number where all axes are equal."""
+        return [summary.cell(size[0] if len(set(size)) == 1 else size) for size in self.objects]
+
+    def plot(self) -> Figure:
+        """A matplotlib figure: by object, the share of each level's mass inside it; hollow where a level cannot see all of it."""
+        return plans.levels(self.levels, self._sizes(), self.inside, self.covered, self.best)
 
 
 def match(fields: Mapping[str, EffectiveField], objects: Sequence[Number | Sequence[Number]]) -> Match:

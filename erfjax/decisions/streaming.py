@@ -23,16 +23,17 @@ from erfjax.errors import ErfjaxError, GeometryError, LayoutError
 from erfjax.fields import LayerRow
 from erfjax.layouts import BATCH, CHANNEL, Layout, parse_input, shaped
 from erfjax.measurement.model import require_function
+from erfjax.plot import plans
 from erfjax.readings.reader import Reader
 from erfjax.tracing.positions.index_sets import full
 from erfjax.tracing.program.equations import Var
-from erfjax.typing import Function, Given
+from erfjax.typing import Figure, Function, Given
 
 MOST_ASKED = 64  # units that are asked for their exact set before an upper bound is reported
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Context:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Context(summary.Shown):
     """How far a sequence model looks, over all positions.
 
     Attributes:
@@ -175,11 +176,14 @@ class Context:
     def _tables(self) -> tuple[summary.Table, ...]:
         return (self.facts(), *((self.leak_table(),) if self.leaks else ()), self.table())
 
-    def __str__(self) -> str:
-        return summary.stack(*self._tables())
+    def _brief(self) -> str:
+        return f"causal {self.causal}, back {self.left}, ahead {self.right}"
 
-    def _repr_html_(self) -> str:
-        return summary.stack_html(*self._tables())
+    def plot(self) -> Figure:
+        """A matplotlib figure: how far the centre unit of every layer looks back and ahead, layer by layer."""
+        at = self.table().columns.index("back")
+        rows = self.table().rows
+        return plans.reach([str(r[0]) for r in rows], [r[at] for r in rows], [r[at + 1] for r in rows], self.axis)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

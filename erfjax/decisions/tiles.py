@@ -22,7 +22,8 @@ from erfjax.decisions.lines import Asked, Line, plan
 from erfjax.errors import ErfjaxError, GeometryError
 from erfjax.layouts import shaped
 from erfjax.measurement.model import require_function
-from erfjax.typing import ArrayLike, Extent, Function, Given
+from erfjax.plot import plans
+from erfjax.typing import ArrayLike, Extent, Figure, Function, Given
 
 Slices = tuple[slice, ...]
 TRIED = (
@@ -38,8 +39,8 @@ class Tile(NamedTuple):
     write: Slices
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Tiling:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Tiling(summary.Shown):
     """How an image is computed tile by tile.
 
     Attributes:
@@ -176,11 +177,28 @@ class Tiling:
                 notes = (*notes, "Tile and halo are as large as the image: it is read whole.")
         return summary.facts("tiling", pairs, notes)
 
-    def __str__(self) -> str:
-        return str(self.facts())
+    def table(self) -> summary.Table:
+        """The plan, one fact a row, as `facts`."""
+        return self.facts()
 
-    def _repr_html_(self) -> str:
-        return self.facts()._repr_html_()
+    def _brief(self) -> str:
+        return f"tile {self.tile}, halo {self.halo}, exact {self.exact}"
+
+    def plot(self) -> Figure:
+        """A matplotlib figure of the image cut into tiles, with the window that one of them reads.
+
+        Raises:
+            ErfjaxError: the plan is not exact.
+        """
+        lines, shape = self._lines(None)
+        space = self.asked.source.space(shape)
+        written = [
+            [(float(low * s), min(float(high * s), n)) for low, high in line.writes]
+            if paired is not None
+            else [(0.0, n)] * len(line.writes)
+            for line, s, n, paired in zip(lines, self.stride, space, self.asked.paired, strict=True)
+        ]
+        return plans.tiles(written, [line.reads for line in lines], space, summary.axis_names(len(space)))
 
 
 @functools.lru_cache(maxsize=8)

@@ -8,7 +8,9 @@ import numpy as np
 from erfjax import summary
 from erfjax.plot.canvas import CONTOUR, DASHES, INK, Cut, cut, figure
 from erfjax.plot.maps import box, indices
-from erfjax.typing import Axes, Figure
+from erfjax.typing import Axes, Figure, Number
+
+WIDE = 3  # a box of more images than this is not drawn to its ends: the image would be too small to be seen
 
 
 def theoretical(
@@ -65,6 +67,13 @@ def _through(field: Any) -> dict[int, int] | None:
     return {a: min((start[a] + stop[a]) // 2, field.image_shape[a] - 1) for a in cut_away} or None
 
 
+def _view(ends: tuple[Number, Number], n: int) -> tuple[Number, Number]:
+    """The image and the box; of a box that is much larger than the image, half an image on each side."""
+    if ends[1] - ends[0] > WIDE * n:
+        return max(ends[0], -n / 2), min(ends[1], 1.5 * n)
+    return min(ends[0], 0), max(ends[1], n)
+
+
 def _draw_theory(
     axes: Axes, field: Any, mask: np.ndarray, shown: Cut, image: np.ndarray | None, used: Any, label: str | None
 ) -> None:
@@ -82,10 +91,14 @@ def _draw_theory(
         axes.imshow(seen, cmap="Greys", vmin=0, vmax=2, interpolation="nearest")
     dash, colour = ("--", *DASHES[2:])[style % 4], INK[style % len(INK)]
     rows, columns = box(axes, field, shown.axes, shape, 1, dash, 1.3, label, colour)
-    left, right = sorted(axes.get_xlim())
-    top, bottom = sorted(axes.get_ylim())
-    axes.set_xlim(min(columns[0] - 1.5, left, -1.5), max(columns[1] + 0.5, right, shape[1] + 0.5))
-    axes.set_ylim(max(rows[1] + 0.5, bottom, shape[0] + 0.5), min(rows[0] - 1.5, top, -1.5))
+    (top, bottom), (left, right) = (_view(ends, n) for ends, n in ((rows, shape[0]), (columns, shape[1])))
+    if (fresh or not axes.texts) and (top > rows[0] or bottom < rows[1] or left > columns[0] or right < columns[1]):
+        style = {"xy": (0.5, 0.03), "xycoords": "axes fraction", "ha": "center", "va": "bottom"}
+        axes.annotate("the box goes on beyond this picture", **style)
+    left, *_, right = sorted((*axes.get_xlim(), left - 1.5, right + 0.5))
+    top, *_, bottom = sorted((*axes.get_ylim(), top - 1.5, bottom + 0.5))
+    axes.set_xlim(left, right)
+    axes.set_ylim(bottom, top)
     names = summary.axis_names(mask.ndim)
     axes.set_xlabel(f"{names[shown.axes[-1]]} in pixels")
     if mask.ndim == 1:

@@ -29,6 +29,7 @@ from erfjax.typing import Axes, Figure, Number
 
 GREY = "#777777"
 KINDS = ("section", "map")
+FAR = 100  # images on each side: where a box without end is drawn to
 
 
 def effective(
@@ -295,7 +296,7 @@ def _side(field: Any, axis: int | None, n: int) -> tuple[Number, Number]:
     """Start and stop of the field along an axis, the border of the image where it is global or there is no such axis."""
     if axis is None:
         return 0, n
-    return max(field.start[axis], -n), min(field.stop[axis], 2 * n)
+    return max(field.start[axis], -FAR * n), min(field.stop[axis], (1 + FAR) * n)
 
 
 def indices(unit: Sequence[int]) -> str:

@@ -13,6 +13,7 @@ from erfjax.fields import EffectiveField, TheoreticalField
 MOST = 32  # layers that are measured unless they are named: each costs a backward pass for every input
 SAMPLES = 16  # inputs that layers are measured with at most
 MEASURE = "luo"
+LONG = 40  # rows of a table that still show at a glance
 WIDE = 1.959964  # standard errors on each side of a 95 % interval
 
 
@@ -47,15 +48,24 @@ def table(theory: TheoreticalField, measured: Mapping[str, EffectiveField]) -> s
             said = f"{value:.4g}" + (f" ± {error:.2g}" if error else "")
             mean = math.prod(row.size) ** (1 / len(row.size))
             share = f"{value / mean:.0%}" if math.isfinite(mean) and mean > 0 else None
-        rows.append((row.name, row.operation, row.shape, row.size, said, share, row.stride, row.padding, row.start))
-    columns = ("layer", "operation", "shape", "theoretical size", "effective size", "effective / theoretical")
-    shown = summary.Table("layers", (*columns, "stride", "padding", "start"), tuple(rows))
+        rows.append((row.name, row.size, said, share, row.stride, row.padding, row.start, row.operation, row.shape))
+    columns = ("layer", "theoretical size", "effective size", "effective / theoretical", "stride", "padding", "start")
+    shown = summary.Table("layers", (*columns, "operation", "shape"), tuple(rows))
     if measured:
         return shown
     keep = [i for i, name in enumerate(shown.columns) if not name.startswith("effective")]
     return summary.Table(
         "layers", tuple(shown.columns[i] for i in keep), tuple(tuple(r[i] for i in keep) for r in rows)
     )
+
+
+def glance(theory: TheoreticalField, measured: Mapping[str, EffectiveField]) -> summary.Table:
+    """The table per layer; where it is long, the rows of the measured layers alone, and its title says so."""
+    whole = table(theory, measured)
+    rows = tuple(row for row in whole.rows if row[0] in measured)
+    if len(whole.rows) <= LONG or not 0 < len(rows) < len(whole.rows):
+        return whole
+    return summary.Table(f"layers: the {len(rows)} measured ones of {len(whole.rows)}", whole.columns, rows)
 
 
 def growth(measured: Mapping[str, EffectiveField]) -> tuple[float, float | None] | None:

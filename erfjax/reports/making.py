@@ -84,7 +84,7 @@ class Report(summary.Shown):
         shown = [] if self.theoretical is None else list(self.theoretical._tables())
         if self.theoretical is not None and self.by_layer:
             told = by_depth.words(self.theoretical, self.by_layer)
-            shown[-1] = dataclasses.replace(by_depth.table(self.theoretical, self.by_layer), notes=told)
+            shown[-1] = dataclasses.replace(by_depth.glance(self.theoretical, self.by_layer), notes=told)
         shown += [
             dataclasses.replace(f.facts(), title=name)
             for f, name in zip(fields, ("analytic", "measured"), strict=True)

@@ -198,10 +198,16 @@ def _layers(made: Report) -> str:
         found = _paragraphs(by_depth.words(made.theoretical, made.by_layer))
         if len(made.by_layer) > 1:
             alt = "Effective and theoretical size of each measured layer, from the input on; the numbers are in the table."
-            caption = "Effective (Luo) size with ± 2 standard errors, theoretical size as steps, and √n through the last layer."
+            caption = (
+                "Effective (Luo) size with 95 % intervals, theoretical size as steps, and √n through the last layer."
+            )
             figure = _figure(panels.growth_panel(made.by_layer, by_depth.MEASURE), alt, caption)
             found += f'<div class="figures">{figure}</div>'
-        found += summary.scrolling(by_depth.table(made.theoretical, made.by_layer))
+        short, whole = by_depth.glance(made.theoretical, made.by_layer), by_depth.table(made.theoretical, made.by_layer)
+        found += summary.scrolling(short)
+        if len(short.rows) < len(whole.rows):
+            every = summary.scrolling(whole)
+            found += f"<details><summary>All {len(whole.rows)} layers</summary>{every}</details>"
     if not made.theoretical.shift_invariant and made.theoretical.phases().rows:
         table = made.theoretical.phases().table()
         found += (

@@ -73,8 +73,8 @@ def in_short(theory: TheoreticalField, used: EffectiveField | None) -> str:
     except MapError:
         return said
     seen = math.prod(b - a for a, b in zip(*theory.clipped, strict=True))
-    part = f", {share / seen:.0%} of those inside the image," if seen else ""
-    most = f"90 % of the field lies within {radius:.3g} pixels of its centre"
+    part = f" ({share / seen:.0%} of those that it can look at in this image)" if seen else ""
+    most = f"90 % of the effective field lies within {radius:.3g} pixels of its centre"
     return f"{said} {share:.0f} pixels{part} count for more than 4.55 % of the peak; {most}."
 
 
