@@ -361,3 +361,16 @@ def resolve_units(unit: Any, spatial_shape: Sequence[int]) -> tuple[tuple[tuple[
     if not unit:
         raise UnitError("`unit` is an empty list: give at least one unit, or None for the centre.")
     return tuple(resolve_unit(u, spatial_shape) for u in unit), True
+
+
+def paired_axes(source: Layout, target: Layout) -> list[int | None]:
+    """For each spatial axis of the input, the spatial axis of the output that goes with it: of the same letter, else in order.
+
+    Where the output has a letter of its own for several axes of the input (tokens), they all go with it.
+    """
+    ins = [source.letters[a] for a in source.spatial]
+    outs = [target.letters[a] for a in target.spatial]
+    if len(ins) == len(outs) and set(ins) != set(outs):
+        return list(range(len(outs)))
+    own = next((i for i, letter in enumerate(outs) if letter not in ins), None)
+    return [outs.index(letter) if letter in outs else own for letter in ins]

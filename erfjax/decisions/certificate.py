@@ -116,7 +116,8 @@ class Verdict:
 
     Attributes:
         why: if not, the operation at which they part; None if it does.
-        tried: True if that was not proved but tried on random numbers, because the same operations come in another order.
+        tried: True if that was not proved but tried on random numbers, because operations come in another order or with other
+            numbers.
     """
 
     why: str | None = None
@@ -131,7 +132,10 @@ def verdict(whole: Traced, wanted: Box, part: Traced, wanted_of_part: Box, offse
         wanted, wanted_of_part: the same units, as each of them counts.
         offset: where the window begins, for every axis of the input.
     """
-    cones = restrict(whole.program, {whole.output: wanted}), restrict(part.program, {part.output: wanted_of_part})
+    cones = (
+        restrict(whole.program, {whole.output: wanted}, whole.reader.facts),
+        restrict(part.program, {part.output: wanted_of_part}, part.reader.facts),
+    )
     reason, known = _compared(*cones)
     (window,), (window_of_part,) = cones[0].windows, cones[1].windows
     moved = tuple(points.shift(-by) for points, by in zip(window, offset, strict=True))
@@ -156,7 +160,7 @@ def _compared(ours: Cone, theirs: Cone) -> tuple[str | None, tuple[list[Any], li
                 continue
             here, there = atom.value, twin.value
             if here is not there or box != held:
-                here, there = cut(here, full(atom.shape), box), cut(there, full(twin.shape), held)
+                here, there = _part(atom, box), _part(twin, held)
                 if not _same(here, there):
                     return (
                         f"{mine.equation} uses numbers that depend on the position or on the size of the array",
@@ -180,6 +184,13 @@ def _parted(mine: Step, other: Step) -> str | None:
             shapes = " and ".join("nothing" if b is None else "×".join(map(str, lengths(b))) for b in (box, held))
             return f"{mine.equation} does not move with the tile: on the whole and in a window it looks at {shapes}"
     return None
+
+
+def _part(atom: Known, box: Box) -> Any:
+    """A known array on a box; sliced by NumPy, which compiles nothing."""
+    if jax.dtypes.issubdtype(atom.dtype, jax.dtypes.prng_key):
+        return cut(atom.value, full(atom.shape), box)
+    return np.asarray(atom.value)[tuple(slice(int(points.start), int(points.stop)) for points in box)]
 
 
 def _same(a: Any, b: Any) -> bool:

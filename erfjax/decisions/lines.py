@@ -26,6 +26,11 @@ from erfjax.typing import Extent, Function
 
 SMALL = 512  # an axis that is not longer is looked at as it is; of a longer one, a piece that is cut like it
 GRIDS = (1, 2, 4, 8, 16, 32, 64)  # tried in turn where the walk gives no period (paths that differ at the border alone)
+LONGER = (
+    64 * math.lcm(*range(1, 8)),
+    math.lcm(*range(1, 9)),
+    64,
+)  # by which an axis is longer when its stride is asked for
 MOST_STEPS = 4  # grid steps by which a window may grow beyond the halo until it is proved
 MOST_CORNERS = 9  # with more ways to lie to the borders of all axes together, each axis is proved by itself
 
@@ -57,6 +62,11 @@ class Asked:
         found = self.at(self.shape).target.letters
         letters = [self.layout[axis] for axis in self.source.spatial]
         return tuple(found.index(letter) if letter in found else None for letter in letters)
+
+    @property
+    def assumed(self) -> tuple[str, ...]:
+        """What the walks have taken for zero, at any size."""
+        return tuple(dict.fromkeys(note for at in self.traces.values() for note in at.reader.facts.assumptions))
 
     def at(self, shape: Sequence[int]) -> Traced:
         """The function at some shape."""
@@ -243,9 +253,15 @@ def _on_grid(asked: Asked, axis: int, tile: int, grid: int) -> int:
 
 def _stride(asked: Asked, space: tuple[int, ...], a: int, out: int) -> Fraction:
     """Positions per unit: how much longer the output is where the input is longer."""
-    longer = 64 * math.lcm(*range(1, 8))
-    moved = asked.with_space([n + longer * (i == a) for i, n in enumerate(space)])
-    return Fraction(longer, asked.out_shape(moved)[out] - asked.out_shape(asked.with_space(space))[out])
+    here = asked.out_shape(asked.with_space(space))[out]
+    for longer in LONGER:
+        try:
+            there = asked.out_shape(asked.with_space([n + longer * (i == a) for i, n in enumerate(space)]))[out]
+            break
+        except (TypeError, ValueError):  # a table of positions ends before
+            if longer == LONGER[-1]:
+                raise
+    return Fraction(longer, there - here)
 
 
 def _reach(here: Traced, asked: Asked, a: int, out: int, stride: Fraction) -> tuple[Extent, Extent]:

@@ -27,8 +27,8 @@ from erfjax.typing import ArrayLike, Extent, Figure, Function, Given
 
 Slices = tuple[slice, ...]
 TRIED = (
-    "At another size the function does the same operations in another order: that the tiles are the whole was tried on "
-    "random numbers, within rounding.",
+    "At another size the function does the same operations in another order or with other numbers: that the tiles are the "
+    "whole was tried on random numbers, within rounding.",
 )
 
 
@@ -261,4 +261,5 @@ def tiling(
         )
     found = plan(asked, sizes, space, streamed)
     grid, halo, stride = (tuple(getattr(cut, name) for cut in found.cuts) for name in ("grid", "halo", "stride"))
-    return Tiling(sizes, grid, halo, stride, found.why is None, found.why, space, TRIED * found.tried, streamed, asked)
+    notes = (*TRIED * found.tried, *asked.assumed)
+    return Tiling(sizes, grid, halo, stride, found.why is None, found.why, space, notes, streamed, asked)

@@ -9,15 +9,16 @@ from fractions import Fraction
 import numpy as np
 
 from erfjax.fields import LayerRow, Phase, PhaseTable, TheoreticalField
-from erfjax.layouts import Layout
+from erfjax.layouts import Layout, paired_axes
 from erfjax.measurement.cone import unit_box
 from erfjax.readings import extents
 from erfjax.tracing import registry
 from erfjax.tracing.positions.access import IrregularError, Shift
-from erfjax.tracing.positions.axis_roles import Part, Roles, parts, roles
+from erfjax.tracing.positions.axis_roles import Part, Roles, apart, parts, roles
 from erfjax.tracing.positions.hull import Views, period, remembered, walk
 from erfjax.tracing.positions.index_sets import EMPTY, Box, Points, Region, clip, mask, shadow
 from erfjax.tracing.positions.known_values import Facts
+from erfjax.tracing.positions.pattern import MANY
 from erfjax.tracing.positions.through_zeros import Follow, gradients, past_zeros
 from erfjax.tracing.program.equations import Atom, Block, Equation, Known, Program, Var
 from erfjax.tracing.program.layer_rows import Visit, named_visits
@@ -51,12 +52,16 @@ class Reader:
     @functools.cached_property
     def views(self) -> Views:
         """How its equations are seen past known zeros."""
-        seen = past_zeros(self.plain, self.facts)
+        seen = past_zeros(self.plain, self.facts, self.apart)
         return remembered(gradients(seen) if self.follow == "gradients" else seen)
 
     @functools.cached_property
     def roles(self) -> dict[Atom, Roles]:
         return roles(self.program, remembered(self.plain))
+
+    def apart(self, atom: Atom, axes: Sequence[int]) -> bool:
+        """Whether some axes of an array run along different spatial axes of the input."""
+        return atom in self.roles and apart(self.roles[atom], axes, self.source.spatial)
 
     @functools.cached_property
     def made(self) -> dict[Var, int]:
@@ -76,11 +81,13 @@ class Reader:
     def sizes(self) -> dict[Var, tuple[Extent, ...]]:
         return {}
 
-    def region(self, atom: Atom, box: Box, clipped: bool, until: int | None = None) -> Region:
-        """The region of the input that a box of a variable needs."""
+    def region(
+        self, atom: Atom, box: Box, clipped: bool, until: int | None = None, loose: set[Equation] | None = None
+    ) -> Region:
+        """The region of the input that a box of a variable needs; `loose` collects equations at which it is an upper bound."""
         if isinstance(atom, Known):
             return ()
-        found = walk(self.program, {atom: (box,)}, clipped=clipped, views=self.views, until=until)
+        found = walk(self.program, {atom: (box,)}, clipped=clipped, views=self.views, until=until, loosened=loose)
         return found.get(self.program.input, ())
 
     def interval(self, region: Region) -> tuple[tuple[Extent, ...], tuple[Extent, ...]]:
@@ -94,8 +101,9 @@ class Reader:
         image = self.source.space(self.program.input.shape)
         box = unit_box(atom.shape, target, unit)
         start, stop = self.interval(self.region(atom, box, clipped=False))
-        true = self.region(atom, box, clipped=True)
-        paired = _paired(self.source, target)
+        loose: set[Equation] = set()
+        true = self.region(atom, box, clipped=True, loose=loose)
+        paired = paired_axes(self.source, target)
         motion = [self.motion(atom, target, out, i) for i, out in enumerate(paired)]
         played = {} if isinstance(atom, Known) else parts(self.roles.get(atom, (None,) * len(atom.shape)))
         along = [self.along(played, target, i, out) for i, out in enumerate(paired)]
@@ -130,7 +138,7 @@ class Reader:
             clipped=extents.integers(self.interval(true)),
             shift_invariant=invariant,
             channels=self.channels(true),
-            notes=self.notes(atom) + self.misnamed(atom, target, unit, start, stop),
+            notes=self.notes(atom) + _loosened(loose) + self.misnamed(atom, target, unit, start, stop),
             place=tuple(
                 None if part is None or out is None else part.centre(unit[out])
                 for out, part in zip(paired, along, strict=True)
@@ -244,15 +252,7 @@ class Reader:
         notes = list(self.inferred)
         if unknown:
             notes.append(f"{len(unknown)} equation(s) without a rule, seen whole: {', '.join(map(str, unknown))}.")
-        assumed = self.facts.assumed
-        for value in sorted(set(assumed.values())):
-            (first, *others) = [e for e, v in assumed.items() if v == value]
-            more = f" and {len(others)} more" if others else ""
-            notes.append(
-                f"Assumed: where a mask holds {value:g}, the exponential is zero, because the scores beside it are far greater "
-                f"(in {first}{more}). Mask with -inf to make this exact."
-            )
-        return tuple(notes)
+        return (*notes, *self.facts.assumptions)
 
     def misnamed(
         self, atom: Atom, target: Layout, unit: tuple[int, ...], start: Sequence[Extent], stop: Sequence[Extent]
@@ -370,25 +370,23 @@ class Reader:
         return self.sizes[var]
 
 
+def _loosened(equations: set[Equation]) -> tuple[str, ...]:
+    """A note where regions fell apart into more boxes than are kept."""
+    if not equations:
+        return ()
+    (first, *others) = sorted(map(str, equations))
+    return (
+        f"Approximate: what {first}{f' and {len(others)} more' if others else ''} sees falls apart into more than {MANY} boxes, "
+        "so holes of the mask may be filled.",
+    )
+
+
 def _all(block: Block) -> Iterator[Equation]:
     """The equations of a block and of the bodies inside."""
     for equation in block.equations:
         yield equation
         for body in equation.blocks:
             yield from _all(body)
-
-
-def _paired(source: Layout, target: Layout) -> list[int | None]:
-    """For each spatial axis of the input, the spatial axis of the output that goes with it: of the same letter, else in order.
-
-    Where the output has a letter of its own for several axes of the input (tokens), they all go with it.
-    """
-    ins = [source.letters[a] for a in source.spatial]
-    outs = [target.letters[a] for a in target.spatial]
-    if len(ins) == len(outs) and set(ins) != set(outs):
-        return list(range(len(outs)))
-    own = next((i for i, letter in enumerate(outs) if letter not in ins), None)
-    return [outs.index(letter) if letter in outs else own for letter in ins]
 
 
 def _steady(table: PhaseTable, stride: Sequence[Extent]) -> bool:

@@ -10,7 +10,7 @@ from fractions import Fraction
 
 from erfjax.tracing import registry
 from erfjax.tracing.positions.access import WHOLE, IrregularError, Seen, Shift, View
-from erfjax.tracing.positions.index_sets import Region, clip, join
+from erfjax.tracing.positions.index_sets import Loose, Region, clip, join
 from erfjax.tracing.program.equations import Atom, Block, Equation, Var
 
 Views = Callable[[Equation, int], Sequence[Seen | None]]
@@ -42,7 +42,13 @@ def remembered(views: Views) -> Views:
 
 
 def walk(
-    block: Block, wanted: Mapping[Atom, Region], *, clipped: bool, views: Views = refuse, until: int | None = None
+    block: Block,
+    wanted: Mapping[Atom, Region],
+    *,
+    clipped: bool,
+    views: Views = refuse,
+    until: int | None = None,
+    loosened: set[Equation] | None = None,
 ) -> dict[Atom, Region]:
     """The region of every variable that the wanted regions need.
 
@@ -52,7 +58,9 @@ def walk(
         clipped: cut every region to its array.
         views: how equations are seen, `refuse` or `everything`.
         until: look at the equations before this index only.
+        loosened: where to put the equations at which a region fell apart into more boxes than are kept.
     """
+    loosened = set() if loosened is None else loosened
     regions: dict[Atom, Region] = dict(wanted)
     for equation in reversed(block.equations[:until]):
         for result, output in enumerate(equation.outputs):
@@ -62,7 +70,7 @@ def walk(
             if clipped:
                 region = regions[output] = clip(region, output.shape)
             if registry.bodies(equation):
-                for atom, needed in _into_blocks(equation, result, region, clipped, views):
+                for atom, needed in _into_blocks(equation, result, region, clipped, views, loosened):
                     regions[atom] = join(regions.get(atom, ()), needed)
                 continue
             for atom, view in zip(equation.inputs, views(equation, result), strict=True):
@@ -71,19 +79,21 @@ def walk(
                     for box in region:
                         before = join(before, view.pull(box))
                     regions[atom] = before
+                    if any(isinstance(box, Loose) for box in before):
+                        loosened.add(equation)
     if clipped:
         regions.update({atom: clip(regions[atom], atom.shape) for atom in block.inputs if atom in regions})
     return regions
 
 
 def _into_blocks(
-    equation: Equation, result: int, region: Region, clipped: bool, views: Views
+    equation: Equation, result: int, region: Region, clipped: bool, views: Views, loosened: set[Equation]
 ) -> Iterable[tuple[Atom, Region]]:
     """What each operand must give when a body is walked: the union over the branches follows by joining."""
     for index in equation.operands_before_blocks:
         yield index, ((),)
     for block in registry.bodies(equation):
-        regions = walk(block, {block.outputs[result]: region}, clipped=clipped, views=views)
+        regions = walk(block, {block.outputs[result]: region}, clipped=clipped, views=views, loosened=loosened)
         for atom, inner in zip(equation.operands_of_blocks, block.inputs, strict=True):
             yield atom, regions.get(inner, ())
 

@@ -175,6 +175,12 @@ Box = tuple[Points, ...]
 Region = tuple[Box, ...]
 
 
+class Loose(tuple[Points, ...]):
+    """A box in place of too many boxes: the product of their shadows on the axes, which may hold more than they do."""
+
+    __slots__ = ()
+
+
 def runs(points: Points) -> list[tuple[int, int]]:
     """The intervals that a finite set is made of."""
     edges = np.diff(points.dense().astype(np.int8), prepend=0, append=0) if points else np.zeros(0)
@@ -214,7 +220,7 @@ def join(region: Region, boxes: Iterable[Box]) -> Region:
         else:
             held.append(box)
             if len(held) > MAX_BOXES:
-                return (shadow((*held, *pending)),)
+                return (Loose(shadow((*held, *pending))),)
     return tuple(held)
 
 

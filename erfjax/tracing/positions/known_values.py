@@ -180,6 +180,19 @@ class Facts:
         """Learns which equation makes which array."""
         self._made.update({v: (e, i) for e in equations for i, v in enumerate(e.outputs)})
 
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """One sentence for each finite number that was taken for minus infinity."""
+        notes = []
+        for value in sorted(set(self.assumed.values())):
+            (first, *others) = [e for e, v in self.assumed.items() if v == value]
+            more = f" and {len(others)} more" if others else ""
+            notes.append(
+                f"Assumed: where a mask holds {value:g}, the exponential is zero, because the scores beside it are far greater "
+                f"(in {first}{more}). Mask with -inf to make this exact."
+            )
+        return tuple(notes)
+
     def of(self, atom: Atom) -> Fact:
         waiting = [atom]
         while waiting:

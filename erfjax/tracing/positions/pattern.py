@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from erfjax.tracing.positions.index_sets import EMPTY, Box, Points
+from erfjax.tracing.positions.index_sets import EMPTY, Box, Loose, Points
 from erfjax.tracing.positions.interval_rows import LARGEST, IntervalRows
 
-MOST_PARTS = 32  # a set that falls apart into more boxes is replaced by the product of its shadows on the axes
+FEW, MANY = 32, 512  # a set that falls apart into more boxes is replaced by the product of its shadows on the axes
 
 
 class TooLargeError(Exception):
@@ -161,8 +161,12 @@ class Pattern:
         sizes = tuple(result[o] for o in axes)
         return Pattern(axes, sizes, whole.held if sizes[-1] == whole.sizes[-1] else whole.held.recut(sizes[-1]))
 
-    def within(self, box: Box) -> list[Box]:
-        """The boxes that hold what a box has in common with the set."""
+    def within(self, box: Box, most: int = FEW) -> list[Box]:
+        """The boxes that hold what a box has in common with the set; in place of more than `most` a box around them.
+
+        A box around many is `Loose`; that a few are too many is known to do no harm.
+        """
+        around: type = Loose if most > FEW else tuple
         if not self.axes:
             return [box] if self else []
         *rows, last = self.axes
@@ -173,7 +177,8 @@ class Pattern:
         number = np.arange(self.held.count).reshape(self.sizes[:-1])
         chosen = number[np.ix_(*lines)].ravel() if rows else number.ravel()
         held = self.held if chosen.size == self.held.count else self.held.take(chosen)
-        kinds = held.alike(MOST_PARTS)
+        kinds = held.alike(most)
+        loose = kinds is None
         if kinds is None:
             some = held.filled
             kinds = [(some, held.union_of(some))]
@@ -182,14 +187,13 @@ class Pattern:
             columns = columns.meet(box[last])
             if not columns:
                 continue
-            for part in (
-                _products(np.stack(np.unravel_index(which, [len(line) for line in lines]), 1), lines) if rows else [()]
-            ):
+            places = np.stack(np.unravel_index(which, [len(line) for line in lines]), 1) if rows else None
+            for part in [()] if places is None else _products(places, lines, most):
                 cut = list(box)
                 for a, points in zip(rows, part, strict=True):
                     cut[a] = points
                 cut[last] = columns
-                found.append(tuple(cut))
+                found.append(around(cut) if loose or isinstance(part, Loose) else tuple(cut))
         return found
 
 
@@ -224,26 +228,29 @@ def _spread(array: np.ndarray, axes: Sequence[int], all_axes: Sequence[int], sha
     return np.broadcast_to(np.expand_dims(array, inserted), shape)
 
 
-def _products(places: np.ndarray, lines: Sequence[np.ndarray]) -> list[tuple[Points, ...]]:
+def _products(places: np.ndarray, lines: Sequence[np.ndarray], most: int) -> list[tuple[Points, ...]]:
     """The boxes that hold some places of a grid; places[k] counts along the lines."""
     if len(lines) == 1:
         return [(Points.among(lines[0][places[:, 0]]),)]
     alone = [np.unique(places[:, i]) for i in range(places.shape[1])]
+    whole = tuple(Points.among(line[some]) for line, some in zip(lines, alone, strict=True))
     if math.prod(map(len, alone)) == len(places):
-        return [tuple(Points.among(line[some]) for line, some in zip(lines, alone, strict=True))]
+        return [whole]
     kinds: dict[bytes, list[int]] = {}
     for first in alone[0]:
         kinds.setdefault(places[places[:, 0] == first, 1:].tobytes(), []).append(int(first))
-    if len(kinds) > MOST_PARTS:
-        return [tuple(Points.among(line[some]) for line, some in zip(lines, alone, strict=True))]
-    return [
-        (Points.among(lines[0][firsts]), *rest)
-        for firsts in kinds.values()
-        for rest in _products(places[places[:, 0] == firsts[0], 1:], lines[1:])
-    ]
+    if len(kinds) > most:
+        return [Loose(whole)]
+    found: list[tuple[Points, ...]] = []
+    for firsts in kinds.values():
+        inner = _products(places[places[:, 0] == firsts[0], 1:], lines[1:], most)
+        for part in inner:
+            box = (Points.among(lines[0][firsts]), *part)
+            found.append(Loose(box) if isinstance(part, Loose) else box)
+    return found
 
 
-def rest(seen: Pattern, box: Box) -> Iterable[Box]:
+def rest(seen: Pattern, box: Box, most: int = FEW) -> Iterable[Box]:
     """What of a box is seen where a pattern is; positions beyond the array stay, unless all of an axis is asked for."""
     if not seen.axes:
         return [box] if seen else []
@@ -253,4 +260,4 @@ def rest(seen: Pattern, box: Box) -> Iterable[Box]:
             inside = Points(0, size)
             found += [(*box[:axis], beyond, *box[axis + 1 :]) for beyond in box[axis].without(inside)]
             box = (*box[:axis], box[axis].clip(0, size), *box[axis + 1 :])
-    return [*found, *seen.within(box)] if EMPTY not in box else found
+    return [*found, *seen.within(box, most)] if EMPTY not in box else found

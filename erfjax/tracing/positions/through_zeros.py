@@ -14,10 +14,10 @@ import jax.numpy as jnp
 from erfjax.tracing import jaxpr as jx
 from erfjax.tracing.positions.access import Seen, Shift
 from erfjax.tracing.positions.hull import Views
-from erfjax.tracing.positions.index_sets import Box
+from erfjax.tracing.positions.index_sets import Box, Loose, Points, shadow
 from erfjax.tracing.positions.known_values import Facts
-from erfjax.tracing.positions.pattern import Pattern, rest
-from erfjax.tracing.program.equations import Equation, Known
+from erfjax.tracing.positions.pattern import FEW, MANY, Pattern, rest
+from erfjax.tracing.program.equations import Atom, Equation, Known
 
 Follow = Literal["values", "gradients"]
 
@@ -28,10 +28,12 @@ class Where:
 
     view: Seen
     seen: Pattern
+    most: int = FEW
 
     def pull(self, box: Box) -> Iterable[Box]:
-        for part in rest(self.seen, box):
-            yield from self.view.pull(part)
+        for part in rest(self.seen, box, self.most):
+            found = self.view.pull(part)
+            yield from map(Loose, found) if isinstance(part, Loose) else found
 
     def shift(self, shifts: Sequence[Shift], whole: list[Fraction]) -> tuple[Shift, ...]:
         return self.view.shift(shifts, whole)
@@ -43,10 +45,11 @@ class Onto:
 
     view: Seen
     seen: Pattern
+    most: int = FEW
 
     def pull(self, box: Box) -> Iterable[Box]:
         for part in self.view.pull(box):
-            yield from rest(self.seen, part)
+            yield from rest(self.seen, part, self.most)
 
     def shift(self, shifts: Sequence[Shift], whole: list[Fraction]) -> tuple[Shift, ...]:
         return self.view.shift(shifts, whole)
@@ -64,14 +67,70 @@ def sharpens(names: str, sharpen: Sharpen) -> None:
             _SHARPENED[primitive] = sharpen
 
 
-def past_zeros(views: Views, facts: Facts) -> Views:
-    """The same views, without what known zeros hide."""
+Apart = Callable[[Atom, Sequence[int]], bool]
+
+
+def past_zeros(views: Views, facts: Facts, apart: Apart = lambda atom, axes: False) -> Views:
+    """The same views, without what known zeros hide.
+
+    Args:
+        views: how equations are seen if no value is known.
+        facts: what is known to be zero.
+        apart: whether some axes of an array lead to different axes of space. Then a mask over them is cut into as many boxes
+            as it takes. Else a few serve: the shadows of a mask over queries and keys say what tokens are seen.
+    """
 
     def look(equation: Equation, result: int) -> Sequence[Seen | None]:
         seen, sharpen = views(equation, result), _SHARPENED.get(equation.primitive)
-        return seen if sharpen is None else sharpen(equation, result, seen, facts)
+        if sharpen is None:
+            return seen
+        found = sharpen(equation, result, seen, facts)
+        output = equation.outputs[result]
+        return [
+            None if view is None else _apart(view, output, atom, apart)
+            for view, atom in zip(found, equation.inputs, strict=True)
+        ]
 
     return look
+
+
+def _apart(view: Seen, output: Atom, atom: Atom, apart: Apart) -> Seen:
+    """The view, its mask cut into many boxes where that matters."""
+    if not isinstance(view, Where | Onto):
+        return view
+    inner = _apart(view.view, output, atom, apart)
+    many = apart(output if isinstance(view, Where) else atom, view.seen.axes)
+    return dataclasses.replace(view, view=inner, most=MANY if many else FEW)
+
+
+Trim = Callable[[Equation, Sequence[Box], Facts], Sequence[Box]]
+_TRIMMED: dict[Any, Trim] = {}
+
+
+def trims(names: str, trim: Trim) -> None:
+    """Teaches windows to leave out terms that are zero: (equation, boxes of the operands, facts) -> smaller boxes."""
+    for name in names.split():
+        primitive = jx.lax_primitive(f"{name}_p")
+        if primitive is not None:
+            _TRIMMED[primitive] = trim
+
+
+def trimmed(equation: Equation, boxes: Sequence[Box | None], facts: Facts | None) -> list[Box | None]:
+    """The boxes of the operands without what adds nothing to the result; each stays an interval."""
+    trim = _TRIMMED.get(equation.primitive)
+    held = [box for box in boxes if box is not None]
+    if facts is None or trim is None or len(held) < len(boxes):
+        return list(boxes)
+    return list(trim(equation, held, facts))
+
+
+def visible(box: Box, hidden: Pattern, axes: Sequence[int]) -> Box:
+    """A box, cut along the axes named to what is not hidden; as it is where nothing is left."""
+    left = hidden.complement.within(box) if hidden else []
+    if not left:
+        return box
+    around = shadow(tuple(left))
+    return tuple(Points(around[a].start, around[a].stop) if a in axes else p for a, p in enumerate(box))
 
 
 STOPS = {jx.lax_primitive(f"{name}_p") for name in ("stop_gradient", "ceil", "floor", "round", "sign")}

@@ -14,7 +14,7 @@ from erfjax.tracing.positions.index_sets import Box
 from erfjax.tracing.positions.interval_rows import IntervalRows
 from erfjax.tracing.positions.known_values import Facts, zeros
 from erfjax.tracing.positions.pattern import Pattern
-from erfjax.tracing.positions.through_zeros import Where, sharpens
+from erfjax.tracing.positions.through_zeros import Where, sharpens, trims, visible
 from erfjax.tracing.program.equations import Atom, Equation, Known, Var
 from erfjax.tracing.registry import Rule, WindowRule, bind, row
 from erfjax.tracing.second_moments.kinds import Kind
@@ -120,7 +120,22 @@ class Through:
         return self.view.shift(shifts, whole)
 
 
+def without_zeros(equation: Equation, boxes: Sequence[Box], facts: Facts) -> Sequence[Box]:
+    """A sum of products without those in which a factor is zero."""
+    contracted, _ = equation.params["dimension_numbers"]
+    cut = [list(box) for box in boxes]
+    seen = [
+        visible(box, zeros(a, facts), axes) for a, box, axes in zip(equation.inputs, boxes, contracted, strict=True)
+    ]
+    for left, right in zip(*contracted, strict=True):
+        both = seen[0][left].meet(seen[1][right])
+        if both:
+            cut[0][left] = cut[1][right] = both
+    return [tuple(box) for box in cut]
+
+
 sharpens("dot_general", through_zeros)
+trims("dot_general", without_zeros)
 
 
 def _through(matrix: Atom, contracted: Sequence[int], free: dict[int, int]) -> Iterator[AxisView]:

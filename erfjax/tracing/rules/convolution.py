@@ -14,6 +14,7 @@ from erfjax.tracing.positions.access import WHOLE, Along, AxisView, IrregularErr
 from erfjax.tracing.positions.index_sets import EMPTY, Box, Points, full, runs
 from erfjax.tracing.positions.interval_rows import IntervalRows
 from erfjax.tracing.positions.known_values import Facts, zeros
+from erfjax.tracing.positions.pattern import MANY
 from erfjax.tracing.positions.through_zeros import sharpens
 from erfjax.tracing.program.equations import Equation
 from erfjax.tracing.registry import Rule, WindowRule, bind, lengths, row
@@ -66,8 +67,8 @@ def past_holes(equation: Equation, result: int, seen: Sequence[Seen | None], fac
     held = zeros(kernel, facts).complement.without(rhs[:2], every=False)
     if not held or held.is_full:
         return seen
-    taps = held.within(full(kernel.shape))
-    return [Masked(view, lhs[2:], tuple(tuple(box[a] for a in rhs[2:]) for box in taps)), *seen[1:]]
+    taps = (type(box)(box[a] for a in rhs[2:]) for box in held.within(full(kernel.shape), MANY))
+    return [Masked(view, lhs[2:], tuple(taps)), *seen[1:]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Masked:
             axes = [axis.pull(box) for axis in self.view.axes]
             for a, held in zip(self.along, taps, strict=True):
                 axes[a] = _under(self.view.axes[a], held, box)
-            yield tuple(axes)
+            yield type(taps)(axes)
 
     def shift(self, shifts: Sequence[Shift], whole: list[Fraction]) -> tuple[Shift, ...]:
         return self.view.shift(shifts, whole)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from erfjax.tracing.positions.access import SCALAR, WHOLE, Along, Seen, View
 from erfjax.tracing.positions.index_sets import Box, Points
 from erfjax.tracing.positions.known_values import Facts
-from erfjax.tracing.positions.through_zeros import Onto, sharpens
+from erfjax.tracing.positions.through_zeros import Onto, sharpens, trims, visible
 from erfjax.tracing.program.equations import Equation
 from erfjax.tracing.registry import SAME, Hull, Rule, WindowRule, bind, row
 from erfjax.tracing.second_moments.kinds import Choice, Kind
@@ -37,7 +37,20 @@ def where_not_low(equation: Equation, result: int, seen: Sequence[Seen | None], 
     return seen if view is None or not hidden else [Onto(view, hidden.complement)]
 
 
+def without_zeros(equation: Equation, boxes: Sequence[Box], facts: Facts) -> Sequence[Box]:
+    """A sum without what is zero."""
+    return [visible(boxes[0], facts.of(equation.inputs[0]).mask, equation.params["axes"])]
+
+
+def without_low(equation: Equation, boxes: Sequence[Box], facts: Facts) -> Sequence[Box]:
+    """A maximum without what is low, unless all is."""
+    axes, fact = equation.params["axes"], facts.of(equation.inputs[0])
+    return [visible(boxes[0], fact.low.minus(fact.low.without(axes, every=True)), axes)]
+
+
 sharpens("reduce_max argmax", where_not_low)
+trims("reduce_sum", without_zeros)
+trims("reduce_max", without_low)
 
 
 def whole_axes(equation: Equation, axes: Sequence[int]) -> Sequence[Seen | None]:

@@ -18,6 +18,8 @@ from erfjax.tracing import jaxpr as jx
 from erfjax.tracing import registry
 from erfjax.tracing.positions.hull import refuse
 from erfjax.tracing.positions.index_sets import EMPTY, Box, Points, Region, clip, full, join, shadow
+from erfjax.tracing.positions.known_values import Facts
+from erfjax.tracing.positions.through_zeros import trimmed
 from erfjax.tracing.program.equations import Atom, Block, Equation, Known, Scan, Var
 from erfjax.tracing.program.flatten import retrace
 from erfjax.tracing.registry import WindowRule
@@ -151,8 +153,13 @@ def _settle(equation: Equation) -> None:
             _settle(inner)
 
 
-def restrict(block: Block, wanted: Mapping[Atom, Box]) -> Cone:
+def restrict(block: Block, wanted: Mapping[Atom, Box], facts: Facts | None = None) -> Cone:
     """The cone of a block under the boxes wanted of some of its arrays.
+
+    Args:
+        block: the program, or a body inside one.
+        wanted: the boxes asked for.
+        facts: what is known to be zero: sums leave out such terms, so that attention reads the keys that it sees.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -177,7 +184,7 @@ def restrict(block: Block, wanted: Mapping[Atom, Box]) -> Cone:
             continue
         for result, output in enumerate(equation.outputs):
             if output in boxes:
-                step = cut_equation(equation, result, boxes[output])
+                step = cut_equation(equation, result, boxes[output], facts)
                 boxes[output] = step.box
                 steps.append(step)
                 for atom, operand in zip(equation.inputs, step.operands, strict=True):
@@ -186,7 +193,7 @@ def restrict(block: Block, wanted: Mapping[Atom, Box]) -> Cone:
     return Cone(block, tuple(reversed(steps)), boxes, dict(wanted))
 
 
-def cut_equation(equation: Equation, result: int, box: Box) -> Step:
+def cut_equation(equation: Equation, result: int, box: Box, facts: Facts | None = None) -> Step:
     """The equation on a box of one of its results, or on the whole array if it cannot be cut."""
     local = _local(equation)
     if local is not None:
@@ -204,6 +211,7 @@ def cut_equation(equation: Equation, result: int, box: Box) -> Step:
             ]
             if local.narrow is not None:
                 filled = list(local.narrow(equation, [held or () for held in filled]))
+            filled = trimmed(equation, filled, facts)
             return Step(equation, result, tuple(filled), box, local)
     whole = tuple(full(atom.shape) for atom in equation.inputs)
     return Step(equation, result, whole, full(equation.outputs[result].shape), WHOLE)
