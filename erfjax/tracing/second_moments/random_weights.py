@@ -83,11 +83,11 @@ def contracted(cone: Cone, kinds: Sequence[Kind] = (Kind.BILINEAR,)) -> Iterable
 def is_filter(weight: np.ndarray, channels: Sequence[int]) -> bool:
     """Whether nobody draws weights like that.
 
-    A filter is the same for all channels (an average, a blur), has one sign (an adjacency), or is a symmetric matrix.
+    A filter is the same for all channels (an average, a blur), has zeros and one sign (a graph), or is a symmetric matrix.
     """
     if not weight.any():
         return False
-    if (weight.min() >= 0 or weight.max() <= 0) and np.count_nonzero(weight) >= SEVERAL:
+    if not weight.all() and (weight.min() >= 0 or weight.max() <= 0) and np.count_nonzero(weight) >= SEVERAL:
         return True
     matrix = weight.squeeze()
     if matrix.ndim == 2 and np.array_equal(matrix, matrix.T):
