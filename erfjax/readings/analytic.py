@@ -327,7 +327,7 @@ def _jitted(moment_pass: MomentPass, *, careful: bool) -> Callable[..., Any]:
         with brief():
             return each(functools.partial(moment_pass.compiled_moments, arguments, careful=careful), rows)
 
-    return jax.jit(run, compiler_options=compiler_options())
+    return jax.jit(run, compiler_options=compiler_options(moment_pass.batched))
 
 
 def theory_of(question: Question, f: Function) -> tuple[TheoreticalField | str, ...]:

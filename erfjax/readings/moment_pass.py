@@ -18,6 +18,7 @@ from erfjax.readings.weighing import Raised, Weighing, raised, with_arguments
 from erfjax.tracing.positions.index_sets import Box, full
 from erfjax.tracing.program.equations import Equation, Var
 from erfjax.tracing.registry import lengths
+from erfjax.tracing.rules.contraction import batched
 from erfjax.tracing.second_moments import (
     arrived,
     backward,
@@ -150,6 +151,19 @@ class MomentPass:
         inputs = [a for a in range(len(self.question.spec.shape)) if a not in (*source.spatial, source.batch)]
         signed = [] if self.options.coherent or target.channel is None else [target.channel]
         return partition(cone, self.is_random(cone), inputs, signed)
+
+    @property
+    def batched(self) -> float:
+        """How many multiplications its dot products with batch axes take, for one row."""
+        if self.cone is None:
+            return 0.0
+        every = sum(batched(step.equation) for step in self.cone.steps)
+        return every + sum(
+            length_of(step) * batched(inside.equation)
+            for step in self.cone.steps
+            if step.inner is not None
+            for inside in step.inner.steps
+        )
 
     @property
     def coherently(self) -> bool:

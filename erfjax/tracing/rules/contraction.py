@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+from jax import lax
 
 from erfjax.tracing.positions.access import WHOLE, Along, AxisView, Fixed, IrregularError, Lookup, Seen, Shift, View
 from erfjax.tracing.positions.index_sets import Box
@@ -213,6 +214,26 @@ def partners(equation: Equation, operand: int) -> int:
         return math.prod(other[a] for a in (*contracted[1 - operand], *batch[1 - operand]))
     spec = numbers.lhs_spec if operand == 1 else numbers.rhs_spec
     return other[spec[1]] * (math.prod(equation.params["window_strides"]) if operand == 1 else 1)
+
+
+def batched(equation: Equation) -> float:
+    """How many multiplications a dot product takes that is one of many small ones, with batch axes; 0 for all else.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from erfjax.tracing import trace
+        >>> from erfjax.tracing.rules.contraction import batched
+        >>> dot = lambda shape: trace(lambda x: x @ x, jax.ShapeDtypeStruct(shape, jnp.float32)).equations[0]
+        >>> batched(dot((3, 4, 4))), batched(dot((4, 4)))
+        (192.0, 0.0)
+    """
+    if equation.primitive is not lax.dot_general_p:
+        return 0.0
+    (contracted, _), (batch, _) = equation.params["dimension_numbers"]
+    (out,), (left, _) = equation.outputs, equation.inputs
+    if math.prod(left.shape[a] for a in batch) <= 1:
+        return 0.0
+    return float(math.prod(out.shape)) * math.prod(left.shape[a] for a in contracted)
 
 
 def tap_axes(equation: Equation, operand: int) -> dict[int, int] | None:
