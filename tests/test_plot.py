@@ -347,7 +347,12 @@ def test_decisions_have_pictures():
         11,
         14,
     )  # as large as that of the first tile: all windows have one shape
-    lags = ej.context(lambda x: x[:, 3:] + x[:, :-3], jax.ShapeDtypeStruct((1, 24, 1), jnp.float32))
+
+    def lagged(x):
+        with jax.named_scope("lag"):
+            return x[:, 3:] + x[:, :-3]
+
+    lags = ej.context(lagged, jax.ShapeDtypeStruct((1, 24, 1), jnp.float32))
     fields = {name: (ej.layers.Conv(3) ** n).analytic(image_shape=(21, 21)) for name, n in (("P3", 1), ("P4", 4))}
     found = ej.match(fields, (2, 8))
     assert found.best == ("P3", "P4")

@@ -1,6 +1,6 @@
 """The figure of growth laws: maps and cross-sections by depth above, size and share of the theoretical field below.
 
-Lines are closed forms, markers with error bars of two standard errors are measurements.
+Lines are closed forms, markers with 95 % intervals are measurements.
 """
 
 from collections.abc import Sequence
@@ -24,6 +24,7 @@ def draw(growths: Sequence[Any]) -> Any:
         panels = upper.subplots(2, columns, squeeze=False, height_ratios=(1.35, 1))
         for column, index in enumerate(picked):
             draw_map(panels[0, column], shown.measured[index].map)
+            panels[0, column].set_xlabel(f"{shown.measured[index].map.shape[-1]} pixels wide")
             extent = shown.trf[index]
             panels[0, column].set_title(f"n = {depths[index]}" + (f", TRF {extent:.4g}" if extent else ""))
             measured = [growth.measured[index] for growth in growths]

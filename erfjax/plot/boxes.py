@@ -93,8 +93,8 @@ def _draw_theory(
     rows, columns = box(axes, field, shown.axes, shape, 1, dash, 1.3, label, colour)
     (top, bottom), (left, right) = (_view(ends, n) for ends, n in ((rows, shape[0]), (columns, shape[1])))
     if (fresh or not axes.texts) and (top > rows[0] or bottom < rows[1] or left > columns[0] or right < columns[1]):
-        style = {"xy": (0.5, 0.03), "xycoords": "axes fraction", "ha": "center", "va": "bottom"}
-        axes.annotate("the box goes on beyond this picture", **style)
+        said = "the box goes on beyond this picture"
+        axes.annotate(said, xy=(0.5, 0.03), xycoords="axes fraction", ha="center", va="bottom")
     left, *_, right = sorted((*axes.get_xlim(), left - 1.5, right + 0.5))
     top, *_, bottom = sorted((*axes.get_ylim(), top - 1.5, bottom + 0.5))
     axes.set_xlim(left, right)

@@ -182,6 +182,9 @@ def draw_field(
         axes.contour(*grid, flat, levels=[contour * peak], **line)
     names = summary.axis_names(field.map.ndim)
     axes.set_xlabel(f"{names[shown.axes[-1]]} in {units}")
+    if spacing == 1:  # pixels are counted; and labels that grow after the layout was found would be cut off
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.yaxis.get_major_locator().set_params(integer=True)
     if field.map.ndim == 1:
         axes.set_yticks([])
     else:

@@ -1,5 +1,6 @@
 """Pictures of decisions: the tiles of an image, the levels of a pyramid, the reach of the layers of a sequence model."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -72,7 +73,7 @@ def _plane(
             (written, {"facecolor": "#9db7d5", "edgecolor": "none"}, "one tile"),
             (read, {"fill": False, "edgecolor": INK[2], "linestyle": DASHES[1], "linewidth": 1.6}, "what it reads"),
         ):
-            (top, bottom), (left, right) = (spans[axis][i] for axis, i in zip((-2, -1), middle, strict=True))
+            (top, bottom), (left, right) = (map(float, spans[k][i]) for k, i in zip((-2, -1), middle, strict=True))
             axes.add_patch(Rectangle((left, top), right - left, bottom - top, label=label, **style))
         axes.set_xlim(-0.02 * wide, 1.02 * wide)
         axes.set_ylim(1.02 * high, -0.02 * high)
@@ -144,13 +145,13 @@ def reach(names: Sequence[str], back: Sequence[Number], ahead: Sequence[Number],
         >>> plans.reach(("conv",), (2,), (0,), "L").axes[0].get_xlabel()
         'positions of L from the unit'
     """
-    finite = [abs(v) for v in (*back, *ahead) if np.isfinite(v)]
+    finite = [abs(float(v)) for v in (*back, *ahead) if math.isfinite(v)]
     edge = 1.15 * max([1.0, *finite])
     some = np.arange(len(names))
     with figure(5.6, 1.3 + 0.2 * min(len(names), 40)) as drawing:
         axes = drawing.subplots()
         for spans, sign, colour, label in ((back, -1, INK[1], "back"), (ahead, 1, INK[2], "ahead")):
-            widths = [sign * (edge if not np.isfinite(v) else v) for v in spans]
+            widths = [sign * (float(v) if math.isfinite(v) else edge) for v in spans]
             axes.barh(
                 some, widths, height=0.6, color=colour, label=label, hatch="" if sign < 0 else "///", edgecolor="white"
             )
