@@ -1,7 +1,6 @@
 """Pictures of decisions: the tiles of an image, the levels of a pyramid, the reach of the layers of a sequence model."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 

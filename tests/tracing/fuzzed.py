@@ -80,6 +80,12 @@ def top(s, xp):
     return s.real.max(-1, keepdims=True) if xp is np else lax.stop_gradient(s.max(-1, keepdims=True))
 
 
+def apart(x, xp):
+    """Copies of one token made to differ: of equal keys all weights are equal, so that the query cancels."""
+    n = x.shape[-2]
+    return x * xp.asarray(1 + np.arange(n)[:, None] / n)
+
+
 def softmax(s, xp):
     """Exactly one where a single key is left, also for complex numbers, whose quotients are rounded."""
     e = xp.exp(s - top(s, xp))
@@ -102,7 +108,7 @@ def attention(rng, n):
         else:
             y = xp.einsum("...hij,...hjd->...hid", a, v)
         y = y.sum(-3)
-        return x + y if residual else y
+        return x + y if residual else apart(y, xp)
 
     return step
 
@@ -119,7 +125,7 @@ def windowed(rng, n):
         q, k, v = (xp.einsum("...c,cd->...d", y, xp.asarray(w)) for w in (wq, wk, wv))
         s = hide(xp.einsum("...id,...jd->...ij", q, k), xp)
         y = xp.einsum("...ij,...jd->...id", softmax(s, xp), v)
-        return xp.roll(y.reshape(x.shape), roll, -2)
+        return apart(xp.roll(y.reshape(x.shape), roll, -2), xp)
 
     return step
 
@@ -147,10 +153,9 @@ def masked_convolution(rng, n):
 
 
 def gathered(rng, n):
-    """Positions that are looked up, some twice; copies differ, because a query that sees equal keys only does not matter."""
+    """Positions that are looked up, some twice."""
     index = rng.integers(0, n, n) if rng.random() < 0.5 else rng.permutation(n)
-    scale = 1 + np.arange(n)[:, None] / n
-    return lambda x, xp: xp.take(x, xp.asarray(index), axis=-2) * xp.asarray(scale)
+    return lambda x, xp: apart(xp.take(x, xp.asarray(index), axis=-2), xp)
 
 
 def recurrence(rng, n):
