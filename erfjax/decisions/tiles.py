@@ -39,6 +39,16 @@ class Tile(NamedTuple):
     write: Slices
 
 
+class Laid(NamedTuple):
+    """How tiles lie on an image: the shapes of image and output, which axes are space in either, and a line for each."""
+
+    shape: tuple[int, ...]
+    out: tuple[int, ...]
+    spatial: tuple[int, ...]
+    paired: tuple[int | None, ...]
+    lines: tuple[Line, ...]
+
+
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Tiling(summary.Shown):
     """How an image is computed tile by tile.
@@ -75,7 +85,20 @@ class Tiling(summary.Shown):
     image_shape: tuple[int, ...]
     notes: tuple[str, ...]
     streamed: bool
-    asked: Asked = dataclasses.field(repr=False)
+    asked: Asked | None = dataclasses.field(repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The plan for the image that it was made for. The function is left out, so that any can be asked about."""
+        own = self.own if self.exact else None
+        return {**vars(self), "own": own, "asked": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+
+    @functools.cached_property
+    def own(self) -> "Laid":
+        """How the tiles lie on the image that the plan was made for."""
+        return self._laid(None)
 
     def tiles(self, image_shape: Sequence[int] | None = None) -> Iterator[Tile]:
         """What to read and what to write, tile by tile; for images that do not fit into memory.
@@ -89,15 +112,12 @@ class Tiling(summary.Shown):
             ErfjaxError: the plan is not exact.
             LayoutError: the shape has another number of axes.
         """
-        lines, shape = self._lines(image_shape)
-        out = self.asked.out_shape(shape)
-        source = self.asked.source
-        for places in itertools.product(*(range(len(line.reads)) for line in lines)):
-            read = [slice(0, n) for n in shape]
-            write = [slice(0, n) for n in out]
-            for i, (line, place) in enumerate(zip(lines, places, strict=True)):
-                read[source.spatial[i]] = slice(*line.reads[place])
-                paired = self.asked.paired[i]
+        laid = self._laid(image_shape)
+        for places in itertools.product(*(range(len(line.reads)) for line in laid.lines)):
+            read = [slice(0, n) for n in laid.shape]
+            write = [slice(0, n) for n in laid.out]
+            for axis, paired, line, place in zip(laid.spatial, laid.paired, laid.lines, places, strict=True):
+                read[axis] = slice(*line.reads[place])
                 if paired is not None:
                     write[paired] = slice(*line.writes[place])
             yield Tile(tuple(read), tuple(write))
@@ -105,7 +125,7 @@ class Tiling(summary.Shown):
     def keep(self, tile: Tile) -> Slices:
         """The part of what the function gives for a window that is written."""
         kept = list(tile.write)
-        for axis, paired, stride in zip(self.asked.source.spatial, self.asked.paired, self.stride, strict=True):
+        for axis, paired, stride in zip(self.own.spatial, self.own.paired, self.stride, strict=True):
             if paired is not None:
                 by = int(tile.read[axis].start / stride)
                 kept[paired] = slice(tile.write[paired].start - by, tile.write[paired].stop - by)
@@ -131,31 +151,39 @@ class Tiling(summary.Shown):
             ErfjaxError: the plan is not exact; the message names the operation.
             GeometryError: `out` has another shape than the output.
         """
-        lines, shape = self._lines(image.shape)
-        whole = self.asked.out_shape(shape)
-        if out is not None and tuple(out.shape) != whole:
-            raise GeometryError(f"`out` must have the shape of the output, {whole}, but has {tuple(out.shape)}.")
-        total = math.prod(len(line.reads) for line in lines)
+        laid = self._laid(image.shape)
+        if out is not None and tuple(out.shape) != laid.out:
+            raise GeometryError(f"`out` must have the shape of the output, {laid.out}, but has {tuple(out.shape)}.")
+        total = math.prod(len(line.reads) for line in laid.lines)
         hidden = None if progress is None else not progress
-        for tile in tqdm(self.tiles(shape), total=total, unit="tile", disable=hidden, delay=1.0):
+        for tile in tqdm(self.tiles(laid.shape), total=total, unit="tile", disable=hidden, delay=1.0):
             done = self.compute(f, np.asarray(image[tile.read]), tile)
             if out is None:
-                out = np.empty(whole, done.dtype)
+                out = np.empty(laid.out, done.dtype)
             out[tile.write] = np.asarray(done)
         return out
 
-    def _lines(self, image_shape: Sequence[int] | None) -> tuple[tuple[Line, ...], tuple[int, ...]]:
-        """The plan of every axis for an image of another shape, proved; and the shape of the whole array."""
+    def _laid(self, image_shape: Sequence[int] | None) -> "Laid":
+        """How the tiles lie on an image of another shape, proved."""
         if not self.exact:
             raise ErfjaxError(f"This function cannot be computed tile by tile: {self.why}")
+        if self.asked is None:
+            own, given = self.own, None if image_shape is None else tuple(map(int, image_shape))
+            if given in (None, own.shape, self.image_shape):
+                return own
+            raise ErfjaxError(
+                f"This plan was pickled, and pickles leave out the function: it serves images of shape {own.shape}, but got "
+                f"{given}. Call `erfjax.tiling` again for images of another size."
+            )
         shape = self.asked.whole_shape(image_shape)
         space = self.asked.source.space(shape)
         found = plan(self.asked, self.tile, space, self.streamed)
         if found.why is not None:
             raise ErfjaxError(f"An image of shape {shape} cannot be computed tile by tile: {found.why}")
-        out = self.asked.out_shape(shape)
-        units = [1 if axis is None else out[axis] for axis in self.asked.paired]
-        return tuple(cut.line(n, m) for cut, n, m in zip(found.cuts, space, units, strict=True)), shape
+        out, paired = self.asked.out_shape(shape), self.asked.paired
+        units = [1 if axis is None else out[axis] for axis in paired]
+        lines = tuple(cut.line(n, m) for cut, n, m in zip(found.cuts, space, units, strict=True))
+        return Laid(shape, out, tuple(self.asked.source.spatial), paired, lines)
 
     def facts(self) -> summary.Table:
         """The plan, one fact a row."""
@@ -168,9 +196,8 @@ class Tiling(summary.Shown):
             "exact": self.exact,
         }
         if self.exact:
-            lines, shape = self._lines(None)
-            windows = [[stop - start for start, stop in line.reads] for line in lines]
-            read = math.prod(map(sum, windows)) / math.prod(self.asked.source.space(shape))
+            windows = [[stop - start for start, stop in line.reads] for line in self.own.lines]
+            read = math.prod(map(sum, windows)) / math.prod(self.image_shape)
             pairs |= {"tiles": math.prod(map(len, windows)), "window": tuple(map(max, windows))}
             pairs["pixels read, per pixel"] = read
             if read == 1:
@@ -190,15 +217,14 @@ class Tiling(summary.Shown):
         Raises:
             ErfjaxError: the plan is not exact.
         """
-        lines, shape = self._lines(None)
-        space = self.asked.source.space(shape)
+        own, space = self._laid(None), self.image_shape
         written = [
             [(float(low * s), min(float(high * s), n)) for low, high in line.writes]
             if paired is not None
             else [(0.0, n)] * len(line.writes)
-            for line, s, n, paired in zip(lines, self.stride, space, self.asked.paired, strict=True)
+            for line, s, n, paired in zip(own.lines, self.stride, space, own.paired, strict=True)
         ]
-        return plans.tiles(written, [line.reads for line in lines], space, summary.axis_names(len(space)))
+        return plans.tiles(written, [line.reads for line in own.lines], space, summary.axis_names(len(space)))
 
 
 @functools.lru_cache(maxsize=8)

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import pickle
 import re
 
 import jax
@@ -194,3 +195,41 @@ def test_a_plan_prints():
     text = str(planned(networks.unet, (61, 50), (16, None)))
     assert "tile                    16 × whole" in text
     assert "grid                    4 × 1" in text
+
+
+CORNERS = [
+    (networks.unet, (75, 70), 12),
+    (networks.strided, (39, 42), 8),
+    (networks.mirrored, (40, 33), 10),
+    pytest.param(networks.mirrored, (22, 23, 21), 8, marks=pytest.mark.slow),
+    pytest.param(networks.strided, (27, 33, 18), 8, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("f", "space", "tile"), CORNERS, ids=name)
+def test_corners_have_the_padding_of_the_image(f, space, tile):
+    """Each tile that lies at an edge along every axis, alone: bit by bit what the whole has there."""
+    image, plan = integers(space, 3), planned(f, space, tile)
+    whole, corners = np.asarray(compiled(f)(image)), 0
+    for t in plan.tiles():
+        ends = [(read.start == 0, read.stop == n) for read, n in zip(t.read[1:-1], space, strict=True)]
+        if all(low or high for low, high in ends):
+            corners += 1
+            np.testing.assert_array_equal(plan.compute(f, image[t.read], t), whole[t.write])
+    assert corners >= 2 ** len(space)
+
+
+def test_a_plan_pickles_without_its_function():
+    """The loaded plan runs on images of its own size; other sizes are proved from the function, which pickles leave out."""
+    f = lambda x: networks.strided(x)  # noqa: E731
+    image = integers((77,))
+    plan = ej.tiling(f, image, tile=8, layout="NWC")
+    loaded = pickle.loads(pickle.dumps(plan))
+    assert (str(loaded), list(loaded.tiles())) == (str(plan), list(plan.tiles()))
+    np.testing.assert_array_equal(loaded(f, image), jax.jit(f)(image))
+    assert list(pickle.loads(pickle.dumps(loaded)).tiles((77,))) == list(plan.tiles())
+    with pytest.raises(ErfjaxError, match=r"serves images of shape \(1, 77, 1\)"):
+        next(loaded.tiles((85,)))
+    refused = pickle.loads(pickle.dumps(ej.tiling(lambda x: x[:, ::-1], image, tile=8, layout="NWC")))
+    with pytest.raises(ErfjaxError, match="turns axis W around"):
+        next(refused.tiles())

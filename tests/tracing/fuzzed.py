@@ -55,10 +55,7 @@ def random_mask(rng, n):
         mask = mask & masks[rng.integers(len(masks))]()
     if rng.random() < 0.2:
         mask = mask[::-1, ::-1]
-    lonely = (
-        mask.sum(1) - np.diag(mask) < 1
-    )  # one key alone has weight 1, whatever its score: let it be the token's own
-    return mask | (lonely[:, None] & np.eye(n, dtype=bool)) | ((mask.sum(1) == 1)[:, None] & np.eye(n, dtype=bool))
+    return mask | (~mask.any(1, keepdims=True) & np.eye(n, dtype=bool))
 
 
 def weights(rng, *shape):
@@ -83,6 +80,19 @@ def top(s, xp):
     return s.real.max(-1, keepdims=True) if xp is np else lax.stop_gradient(s.max(-1, keepdims=True))
 
 
+def apart(x, xp):
+    """Copies of one token made to differ: of equal keys all weights are equal, so that the query cancels."""
+    n = x.shape[-2]
+    return x * xp.asarray(1 + np.arange(n)[:, None] / n)
+
+
+def softmax(s, xp):
+    """Exactly one where a single key is left, also for complex numbers, whose quotients are rounded."""
+    e = xp.exp(s - top(s, xp))
+    a = e / e.sum(-1, keepdims=True)
+    return np.where((e != 0).sum(-1, keepdims=True) == 1, e != 0, a) if xp is np else a
+
+
 def attention(rng, n):
     """Attention with a random mask, two heads or one, with or without a residual."""
     heads = int(rng.integers(1, 3))
@@ -92,14 +102,13 @@ def attention(rng, n):
     def step(x, xp):
         q, k, v = (xp.einsum("...ic,chd->...hid", x, xp.asarray(w)) for w in (wq, wk, wv))
         s = hide(xp.einsum("...hid,...hjd->...hij", q, k), xp)
-        e = xp.exp(s - top(s, xp))
-        a = e / e.sum(-1, keepdims=True)
+        a = softmax(s, xp)
         if transposed:
             y = xp.einsum("...hji,...hjd->...hid", xp.swapaxes(a, -1, -2), v)
         else:
             y = xp.einsum("...hij,...hjd->...hid", a, v)
         y = y.sum(-3)
-        return x + y if residual else y
+        return x + y if residual else apart(y, xp)
 
     return step
 
@@ -115,9 +124,8 @@ def windowed(rng, n):
         y = xp.roll(x, -roll, -2).reshape(*x.shape[:-2], count, size, C)
         q, k, v = (xp.einsum("...c,cd->...d", y, xp.asarray(w)) for w in (wq, wk, wv))
         s = hide(xp.einsum("...id,...jd->...ij", q, k), xp)
-        e = xp.exp(s - top(s, xp))
-        y = xp.einsum("...ij,...jd->...id", e / e.sum(-1, keepdims=True), v)
-        return xp.roll(y.reshape(x.shape), roll, -2)
+        y = xp.einsum("...ij,...jd->...id", softmax(s, xp), v)
+        return apart(xp.roll(y.reshape(x.shape), roll, -2), xp)
 
     return step
 
@@ -145,8 +153,9 @@ def masked_convolution(rng, n):
 
 
 def gathered(rng, n):
+    """Positions that are looked up, some twice."""
     index = rng.integers(0, n, n) if rng.random() < 0.5 else rng.permutation(n)
-    return lambda x, xp: xp.take(x, xp.asarray(index), axis=-2)
+    return lambda x, xp: apart(xp.take(x, xp.asarray(index), axis=-2), xp)
 
 
 def recurrence(rng, n):

@@ -37,11 +37,14 @@ def test_random_masked_networks(block):
 
 
 FOUND = {
+    1031: "one key alone has weight one: its row is a lookup",
     1337: "a query that is zero as a whole does not look at its keys",
     1728: "a convolution that sees padding alone is zero",
     11087: "a sum of products is zero where in each of them one factor is",
     11275: "a mask on positions that see padding alone",
     11728: "zeros that are looked up",
+    51405: "zeros that the steps of a loop stack",
+    115541: "weights that are zero wherever the other factor is not",
 }
 """By the long run: seeds that once were wrong, each of a kind."""
 

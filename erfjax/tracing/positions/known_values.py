@@ -164,6 +164,15 @@ def folds(names: str, fold: Fold | None, run: bool = False) -> None:
                 _RUN.add(primitive)
 
 
+Relate = Callable[[Equation, "Facts"], Fact | None]
+_RELATED: dict[Any, Relate] = {}
+
+
+def relate(name: str, relation: Relate) -> None:
+    """Teaches the facts what follows from how the operands of a primitive are made, beside what they are."""
+    _RELATED[jx.lax_primitive(f"{name}_p")] = relation
+
+
 class Facts:
     """The facts of the arrays of one program, each found once, when it is asked for.
 
@@ -209,12 +218,13 @@ class Facts:
                     self._found[last] = UNKNOWN
         return self._found[atom]
 
-    def _maker(self, atom: Atom) -> tuple[Equation, int] | None:
+    def maker(self, atom: Atom) -> tuple[Equation, int] | None:
+        """The equation that makes an array, and which of its results that is."""
         return atom.origin if isinstance(atom, Known) else self._made.get(atom)
 
     def _asked(self, atom: Atom) -> Sequence[Atom]:
         """The operands on which the fact of an array rests."""
-        maker = self._maker(atom)
+        maker = self.maker(atom)
         if maker is None:
             return ()
         equation, _ = maker
@@ -226,7 +236,7 @@ class Facts:
         return [a for a in equation.inputs if isinstance(a, Var) or not _large(a, equation)]
 
     def _fold(self, atom: Atom) -> Fact:
-        maker = self._maker(atom)
+        maker = self.maker(atom)
         if maker is None:
             return leaf(atom) if isinstance(atom, Known) else UNKNOWN
         equation, result = maker
@@ -244,6 +254,10 @@ class Facts:
         if equation.primitive in EXPONENTIALS and facts[0].lowest > CERTAIN:
             self.assumed[equation] = facts[0].lowest
         found = fold(equation, result, facts)
+        relation = _RELATED.get(equation.primitive)
+        more = None if relation is None else relation(equation, self)
+        if more is not None:
+            found = gathered([*found.pieces.items(), *more.pieces.items()])
         zero = facts[0].at(0) if equation.primitive in SLICES else NOTHING
         sliced = any(f.sliced for f in facts) or (bool(zero) and not zero.is_full)
         return dataclasses.replace(found, sliced=True) if sliced else found
@@ -282,12 +296,14 @@ def leaf(atom: Known) -> Fact:
 
 def zeros(atom: Atom, facts: Facts) -> Pattern:
     """Where an array is zero; nowhere if that is everywhere (a silent branch is no mask)."""
-    if isinstance(atom, Known) and atom.origin is None and math.prod(atom.shape) <= LARGEST:
-        value = atom.concrete
-        if value is None or np.count_nonzero(value) in (0, value.size):
-            return NOTHING
-        return Pattern.of(compact(np.asarray(value == 0)))
-    return facts.of(atom).mask
+    known = isinstance(atom, Known) and atom.origin is None and math.prod(atom.shape) <= LARGEST
+    return held_zeros(atom) if known and isinstance(atom, Known) else facts.of(atom).mask
+
+
+def held_zeros(atom: Known) -> Pattern:
+    """Where an array that is there is zero; nowhere if that is everywhere."""
+    value = atom.concrete if holes(atom) else None
+    return NOTHING if value is None else Pattern.of(compact(np.asarray(value == 0)))
 
 
 def compact(value: np.ndarray) -> np.ndarray:

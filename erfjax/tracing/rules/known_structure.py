@@ -1,5 +1,6 @@
 """Known values through primitives that move positions, reduce them or contract them."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,9 +8,19 @@ from typing import Any
 import numpy as np
 
 from erfjax.tracing.positions.index_sets import axis_groups
-from erfjax.tracing.positions.known_values import SMALL, UNKNOWN, Diagonal, Fact, Low, compact, folds, gathered
+from erfjax.tracing.positions.known_values import (
+    SMALL,
+    UNKNOWN,
+    Diagonal,
+    Fact,
+    Low,
+    compact,
+    folds,
+    gathered,
+    held_zeros,
+)
 from erfjax.tracing.positions.pattern import EVERYTHING, NOTHING, Pattern, slab
-from erfjax.tracing.program.equations import Equation
+from erfjax.tracing.program.equations import Equation, Known
 
 Shape = Sequence[int]
 
@@ -184,6 +195,32 @@ def concatenate(equation: Equation, result: int, facts: Sequence[Fact]) -> Fact:
     return gathered(parts)
 
 
+def stack(equation: Equation, result: int, facts: Sequence[Fact]) -> Fact:
+    """Arrays that lie side by side along a new axis."""
+    axis, shape = equation.params["axis"], equation.outputs[result].shape
+    names = {a: a + (a >= axis) for a in range(len(shape) - 1)}
+    sizes = [1 if a == axis else n for a, n in enumerate(shape)]
+    parts: list[Any] = []
+    for k, fact in enumerate(facts):
+        starts = [k if a == axis else 0 for a in range(len(shape))]
+        parts += _placed(_moved(fact, lambda p: p.renamed(names)), starts, sizes, shape).pieces.items()
+    return gathered(parts)
+
+
+def tile(equation: Equation, result: int, facts: Sequence[Fact]) -> Fact:
+    """An array repeated along its axes."""
+    repeats = equation.params["reps"]
+
+    def move(p: Pattern) -> Pattern:
+        for axis, (n, times) in enumerate(zip(equation.inputs[0].shape, repeats, strict=True)):
+            if axis in p.axes and times > 1:
+                copies = [p.placed(axis, n * k, n, n * times) for k in range(times)]
+                p = functools.reduce(Pattern.join, copies)
+        return p
+
+    return _moved(facts[0], move)
+
+
 def reduction(evaluate: Callable[..., Any], every: Callable[[Fact, Sequence[int]], Fact]) -> Callable[..., Fact]:
     """A reduction: of known arrays by `evaluate`, of others by what is `every`where, or somewhere, along the axes."""
 
@@ -227,6 +264,9 @@ def dot_general(equation: Equation, result: int, facts: Sequence[Fact]) -> Fact:
     sizes: dict[int, int] = {}
     for side in (0, 1):
         zero = facts[side].mask
+        atom = equation.inputs[side]
+        if not zero and facts[1 - side].mask and isinstance(atom, Known):  # weights are looked at where it can matter
+            zero = held_zeros(atom)
         names = {a: i for i, a in enumerate(batch[side])} | {a: first + i for i, a in enumerate(free[side])}
         names |= {a: rank + i for i, a in enumerate(contracted[side])}
         sizes |= {names[a]: shapes[side][a] for a in contracted[side]}
@@ -249,10 +289,12 @@ folds("dynamic_slice", dynamic_slice)
 folds("dynamic_update_slice", dynamic_update_slice)
 folds("pad", pad)
 folds("concatenate", concatenate)
+folds("stack", stack, run=True)
+folds("tile", tile, run=True)
 folds("reduce_sum", reduction(lambda v, axes, repeats: v.sum(axes, v.dtype) * v.dtype.type(repeats), _all_zero))
 folds("reduce_max", reduction(lambda v, axes, repeats: v.max(axes), _extreme))
 folds("reduce_min", reduction(lambda v, axes, repeats: v.min(axes), lambda fact, axes: UNKNOWN))
 folds("reduce_or", reduction(lambda v, axes, repeats: v.any(axes), _some(True)))
 folds("reduce_and", reduction(lambda v, axes, repeats: v.all(axes), _some(False)))
 folds("dot_general", dot_general)
-folds("scatter scatter_add sort cummax cumprod argmax argmin tile stack reduce_prod", None)
+folds("scatter scatter_add sort cummax cumprod argmax argmin reduce_prod", None)
