@@ -41,6 +41,7 @@ def empirical(
     nonfinite: Literal["raise", "skip"] = "raise",
     gates: Literal["own", "shuffled"] = "own",
     tied: int | Sequence[int] = 1,
+    variance: Literal["plain", "control"] = "plain",
 ) -> tuple[EffectiveField, ...]: ...
 @overload
 def empirical(
@@ -62,6 +63,7 @@ def empirical(
     nonfinite: Literal["raise", "skip"] = "raise",
     gates: Literal["own", "shuffled"] = "own",
     tied: int | Sequence[int] = 1,
+    variance: Literal["plain", "control"] = "plain",
 ) -> EffectiveField: ...
 @overload
 def empirical(
@@ -83,6 +85,7 @@ def empirical(
     nonfinite: Literal["raise", "skip"] = "raise",
     gates: Literal["own", "shuffled"] = "own",
     tied: int | Sequence[int] = 1,
+    variance: Literal["plain", "control"] = "plain",
 ) -> Tree: ...
 def empirical(
     f: Given,
@@ -103,6 +106,7 @@ def empirical(
     nonfinite: str = "raise",
     gates: str = "own",
     tied: Given = 1,
+    variance: str = "plain",
 ) -> EffectiveField | tuple[EffectiveField, ...] | Tree:
     """The effective receptive field of a unit, averaged over samples: E[s(∂ unit / ∂ pixel)] with its standard error.
 
@@ -142,6 +146,11 @@ def empirical(
         gates: "own" measures the gradient; "shuffled" pulls back through the weights as they are with the gates of every layer
             (slopes, choices, statistics of norms) from another row, so that gates of different layers are independent: the
             expectation of `analytic(weights="given", positions="together")`, at any size. `account` compares the two.
+        variance: "control" subtracts from every sample what the closed form of its own draw of the weights explains of its
+            scatter (`erfjax.tracing.second_moments.mirrored`): the same expectation from fewer samples, each about twice as
+            costly; the notes say what it is worth. For networks whose weights are drawn from the key as normal numbers
+            (`ej.redraw`, samplers of stacks), the statistics "square" and "rms", and all that is a chain of weights,
+            elementwise functions, pools and sums.
         tied: with shuffled gates, how many neighbouring layers take them from the same row, or a group number for each layer.
 
     Returns:
@@ -178,6 +187,7 @@ def empirical(
     every = isinstance(unit, str) and unit == "all"
     if gates == "shuffled" and (every or key is not None):
         raise SampleError('gates="shuffled" is for the units of one network: give units, not "all", and no key.')
+    _check_variance(variance, key, chosen, every or gates == "shuffled")
     tied = tied if isinstance(tied, int | np.integer) else tuple(tied)
 
     def opened(layout: Any) -> tuple[Source, Questions, Any]:
@@ -190,7 +200,7 @@ def empirical(
     if once:  # every output and every input reads all rows; one question alone keeps none of them
         again = list(again) if len(asked.each) > 1 else ()
     settings = Settings(
-        key, samples, chosen, channels, batch_size, target, mesh, progress, nonfinite, every, gates, tied
+        key, samples, chosen, channels, batch_size, target, mesh, progress, nonfinite, every, gates, tied, variance
     )
     sources = iter([source])  # the first question takes the source that is open, the others open their own
 
@@ -205,6 +215,26 @@ def empirical(
 def _numbered(path: str | os.PathLike[str], index: int) -> str | os.PathLike[str]:
     """The file of one of several questions: the first has the path as given."""
     return path if index == 0 else Path(path).with_name(f"{Path(path).name}.{index}")
+
+
+def _check_variance(variance: str, key: Any, statistic: str, special: bool) -> None:
+    """Refuses a control where there is none."""
+    if variance not in ("plain", "control"):
+        raise SampleError(f'`variance` must be "plain" or "control", but got {variance!r}.')
+    if variance == "plain":
+        return
+    if key is None:
+        raise SampleError(
+            'variance="control" explains what the draw of the weights does, but here the weights are given: pass a key and a '
+            "function f(key, x) that draws them, such as ej.redraw(f)."
+        )
+    if statistic not in ("square", "rms"):
+        raise SampleError(
+            'variance="control" rests on the closed form of E[g²], so `statistic` must be "square" or "rms", but got '
+            f"{statistic!r}."
+        )
+    if special:
+        raise SampleError('variance="control" is for the units of one network: give units, not "all", and gates="own".')
 
 
 def _check_key(key: Any) -> None:

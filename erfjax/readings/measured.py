@@ -17,6 +17,8 @@ from erfjax.measurement import reduction, shuffled
 from erfjax.measurement.accumulate import Accumulator
 from erfjax.measurement.checkpoint import State, fingerprint
 from erfjax.measurement.cone import cone_of, probe_of, whole_probe
+from erfjax.measurement.controlled import controlled
+from erfjax.measurement.controlled import sample_maps as mirrored_maps
 from erfjax.measurement.engine import Engine, assemble, choose_batch_size
 from erfjax.measurement.every_unit import lines, sample_map
 from erfjax.measurement.inputs import Source
@@ -50,6 +52,7 @@ class Settings:
     every: bool
     gates: str
     tied: Given
+    variance: str
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -87,6 +90,8 @@ def measured(
         "channels": settings.channels if isinstance(settings.channels, str) else int(settings.channels),
     }
 
+    if settings.variance == "control":
+        model["variance"] = "control"
     if settings.gates == "shuffled":
         model |= {"gates": "shuffled", **compiled.shuffled, "images per sample": source.block}
 
@@ -98,6 +103,8 @@ def measured(
         return target is not None and all(_precise(field, target) for field in fields(State(accumulator)))
 
     shape, references = (len(question.units), *engine.probe.window), _references(compiled)
+    if settings.variance == "control":  # the control of a unit is one more map
+        shape, references = (2 * shape[0], *shape[1:]), (*references, *(0 for _ in references))
     state, save = State(Accumulator.empty(shape, references), batch_size=size), None
     if checkpoint is not None:
         marked = {**model, "samples": count, "target": target, "nonfinite": settings.nonfinite}
@@ -129,6 +136,10 @@ def _compiled(f: Function, question: Question, source: Source, settings: Setting
             probe = shuffled.probe_of_blocks(question, size)
             one, note, layered = _of_blocks(question, settings, probe, size)
             return _Compiled(assemble(probe, *options, one), theory_of(question, f), (note, *notes), layered)
+        if settings.variance == "control":
+            probe = probe_of(question)
+            one, note = _with_control(question, settings, probe)
+            return _Compiled(assemble(probe, *options, one), theory_of(question, f), (note, *notes))
         if not settings.every:
             return _Compiled(assemble(probe_of(question), *options), theory_of(question, f), notes)
         (field,) = theory = fields_of(question, f)
@@ -148,10 +159,18 @@ def _compiled(f: Function, question: Question, source: Source, settings: Setting
         settings.every,
         settings.gates,
         settings.tied,
+        settings.variance,
         source.block,
     )
     found = cast(_Compiled, cached(f, identity, make))
     return dataclasses.replace(found, engine=found.engine.with_weights(question.weights))
+
+
+def _with_control(question: Question, settings: Settings, probe: Probe) -> tuple[Callable[..., Any], str]:
+    """The maps of one sample with its controls, and what the field says of them."""
+    one, found = mirrored_maps(question, probe, settings.statistic, settings.channels)
+    kept = f", {found.kept} others kept as they are" if found.kept else ""
+    return one, f"control: the closed form of every draw, over {len(found.variances)} drawn weights{kept}"
 
 
 def _of_blocks(
@@ -236,13 +255,17 @@ def _fields(
         shown = ", ".join(map(str, state.skipped[:10])) + (" ..." if len(state.skipped) > 10 else "")
         notes.append(f"{len(state.skipped)} samples left out because they are not finite: {shown}")
     mean, stderr, batches = moments.mean, moments.stderr(), moments.batches()
+    records = [moments.record(i) for i in range(len(question.units))]
+    if settings.variance == "control":
+        mean, stderr, batches, records, note = controlled(moments, len(question.units))
+        notes.append(note)
     averages = _averages(settings, moments.count)
     result = []
     for i, (unit, theory) in enumerate(zip(question.units, compiled.theory, strict=True)):
         field, error = reduction.finish(mean[i], None if stderr is None else stderr[i], settings.statistic)
         silent = () if field.any() else ("every gradient is zero: the unit is dead, or does not depend on the input",)
         unknown = (theory,) if isinstance(theory, str) else ()
-        record = moments.record(i)
+        record = records[i]
         result.append(
             EffectiveField(
                 map=probe.embed(field),
