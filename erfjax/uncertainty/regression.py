@@ -83,12 +83,12 @@ def controlled_record(
         batches: how many there are; a row lies in one of them, or behind the last.
     """
     rows, flat = record.rows.copy(), found.slopes.reshape(len(found.slopes), -1)
-    per_batch = samples_per_unit(record.count, batches)
+    per_batch = samples_per_unit(record.count, batches, record.per_draw)
     place = np.minimum(np.arange(len(rows)) * record.per_row // per_batch, batches)
     rows[:, 0] -= flat.sum(1)[place] * controls
     rows[:, 1] -= flat[:, reference][place] * controls
     if record.per_row > 1:  # logarithms and largest values of single samples stay as they were measured
-        return Record(rows, record.largest, record.count)
-    rows = summarise(rows[:, :1], rows[:, 1]) * (1, 1, 0, 1, 1) + record.rows * (0, 0, 1, 0, 0)
+        return Record(rows[:, :5], record.largest, record.count, record.per_draw)
+    rows = summarise(rows[:, :1], rows[:, 1]) * (1, 1, 0, 1, 1, 1) + record.rows * (0, 0, 1, 0, 0, 0)
     kept = record.largest.shape[1]
     return Record(rows, -np.sort(-np.abs(rows[:, :2].T), axis=1)[:, :kept], record.count)
