@@ -208,9 +208,14 @@ class EffectiveField(summary.Shown):
         if measure == "total":
             return lambda values: float(values.sum())
         if measure == "share":
-            at = tuple(np.asarray(options.get("at") or self._reference()))
+            at = self.pixel(**options)
             return lambda values: float(values[at] / values.sum())
         return lambda values: self._size(values, measure, options)
+
+    def pixel(self, **options: Option) -> tuple[int, ...]:
+        """The pixel `at`; by default the one nearest to the centre of the theoretical field, or the middle one."""
+        given = options.get("at")
+        return self._reference() if given is None else tuple(map(int, np.atleast_1d(np.asarray(given))))
 
     def diagnostics(self) -> Diagnostics:
         """Whether to believe the error bars: Pareto k̂ and share of the largest sample, spread, dependence, samples needed.

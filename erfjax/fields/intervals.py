@@ -43,6 +43,7 @@ class Measured(Protocol):
     @property
     def statistic(self) -> str: ...
     def reader(self, measure: str, **options: Any) -> Callable[[np.ndarray], float]: ...
+    def pixel(self, **options: Any) -> tuple[int, ...]: ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -96,6 +97,10 @@ def intervals(
     paired = len(drawn) == 2 and (len(drawn[0].totals), drawn[0].per_unit) == (len(drawn[1].totals), drawn[1].per_unit)
     if measure == "total" and len(sides) == 1 and field.statistic == "share" and field.record is not None:
         ends = [_of_live(field.record, level) for level in wanted]
+    elif measure == "share" and len(sides) == 1 and (ratio := _of_share(field, sides[0], options or {})):
+        sizes = _of_maps(sides, max(wanted), paired)
+        both = [(_of_ratio(*ratio, s), resampling.percentile(value, sizes, s, count, HALF_SMOOTH)) for s in wanted]
+        ends = [(min(a[0], b[0]), max(a[1], b[1])) for a, b in both]
     elif measure == "geometric total":
         ends = [_of_logs(sides, drawn, level, paired) for level in wanted]
     elif all(side.units is side.totals for side in drawn):  # totals that add up sample by sample
@@ -164,14 +169,15 @@ def _logs(field: Measured) -> Side:
             "A geometric total needs the totals of single samples: measure it with ej.empirical, two samples at least."
         )
     rows = record.rows[record.column("dead") < 1]
-    alive = Record(rows, record.largest, record.count)
+    alive = dataclasses.replace(record, rows=rows)
     logs, per_unit = _in_blocks(alive.column("log") / (1 - alive.column("dead")), field)
     return Side(float, math.exp(record.log_moments[0]), logs, logs, per_unit)
 
 
 def _in_blocks(units: np.ndarray, field: Measured) -> tuple[np.ndarray, int]:
     """The units, merged into blocks that are as good as independent, and how many samples each holds."""
-    per_unit, block, record = samples_per_unit(field.samples, len(units)), 1, field.record
+    record, block = field.record, 1
+    per_unit = samples_per_unit(field.samples, len(units), 1 if record is None else record.per_draw)
     if record is not None and (time := correlation_time(np.abs(record.column("total")))) > 1:
         block = math.ceil(TIMES_PER_BLOCK * time * record.per_row / per_unit)
         block = max(1, min(block, len(units) // FEWEST_BLOCKS))
@@ -185,6 +191,22 @@ def _of_live(record: Record, level: float) -> tuple[float, float]:
     live, tail = round((1 - float(record.column("dead").mean())) * count), (1 - level) / 2
     low = float(scipy.stats.beta.ppf(tail, live, count - live + 1)) if live else 0.0
     return low, float(scipy.stats.beta.ppf(1 - tail, live + 1, count - live)) if live < count else 1.0
+
+
+def _of_share(field: Measured, side: Side, options: dict[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:
+    """A pixel and the total of every unit, if the share is a ratio of means; None for roots, signed maps and dead pixels."""
+    if field.statistic == "rms" or side.units is None:
+        return None
+    pixel = side.units.reshape(len(side.units), -1)[
+        :, int(np.ravel_multi_index(field.pixel(**options), field.map.shape))
+    ]
+    return (pixel, side.totals) if side.units.min() >= 0 < pixel.max() else None
+
+
+def _of_ratio(part: np.ndarray, whole: np.ndarray, level: float) -> tuple[float, float]:
+    """The interval of a share: a ratio of means that belong together, at most one."""
+    low, high = resampling.studentised(part, level, whole, paired=True)
+    return low, min(high, 1.0)
 
 
 def _of_logs(sides: list[Side], drawn: list[Side], level: float, paired: bool) -> tuple[float, float]:

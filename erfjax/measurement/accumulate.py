@@ -26,7 +26,7 @@ class Groups:
 
     Attributes:
         values: means of the complete groups.
-        size: samples per group, a power of two.
+        size: samples per group, as many as share a draw times a power of two.
         rest: the sum of the samples of the unfinished group.
         rest_count: their number.
         limit: an even number; there are fewer groups than that, and at least half as many once there are enough samples.
@@ -39,9 +39,9 @@ class Groups:
     limit: int
 
     @classmethod
-    def empty(cls, shape: tuple[int, ...], limit: int) -> "Groups":
-        """Of no samples of this shape."""
-        return cls((), 1, np.zeros(shape), 0, limit)
+    def empty(cls, shape: tuple[int, ...], limit: int, size: int = 1) -> "Groups":
+        """Of no samples of this shape; groups begin with `size` samples."""
+        return cls((), size, np.zeros(shape), 0, limit)
 
     def add(self, sample: Float64[np.ndarray, "*shape"]) -> "Groups":
         """With one more sample."""
@@ -80,6 +80,7 @@ class Accumulator:
         rows: the same of the rows that `summarise` gives.
         tails: their largest totals and reference pixels.
         references: the reference pixel of every unit, as an index into its flattened map.
+        per_draw: how many consecutive samples share a draw of the weights; groups and rows hold whole draws.
     """
 
     count: int
@@ -89,21 +90,26 @@ class Accumulator:
     rows: Groups
     tails: Tails
     references: tuple[int, ...]
+    per_draw: int = 1
 
     @classmethod
-    def empty(cls, shape: tuple[int, ...], references: tuple[int, ...] | None = None) -> "Accumulator":
+    def empty(
+        cls, shape: tuple[int, ...], references: tuple[int, ...] | None = None, per_draw: int = 1
+    ) -> "Accumulator":
         """The accumulator of no samples of this shape.
 
         Args:
             shape: (units, *space).
             references: see the attribute; by default the middle pixel n // 2 per axis of every map.
+            per_draw: see the attribute.
         """
         units, space, zeros = shape[0], shape[1:], np.zeros(shape)
         if references is None:
             references = (int(np.ravel_multi_index([n // 2 for n in space], space)) if space else 0,) * units
         limit = min(MOST_GROUPS, max(2 * GROUPS, BUDGET // max(1, math.prod(shape)) // 2 * 2))
-        rows = Groups.empty((units, len(COLUMNS)), ROWS)
-        return cls(0, zeros, zeros, Groups.empty(shape, limit), rows, Tails.empty(units), references)
+        rows = Groups.empty((units, len(COLUMNS)), ROWS, per_draw)
+        groups = Groups.empty(shape, limit, per_draw)
+        return cls(0, zeros, zeros, groups, rows, Tails.empty(units), references, per_draw)
 
     def add(self, sample: Float64[np.ndarray, "units *shape"]) -> "Accumulator":
         """The accumulator with one more sample."""
@@ -123,6 +129,9 @@ class Accumulator:
 
     def stderr(self) -> Float64[np.ndarray, "units *shape"] | None:
         """The standard error of the mean, or None from fewer than two samples."""
+        if self.per_draw > 1:
+            draws = self.batches()
+            return None if draws is None else draws.std(0, ddof=1) / math.sqrt(len(draws))
         if self.count < 2:
             return None
         return np.sqrt(self.squares / (self.count - 1) / self.count)
@@ -133,7 +142,7 @@ class Accumulator:
 
     def record(self, unit: int) -> Record:
         """What is known of one unit's samples one by one."""
-        return Record(self.rows.stacked()[:, unit], self.tails.values[unit], self.count)
+        return Record(self.rows.stacked()[:, unit], self.tails.values[unit], self.count, self.per_draw)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The state as arrays, for `from_arrays`."""
@@ -143,6 +152,7 @@ class Accumulator:
             "squares": self.squares,
             "tails": self.tails.values,
             "references": np.array(self.references, np.int64),
+            "per_draw": np.array(self.per_draw),
             **self.groups.arrays("groups"),
             **self.rows.arrays("rows"),
         }
@@ -158,4 +168,5 @@ class Accumulator:
             Groups.from_arrays(arrays, "rows"),
             Tails(arrays["tails"]),
             tuple(arrays["references"].tolist()),
+            int(arrays["per_draw"]),
         )

@@ -95,19 +95,23 @@ def assemble(
     mesh: jax.sharding.Mesh | None,
     main: int = 0,
     one: Callable[..., Any] | None = None,
+    per_draw: int = 1,
 ) -> Engine:
     """The engine of a probe: samples under `vmap`, sharded over the mesh if there is one.
 
-    `one` gives the maps of one sample where they are not those of the probe's units (see `jacobian.sample_maps`).
+    `one` gives the maps of one sample where they are not those of the probe's units (see `jacobian.sample_maps`). So many
+    consecutive samples as `per_draw` says share their key, and so the weights that it draws.
     """
     one = one or jacobian.sample_maps(probe, statistic, channels)
     drawing = None if draw is None else record(draw, jax.eval_shape(lambda: key))
     drawn = () if drawing is None else drawing.consts
 
     def sample(consts: Any, key: Any, index: Any, leaves: Any) -> Any:
-        key = jax.random.fold_in(key, index)
+        key = jax.random.fold_in(key, index // per_draw)
         if drawing is not None:
-            leaves = engine.cropped(drawing.evaluate([jax.random.fold_in(key, DRAW)], consts[1]))
+            own = jax.random.fold_in(key, DRAW)
+            own = own if per_draw == 1 else jax.random.fold_in(own, index % per_draw)
+            leaves = engine.cropped(drawing.evaluate([own], consts[1]))
         return one(consts[0], key, leaves[main], (*leaves[:main], *leaves[main + 1 :]))
 
     def batch(consts: Any, key: Any, indices: Any, rows: Any) -> Any:

@@ -3,8 +3,8 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, cast, overload
+from collections.abc import Callable
+from typing import Any, Literal, SupportsIndex, cast, overload
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +12,13 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from erfjax.errors import ErfjaxError, LayoutError, SampleError
+from erfjax.errors import ErfjaxError, LayoutError
 from erfjax.fields import EffectiveField, TheoreticalField
-from erfjax.layouts import Layouts
 from erfjax.measurement.engine import HOST_BUDGET
-from erfjax.measurement.inputs import split
 from erfjax.measurement.model import cached
 from erfjax.measurement.waiting import told
-from erfjax.readings import rounding
+from erfjax.readings import drawn, rounding
+from erfjax.readings.input_rows import rows_of
 from erfjax.readings.moment_pass import MomentPass, finish, plain, sides
 from erfjax.readings.options import Options
 from erfjax.readings.question import Question, Questions, ask, of_image, one_sample, require_floating
@@ -72,6 +71,8 @@ def analytic(
     weights: Weights = "given",
     channels: Channels = "sum",
     positions: Positions = "auto",
+    key: jax.Array | None = None,
+    samples: SupportsIndex | None = None,
 ) -> tuple[EffectiveField, ...]: ...
 @overload
 def analytic(
@@ -86,6 +87,8 @@ def analytic(
     weights: Weights = "given",
     channels: Channels = "sum",
     positions: Positions = "auto",
+    key: jax.Array | None = None,
+    samples: SupportsIndex | None = None,
 ) -> EffectiveField: ...
 @overload
 def analytic(
@@ -100,6 +103,8 @@ def analytic(
     weights: Weights = "given",
     channels: Channels = "sum",
     positions: Positions = "auto",
+    key: jax.Array | None = None,
+    samples: SupportsIndex | None = None,
 ) -> Tree: ...
 def analytic(
     f: Given,
@@ -113,6 +118,8 @@ def analytic(
     weights: str = "given",
     channels: Given = "sum",
     positions: str = "auto",
+    key: Given = None,
+    samples: Given = None,
 ) -> EffectiveField | tuple[EffectiveField, ...] | Tree:
     """The effective receptive field of a unit in closed form: E[g²], g the gradient of the unit's channels, without sampling.
 
@@ -144,6 +151,11 @@ def analytic(
             layers taken as independent: the closed form of a trained network, for small ones. Both need gates from data. With
             exchangeable weights "auto" takes positions together where that is needed, possible and
             affordable.
+        key: with a key f is a function of (key, x) that draws its weights, `ej.redraw(f)` for one, and the result the mean of the
+            closed forms of `samples` networks, each with its own weights and the gates that they open, the rows of x in turn. It
+            varies less than the same number of measured gradients, and has error bars and intervals as they have; what it takes
+            as random that is not is its bias, which `ej.compare` with `ej.empirical` shows.
+        samples: how many networks; None is one for each row.
 
     Returns:
         The field, in squared gradient (or gradient) per unit of output; a tuple of fields if `unit` is a list; trees of fields
@@ -167,11 +179,23 @@ def analytic(
     """
     options = Options(statistic, gates, weights, channels, positions)
     options.check()
+    if key is not None or samples is not None:
+        from erfjax.readings.empirical import empirical  # it builds on this module
+
+        drawn.check(options, key)
+        settings = {
+            "statistic": statistic,
+            "channels": channels,
+            "unit": unit,
+            "layout": layout,
+            "out_layout": out_layout,
+        }
+        return cast(Any, empirical)(f, x, key=key, samples=samples, variance=drawn.CLOSED, **settings)
 
     def asked(layout: Any) -> tuple[Questions, tuple[Any, ...]]:
         sample, inputs = one_sample(x, layout)
         require_floating(sample, inputs)
-        rows = _rows(x, sample, inputs, options)
+        rows = rows_of(x, sample, inputs, options)
         return ask(f, sample, inputs, unit=unit, out_layout=out_layout), rows
 
     questions, rows = of_image(asked, x, layout)
@@ -214,7 +238,7 @@ def analytic_map(
     options.check()
     sample, inputs = one_sample(x, layout)
     require_floating(sample, inputs)
-    rows = _rows(x, sample, inputs, options)
+    rows = rows_of(x, sample, inputs, options)
     each = ask(f, sample, inputs, unit=unit, out_layout=out_layout).each
     if len(each) > 1:
         raise LayoutError(f"`analytic_map` gives one map, but there are {len(each)}: pick one input and one output.")
@@ -255,40 +279,6 @@ def widths(field: Float[Array, "*space"]) -> Float[Array, " axes"]:
 def _check(question: Question, options: Options) -> None:
     question.check_differentiable()
     question.check_channels(options.channels, "square")
-
-
-def _rows(x: Any, sample: Any, inputs: Layouts, options: Options) -> tuple[Any, ...]:
-    """The leaves of the samples along a leading axis, each with a batch of one; for mean field their mean squares, once."""
-    leaves, specs = inputs.leaves(x), inputs.leaves(sample)
-    abstract = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
-    if abstract and options.gates == "data":
-        raise SampleError('Gates from data need an input with values: pass an array, or gates="mean-field".')
-    if options.gates == "mean-field":
-        return tuple(
-            np.ones(1, s.dtype) if abstract else _mean_square(a, s) for a, s in zip(leaves, specs, strict=True)
-        )
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
-        rows: Sequence[Any] = [_traced_rows(*pair) for pair in zip(leaves, inputs.letters, strict=True)]
-    else:
-        rows = split(np.asarray(x) if isinstance(x, list) else x, inputs, 0)
-    for row in rows:
-        if not isinstance(row, jax.core.Tracer) and not np.isfinite(np.asarray(row, np.float64)).all():
-            raise SampleError("The input holds values that are not finite (NaN or infinity): leave these rows out.")
-    return tuple(row.astype(spec.dtype) for row, spec in zip(rows, specs, strict=True))
-
-
-def _mean_square(leaf: Any, spec: Any) -> Any:
-    library: Any = jnp if isinstance(leaf, jax.Array) else np
-    wide = leaf.astype(np.promote_types(leaf.dtype, np.float32)) if hasattr(leaf, "astype") else np.asarray(leaf)
-    return library.mean(library.square(wide))[None].astype(np.promote_types(spec.dtype, np.float32))
-
-
-def _traced_rows(leaf: Any, letters: str | None) -> Any:
-    """The rows of an array that is itself traced."""
-    axis = 0 if letters is None else letters.find("N")
-    if axis < 0:
-        return leaf[None] if leaf.ndim == len(letters or "") else leaf
-    return jnp.expand_dims(jnp.moveaxis(leaf, axis, 0), axis + 1)
 
 
 def _compile(question: Question, f: Function, options: Options) -> _Compiled:

@@ -13,6 +13,7 @@ from erfjax.errors import SampleError
 from erfjax.fields import EffectiveField
 from erfjax.measurement import reduction
 from erfjax.measurement.inputs import Source, open_source
+from erfjax.readings.drawn import CLOSED
 from erfjax.readings.measured import Settings, measured
 from erfjax.readings.question import Question, Questions, ask, of_image, require_floating
 from erfjax.typing import ArrayLike, Channels, Function, Given, Statistic, Tree, Unit
@@ -27,7 +28,7 @@ def empirical(
     inputs: Inputs,
     *,
     key: jax.Array | None = None,
-    samples: SupportsIndex | None = None,
+    samples: SupportsIndex | tuple[SupportsIndex, SupportsIndex] | None = None,
     unit: list[Unit],
     layout: str | None = None,
     out_layout: str | None = None,
@@ -41,6 +42,7 @@ def empirical(
     nonfinite: Literal["raise", "skip"] = "raise",
     gates: Literal["own", "shuffled"] = "own",
     tied: int | Sequence[int] = 1,
+    variance: Literal["plain", "control"] = "plain",
 ) -> tuple[EffectiveField, ...]: ...
 @overload
 def empirical(
@@ -48,7 +50,7 @@ def empirical(
     inputs: Inputs,
     *,
     key: jax.Array | None = None,
-    samples: SupportsIndex | None = None,
+    samples: SupportsIndex | tuple[SupportsIndex, SupportsIndex] | None = None,
     unit: Unit | Literal["all"] = None,
     layout: str | None = None,
     out_layout: str | None = None,
@@ -62,6 +64,7 @@ def empirical(
     nonfinite: Literal["raise", "skip"] = "raise",
     gates: Literal["own", "shuffled"] = "own",
     tied: int | Sequence[int] = 1,
+    variance: Literal["plain", "control"] = "plain",
 ) -> EffectiveField: ...
 @overload
 def empirical(
@@ -69,7 +72,7 @@ def empirical(
     inputs: Inputs,
     *,
     key: jax.Array | None = None,
-    samples: SupportsIndex | None = None,
+    samples: SupportsIndex | tuple[SupportsIndex, SupportsIndex] | None = None,
     unit: Unit | list[Unit] = None,
     layout: Tree = None,
     out_layout: str | None = None,
@@ -83,6 +86,7 @@ def empirical(
     nonfinite: Literal["raise", "skip"] = "raise",
     gates: Literal["own", "shuffled"] = "own",
     tied: int | Sequence[int] = 1,
+    variance: Literal["plain", "control"] = "plain",
 ) -> Tree: ...
 def empirical(
     f: Given,
@@ -103,6 +107,7 @@ def empirical(
     nonfinite: str = "raise",
     gates: str = "own",
     tied: Given = 1,
+    variance: str = "plain",
 ) -> EffectiveField | tuple[EffectiveField, ...] | Tree:
     """The effective receptive field of a unit, averaged over samples: E[s(∂ unit / ∂ pixel)] with its standard error.
 
@@ -120,7 +125,9 @@ def empirical(
             arrays: each with space in turn is asked about, the others held as they are in that sample. With a key the rows
             of an array are reused in turn, and a function key -> x (one sample, traceable by JAX) may be given instead.
         key: the random key of all samples.
-        samples: how many samples; by default every row once. It may be left out if there is a target.
+        samples: how many samples; by default every row once. It may be left out if there is a target. (draws, inputs) draws the
+            weights so many times and measures each draw on so many inputs: intervals and errors then have the degrees of freedom
+            of the draws, and `diagnostics` splits the variance into what weights and inputs make.
         unit: index of the output unit, one integer per spatial axis; None is the centre n // 2; a list is a batch of
             units. "all" gives the mean over all units whose field lies inside the image, each aligned on the centre unit.
         layout: the axes of one sample: N batch, C channels, D, H, W, L space; None infers NWC, NHWC or NDHWC from 3, 4 or 5
@@ -142,6 +149,11 @@ def empirical(
         gates: "own" measures the gradient; "shuffled" pulls back through the weights as they are with the gates of every layer
             (slopes, choices, statistics of norms) from another row, so that gates of different layers are independent: the
             expectation of `analytic(weights="given", positions="together")`, at any size. `account` compares the two.
+        variance: "control" subtracts from every sample what the closed form of its own draw of the weights explains of its
+            scatter (`erfjax.tracing.second_moments.mirrored`): the same expectation from fewer samples, each about twice as
+            costly; the notes say what it is worth. For networks whose weights are drawn from the key as normal numbers
+            (`ej.redraw`, samplers of stacks), the statistics "square" and "rms", and all that is a chain of weights,
+            elementwise functions, pools and sums.
         tied: with shuffled gates, how many neighbouring layers take them from the same row, or a group number for each layer.
 
     Returns:
@@ -178,6 +190,8 @@ def empirical(
     every = isinstance(unit, str) and unit == "all"
     if gates == "shuffled" and (every or key is not None):
         raise SampleError('gates="shuffled" is for the units of one network: give units, not "all", and no key.')
+    _check_variance(variance, key, chosen, every or gates == "shuffled")
+    samples = _nested(samples, key) if isinstance(samples, tuple | list) else samples
     tied = tied if isinstance(tied, int | np.integer) else tuple(tied)
 
     def opened(layout: Any) -> tuple[Source, Questions, Any]:
@@ -190,7 +204,7 @@ def empirical(
     if once:  # every output and every input reads all rows; one question alone keeps none of them
         again = list(again) if len(asked.each) > 1 else ()
     settings = Settings(
-        key, samples, chosen, channels, batch_size, target, mesh, progress, nonfinite, every, gates, tied
+        key, samples, chosen, channels, batch_size, target, mesh, progress, nonfinite, every, gates, tied, variance
     )
     sources = iter([source])  # the first question takes the source that is open, the others open their own
 
@@ -205,6 +219,42 @@ def empirical(
 def _numbered(path: str | os.PathLike[str], index: int) -> str | os.PathLike[str]:
     """The file of one of several questions: the first has the path as given."""
     return path if index == 0 else Path(path).with_name(f"{Path(path).name}.{index}")
+
+
+def _nested(samples: Any, key: Any) -> tuple[int, int]:
+    """(draws, inputs) as integers.
+
+    Raises:
+        SampleError: they are not two positive integers, or nothing is drawn.
+    """
+    numbers = [n for n in samples if isinstance(n, int | np.integer) and not isinstance(n, bool) and n > 0]
+    if len(numbers) != 2 or len(samples) != 2:
+        raise SampleError(f"`samples` must be a positive integer or (draws, inputs), two of them, but got {samples!r}.")
+    if key is None:
+        raise SampleError(
+            "samples=(draws, inputs) draws the weights so many times: pass a key and a function f(key, x), such as ej.redraw(f)."
+        )
+    return int(numbers[0]), int(numbers[1])
+
+
+def _check_variance(variance: str, key: Any, statistic: str, special: bool) -> None:
+    """Refuses a control where there is none."""
+    if variance not in ("plain", "control", CLOSED):
+        raise SampleError(f'`variance` must be "plain" or "control", but got {variance!r}.')
+    if variance in ("plain", CLOSED):
+        return
+    if key is None:
+        raise SampleError(
+            'variance="control" explains what the draw of the weights does, but here the weights are given: pass a key and a '
+            "function f(key, x) that draws them, such as ej.redraw(f)."
+        )
+    if statistic not in ("square", "rms"):
+        raise SampleError(
+            'variance="control" rests on the closed form of E[g²], so `statistic` must be "square" or "rms", but got '
+            f"{statistic!r}."
+        )
+    if special:
+        raise SampleError('variance="control" is for the units of one network: give units, not "all", and gates="own".')
 
 
 def _check_key(key: Any) -> None:

@@ -17,14 +17,18 @@ from erfjax.measurement import reduction, shuffled
 from erfjax.measurement.accumulate import Accumulator
 from erfjax.measurement.checkpoint import State, fingerprint
 from erfjax.measurement.cone import cone_of, probe_of, whole_probe
-from erfjax.measurement.engine import Engine, assemble, choose_batch_size
+from erfjax.measurement.controlled import controlled
+from erfjax.measurement.controlled import sample_maps as mirrored_maps
+from erfjax.measurement.engine import Engine, choose_batch_size
+from erfjax.measurement.engine import assemble as engine_of
 from erfjax.measurement.every_unit import lines, sample_map
 from erfjax.measurement.inputs import Source
 from erfjax.measurement.model import cached
 from erfjax.measurement.probe import Probe
 from erfjax.measurement.run import Run
-from erfjax.readings import rounding
+from erfjax.readings import drawn, rounding
 from erfjax.readings.analytic import theory_of
+from erfjax.readings.options import Options
 from erfjax.readings.question import Question, reversible
 from erfjax.readings.theoretical import fields_of
 from erfjax.tracing.second_moments.layerwise import contractions, fixed, layers, live
@@ -50,6 +54,7 @@ class Settings:
     every: bool
     gates: str
     tied: Given
+    variance: str
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,7 +74,9 @@ def measured(
     """The fields of all units of a question."""
     base = jax.random.key(0) if settings.key is None else settings.key
     target, degree = settings.target, reduction.order(settings.statistic)
-    count = _count(settings.samples, source, settings.key, target)
+    nested = isinstance(settings.samples, tuple)
+    per_draw = settings.samples[1] if nested else 1
+    count = math.prod(settings.samples) if nested else _count(settings.samples, source, settings.key, target)
     if settings.gates == "shuffled":
         size = _block(count)
         source = shuffled.in_blocks(source, question.main, question.source, size)
@@ -87,6 +94,10 @@ def measured(
         "channels": settings.channels if isinstance(settings.channels, str) else int(settings.channels),
     }
 
+    if settings.variance != "plain":
+        model["variance"] = settings.variance
+    if per_draw > 1:
+        model["inputs per draw"] = per_draw
     if settings.gates == "shuffled":
         model |= {"gates": "shuffled", **compiled.shuffled, "images per sample": source.block}
 
@@ -98,7 +109,9 @@ def measured(
         return target is not None and all(_precise(field, target) for field in fields(State(accumulator)))
 
     shape, references = (len(question.units), *engine.probe.window), _references(compiled)
-    state, save = State(Accumulator.empty(shape, references), batch_size=size), None
+    if settings.variance == "control":  # the control of a unit is one more map
+        shape, references = (2 * shape[0], *shape[1:]), (*references, *(0 for _ in references))
+    state, save = State(Accumulator.empty(shape, references, per_draw), batch_size=size), None
     if checkpoint is not None:
         marked = {**model, "samples": count, "target": target, "nonfinite": settings.nonfinite}
         mark = fingerprint(engine.lowered(base, source.row), engine.consts, base, marked)
@@ -122,13 +135,22 @@ def _compiled(f: Function, question: Question, source: Source, settings: Setting
     question.check_channels(settings.channels, settings.statistic)
 
     def make() -> _Compiled:
+        per_draw = settings.samples[1] if isinstance(settings.samples, tuple) else 1
         options = (settings.statistic, settings.channels, source.draw, base, settings.mesh, question.main)
+        assemble = functools.partial(engine_of, per_draw=per_draw)
         notes = rounding.notes(question, settings.channels)
         if settings.gates == "shuffled":
             size = source.block
             probe = shuffled.probe_of_blocks(question, size)
             one, note, layered = _of_blocks(question, settings, probe, size)
             return _Compiled(assemble(probe, *options, one), theory_of(question, f), (note, *notes), layered)
+        if settings.variance == drawn.CLOSED:
+            one = drawn.sample_maps(question, Options(settings.statistic, channels=settings.channels))
+            return _Compiled(assemble(whole_probe(question), *options, one), theory_of(question, f), (drawn.NOTE,))
+        if settings.variance == "control":
+            probe = probe_of(question)
+            one, note = _with_control(question, settings, probe)
+            return _Compiled(assemble(probe, *options, one), theory_of(question, f), (note, *notes))
         if not settings.every:
             return _Compiled(assemble(probe_of(question), *options), theory_of(question, f), notes)
         (field,) = theory = fields_of(question, f)
@@ -148,10 +170,19 @@ def _compiled(f: Function, question: Question, source: Source, settings: Setting
         settings.every,
         settings.gates,
         settings.tied,
+        settings.variance,
+        settings.samples[1] if isinstance(settings.samples, tuple) else 1,
         source.block,
     )
     found = cast(_Compiled, cached(f, identity, make))
     return dataclasses.replace(found, engine=found.engine.with_weights(question.weights))
+
+
+def _with_control(question: Question, settings: Settings, probe: Probe) -> tuple[Callable[..., Any], str]:
+    """The maps of one sample with its controls, and what the field says of them."""
+    one, found = mirrored_maps(question, probe, settings.statistic, settings.channels)
+    kept = f", {found.kept} others kept as they are" if found.kept else ""
+    return one, f"control: the closed form of every draw, over {len(found.variances)} drawn weights{kept}"
 
 
 def _of_blocks(
@@ -236,13 +267,17 @@ def _fields(
         shown = ", ".join(map(str, state.skipped[:10])) + (" ..." if len(state.skipped) > 10 else "")
         notes.append(f"{len(state.skipped)} samples left out because they are not finite: {shown}")
     mean, stderr, batches = moments.mean, moments.stderr(), moments.batches()
+    records = [moments.record(i) for i in range(len(question.units))]
+    if settings.variance == "control":
+        mean, stderr, batches, records, note = controlled(moments, len(question.units))
+        notes.append(note)
     averages = _averages(settings, moments.count)
     result = []
     for i, (unit, theory) in enumerate(zip(question.units, compiled.theory, strict=True)):
         field, error = reduction.finish(mean[i], None if stderr is None else stderr[i], settings.statistic)
         silent = () if field.any() else ("every gradient is zero: the unit is dead, or does not depend on the input",)
         unknown = (theory,) if isinstance(theory, str) else ()
-        record = moments.record(i)
+        record = records[i]
         result.append(
             EffectiveField(
                 map=probe.embed(field),
@@ -251,7 +286,7 @@ def _fields(
                 samples=moments.count,
                 unit=unit,
                 theoretical=None if isinstance(theory, str) else theory,
-                coverage="measured",
+                coverage="approximate" if settings.variance == drawn.CLOSED else "measured",
                 notes=(*notes, *silent, *unknown, *(() if silent else diagnose(record).notes)),
                 batches=None if batches is None else probe.embed(batches[:, i]),
                 metadata=dict(metadata),

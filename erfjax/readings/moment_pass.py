@@ -211,6 +211,10 @@ class MomentPass:
         cone = _cone(self.question, consts, self.unrolled)
         return self._moments(None if cone is None else cone.settled(), leaves, {}, careful=True)
 
+    def drawn(self, cone: Cone | None, leaves: Sequence[Any]) -> Scaled:
+        """The same for a cone with other weights, drawn in the same trace."""
+        return self._moments(cone, leaves, {}, careful=True)
+
     def _moments(self, cone: Cone | None, leaves: Sequence[Any], powers: Raised, careful: bool) -> Scaled:
         power = self.options.power
         if cone is None:

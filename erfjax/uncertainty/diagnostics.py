@@ -30,7 +30,7 @@ class Tail:
         k: Pareto k̂ of its largest values; NaN from fewer than 25 samples.
         needed: samples that this tail needs before its mean can be trusted.
         largest: the share of the largest sample in the sum.
-        effective: how many independent samples the sequence is worth.
+        effective: how many independent samples (draws, where samples share them) the sequence is worth.
     """
 
     name: str
@@ -50,6 +50,8 @@ class Diagnostics(summary.Shown):
             say nothing of the mean); 0 where totals have both signs.
         dead: the share of samples whose gradient is zero everywhere.
         tails: of the total, and of the reference pixel.
+        per_draw: how many samples share a draw of the weights.
+        split: the variances of a sample's total that weights and inputs make, where samples share draws.
 
     Example:
         >>> import erfjax as ej, jax, jax.numpy as jnp
@@ -63,6 +65,8 @@ class Diagnostics(summary.Shown):
     spread: float
     dead: float
     tails: tuple[Tail, ...]
+    per_draw: int = 1
+    split: tuple[float, float] | None = None
 
     @property
     def needed(self) -> float:
@@ -70,12 +74,12 @@ class Diagnostics(summary.Shown):
         by_spread = math.expm1(min(self.spread**2, 700)) / LARGEST_ERROR**2
         tail = self.tails[0]
         by_tail = tail.needed if self.samples >= ENOUGH and tail.k > pareto.largest_shape(self.samples) else 0.0
-        return max(by_spread, by_tail, 2.0)
+        return max(self.per_draw * by_spread, by_tail, 2.0 * self.per_draw)
 
     @property
     def trusted(self) -> bool:
         """Whether the error bars keep their promise."""
-        return self.tails[0].effective >= self.needed
+        return self.per_draw * self.tails[0].effective >= self.needed
 
     @property
     def verdict(self) -> str:
@@ -90,7 +94,7 @@ class Diagnostics(summary.Shown):
         if self.samples < 2:  # there are no error bars
             return ()
         found, effective = [], self.tails[0].effective
-        if effective < 0.7 * self.samples:
+        if effective < 0.7 * self.samples / self.per_draw:
             found.append(
                 f"consecutive samples resemble each other: {self.samples} are worth {effective:.0f} independent ones; "
                 "error bars per pixel are too short, intervals allow for it"
@@ -113,6 +117,12 @@ class Diagnostics(summary.Shown):
         columns = ("per sample", "Pareto k̂", "trusted to", "samples for k̂", "share of largest", "effective samples")
         facts = [f"{self.samples} samples; log total: spread {self.spread:.3g}, {_rounded(self.needed)} samples needed"]
         facts += [f"{self.dead:.1%} of the samples have no gradient"] if self.dead else []
+        if self.split is not None and any(self.split):
+            weights = self.split[0] / (self.split[0] + self.split[1])
+            facts.append(
+                f"{self.per_draw} inputs per draw of the weights: of the variance of a sample's total the draw makes "
+                f"{weights:.0%}, the input {1 - weights:.0%}"
+            )
         verdict = self.notes or ("the error bars can be trusted",)
         return summary.Table("error bars", columns, rows, (*facts, *verdict))
 
@@ -149,10 +159,12 @@ def diagnose(record: Record | None) -> Diagnostics:
         k, everything = pareto.shape(largest, record.count), float(values.mean()) * record.count
         share = min(1.0, float(largest.max(initial=0.0)) / everything) if everything else math.nan
         needed = math.nan if math.isnan(k) else pareto.samples_for(k)
-        tails.append(Tail(name, k, needed, share, record.count / correlation_time(values)))
+        tails.append(Tail(name, k, needed, share, record.count / record.per_draw / correlation_time(values)))
     spread = math.sqrt(record.log_moments[1])
-    if record.per_row == 1:
+    if record.per_row == record.per_draw:
         spread = min(spread, resampling.spread(record.column("total")))
     if record.column("total").min() < 0:  # of values of both signs no few large ones carry the mean
         spread = 0.0
-    return Diagnostics(record.count, spread, float(record.column("dead").mean()), tuple(tails))
+    return Diagnostics(
+        record.count, spread, float(record.column("dead").mean()), tuple(tails), record.per_draw, record.split
+    )

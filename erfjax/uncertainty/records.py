@@ -11,19 +11,19 @@ from jaxtyping import Float
 
 ROWS = 4096  # rows at most; half as many at least once there are enough samples
 LARGEST = 512  # largest values kept one by one: the tail of 29,000 samples, and enough of a longer one's
-COLUMNS = ("total", "reference", "dead", "log", "square of log")
-"""The sums over pixels and the reference pixel, whether the total is zero, and log |total| (0 where it is) with its square."""
+COLUMNS = ("total", "reference", "dead", "log", "square of log", "square")
+"""The sum over pixels, the reference pixel, whether the total is zero, log |total| (0 where it is) and its square, total²."""
 
 
-def samples_per_unit(samples: int, units: int) -> int:
-    """How many consecutive samples each of so many units holds, if neighbours have been merged in pairs.
+def samples_per_unit(samples: int, units: int, draw: int = 1) -> int:
+    """How many consecutive samples each of so many units holds, if neighbours have been merged in pairs, from `draw` samples on.
 
     Example:
         >>> from erfjax.uncertainty.records import samples_per_unit
         >>> samples_per_unit(100, 50), samples_per_unit(103, 51), samples_per_unit(7, 7)
         (2, 2, 1)
     """
-    return 1 << max(0, (samples // max(1, units)).bit_length() - 1)
+    return draw << max(0, (samples // draw // max(1, units)).bit_length() - 1)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,16 +34,34 @@ class Record:
         rows: one row per `per_row` samples in their order, each the mean of `COLUMNS`.
         largest: the largest |total|s, and the largest |reference pixel|s, in no order.
         count: how many samples there are.
+        per_draw: how many consecutive samples share a draw of the weights; rows hold whole draws.
     """
 
     rows: Float[np.ndarray, "rows columns"]
     largest: Float[np.ndarray, "2 largest"]
     count: int
+    per_draw: int = 1
 
     @property
     def per_row(self) -> int:
         """Samples per row; the last ones of an unfinished row are left out."""
-        return samples_per_unit(self.count, len(self.rows))
+        return samples_per_unit(self.count, len(self.rows), self.per_draw)
+
+    @property
+    def split(self) -> tuple[float, float] | None:
+        """The variances of a sample's total that the draw of the weights and the input make; None where samples share no draws.
+
+        Formula: with m inputs per draw, Var T = σ_w² + σ_x², and the mean of a draw has the variance σ_w² + σ_x²/m (analysis of
+        variance with one random effect). Either may come out negative by chance and is zero then.
+        """
+        m, rows = self.per_draw, self.column("total")
+        if m == 1 or len(rows) < 2 or self.rows.shape[1] < len(COLUMNS):
+            return None
+        of_draws = float(rows.var(ddof=1)) * self.per_row / m
+        within = float(self.column("square").mean() - (rows**2).mean())  # of samples in a row around its mean
+        draws = self.per_row // m
+        inputs = (within - of_draws * (draws - 1) / draws) * m / (m - 1)
+        return max(of_draws - inputs / m, 0.0), max(inputs, 0.0)
 
     def column(self, name: str) -> Float[np.ndarray, " rows"]:
         """One column of the rows."""
@@ -61,14 +79,19 @@ class Record:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The record as named arrays, for `from_arrays`."""
-        return {"record_rows": self.rows, "record_largest": self.largest, "record_count": np.array(self.count)}
+        return {
+            "record_rows": self.rows,
+            "record_largest": self.largest,
+            "record_count": np.array((self.count, self.per_draw)),
+        }
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray]) -> "Record | None":
         """The record among named arrays, or None if there is none."""
         if "record_rows" not in arrays:
             return None
-        return cls(arrays["record_rows"], arrays["record_largest"], int(arrays["record_count"]))
+        count, *per_draw = np.atleast_1d(arrays["record_count"]).tolist()  # older files do not have the latter
+        return cls(arrays["record_rows"], arrays["record_largest"], count, *per_draw)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,9 +132,10 @@ def summarise(
         >>> import numpy as np
         >>> from erfjax.uncertainty.records import summarise
         >>> summarise(np.array([[1.0, 2.0, 1.0], [0.0, 0.0, 0.0]]), np.array([2.0, 0.0])).round(3).tolist()
-        [[4.0, 2.0, 0.0, 1.386, 1.922], [0.0, 0.0, 1.0, 0.0, 0.0]]
+        [[4.0, 2.0, 0.0, 1.386, 1.922, 16.0], [0.0, 0.0, 1.0, 0.0, 0.0, 0.0]]
     """
     totals = sample.reshape(len(sample), -1).sum(1)
     dead = totals == 0
     logs = np.log(np.abs(np.where(dead, 1.0, totals)))
-    return np.stack([totals, reference, dead, logs, logs * logs], 1)
+    with np.errstate(over="ignore"):
+        return np.stack([totals, reference, dead, logs, logs * logs, totals * totals], 1)

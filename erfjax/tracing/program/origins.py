@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -43,21 +44,21 @@ class Origins:
             [0, 0, 1]
         """
         *_, origin = moves(known)
-        number = self._numbers.setdefault(self._mark(origin), len(self.found))
+        number = self._numbers.setdefault(self.mark(origin), len(self.found))
         if number == len(self.found):
             self.found.append(origin)
         return number
 
-    def _mark(self, known: Known) -> int:
+    def mark(self, known: Known) -> int:
         """Equal for arrays that are made alike."""
         if id(known) not in self._seen:
             if known.origin is None:
                 content = known.value
-                plain = known.shape == () and not hasattr(content, "aval")
+                plain = known.shape == () and not isinstance(content, jax.Array)
                 name: Any = ("number", str(known.dtype), np.asarray(content).tobytes()) if plain else id(content)
             else:
                 equation, index = known.origin
-                operands = tuple(self._mark(atom) for atom in equation.inputs if isinstance(atom, Known))
+                operands = tuple(self.mark(atom) for atom in equation.inputs if isinstance(atom, Known))
                 name = (equation.primitive, repr(equation.params), operands, index)
             self._seen[id(known)] = known, self._marks.setdefault(name, len(self._marks))
         return self._seen[id(known)][1]

@@ -52,7 +52,7 @@ class Activity:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Slope:
+class Slope:
     """The slope of a result with respect to a base.
 
     Attributes:
@@ -65,9 +65,9 @@ class _Slope:
     by: Any
     size: int | None
 
-    def plus(self, other: "_Slope") -> "_Slope":
+    def plus(self, other: "Slope") -> "Slope":
         known = self.size is not None and other.size is not None
-        return _Slope(self.box, self.by + other.by, max(self.size or 0, other.size or 0) if known else None)
+        return Slope(self.box, self.by + other.by, max(self.size or 0, other.size or 0) if known else None)
 
 
 def observed(
@@ -85,34 +85,22 @@ def observed(
         careful: search for the size of slopes and values where it is not known beforehand.
         every: find the slopes of all elementwise operations, not only of those that a walk from the unit passes.
     """
-    held, bases = _values(cone, windows), _bases(cone)
-    ends, inside = (set(bases), set(bases)) if every else _passed(cone, bases)
-    found: dict[Atom, dict[Atom, _Slope]] = {}
+    held, bases = values_of(cone, windows), bases_of(cone)
+    ends, inside = (set(bases), set(bases)) if every else passed_of(cone, bases)
+    found: dict[Atom, dict[Atom, Slope]] = {}
     for step in cone.steps:
         output = step.output
         if output not in inside:
             continue
-        values, slopes = cone.operands(step, held), dict[Atom, _Slope]()
-        for i, base in bases[output]:
-            own = _Slope(step.operands[i] or (), slope(step, values, i), _size(step, i, sizes))
-            if kind_of(step.equation) in (
-                Kind.GATE,
-                Kind.EXCLUSIVE,
-            ):  # no gate of what is not a number is open or closed
-                own = dataclasses.replace(own, by=jnp.where(jnp.isnan(held[output]), jnp.nan, own.by))
-            atom = step.equation.inputs[i]
-            if base is not atom:
-                own = _chained(found[atom][base], own, cone.boxes[atom], step.box)
-            slopes[base] = slopes[base].plus(own) if base in slopes else own
-        found[output] = slopes
+        found[output] = slopes(cone, step, bases[output], held, found, _size_of(sizes))
 
     def sized(array: Any, size: int | None) -> Scaled:
         return Scaled.sized(jnp.asarray(array), size if careful else size or 0)
 
     def activity(power: int) -> Activity:
         gates = {
-            atom: [(base, s.box, sized(s.by, s.size).power(power)) for base, s in slopes.items()]
-            for atom, slopes in found.items()
+            atom: [(base, s.box, sized(s.by, s.size).power(power)) for base, s in by_base.items()]
+            for atom, by_base in found.items()
             if atom in ends
         }
         return Activity(held, gates, lambda atom: sized(held[atom], None).power(power), evenly=False, inside=within)
@@ -123,7 +111,41 @@ def observed(
     return activity
 
 
-def _values(cone: Cone, windows: Sequence[Any]) -> dict[Atom, Any]:
+def slopes(
+    cone: Cone,
+    step: Step,
+    pairs: Sequence[tuple[int, Atom]],
+    held: Mapping[Atom, Any],
+    found: Mapping[Atom, Mapping[Atom, "Slope"]],
+    size: Callable[[Step, int], int | None],
+) -> dict[Atom, "Slope"]:
+    """The slopes of an elementwise step's result with respect to its bases.
+
+    Args:
+        cone: that the step is of.
+        step: elementwise.
+        pairs: its operands and their bases; see `bases_of`.
+        held: the values of its operands and of its result.
+        found: the slopes of the elementwise results before it.
+        size: (step, operand) -> the exponent of the greatest slope, if it is known beforehand.
+    """
+    values, by_base = cone.operands(step, held), dict[Atom, Slope]()
+    for i, base in pairs:
+        own = Slope(step.operands[i] or (), slope(step, values, i), size(step, i))
+        if kind_of(step.equation) in (Kind.GATE, Kind.EXCLUSIVE):  # no gate of what is not a number is open or closed
+            own = dataclasses.replace(own, by=jnp.where(jnp.isnan(held[step.output]), jnp.nan, own.by))
+        atom = step.equation.inputs[i]
+        if base is not atom:
+            own = _chained(found[atom][base], own, cone.boxes[atom], step.box)
+        by_base[base] = by_base[base].plus(own) if base in by_base else own
+    return by_base
+
+
+def _size_of(sizes: Mapping[tuple[int, int], int]) -> Callable[[Step, int], int | None]:
+    return lambda step, operand: _size(step, operand, sizes)
+
+
+def values_of(cone: Cone, windows: Sequence[Any]) -> dict[Atom, Any]:
     """Every variable on its box.
 
     What a contraction reads is computed once: left to itself, the compiler computes all since the last contraction anew in
@@ -139,7 +161,7 @@ def _values(cone: Cone, windows: Sequence[Any]) -> dict[Atom, Any]:
     return held
 
 
-def _bases(cone: Cone) -> dict[Atom, list[tuple[int, Atom]]]:
+def bases_of(cone: Cone) -> dict[Atom, list[tuple[int, Atom]]]:
     """For every elementwise step's result, the operands that move it and the bases that they are functions of."""
     return _chains(cone)[0]
 
@@ -173,7 +195,7 @@ def entangled(step: Step) -> bool:
     return len(set(bases)) < len(bases)
 
 
-def _passed(cone: Cone, bases: Mapping[Atom, Sequence[tuple[int, Atom]]]) -> tuple[set[Atom], set[Atom]]:
+def passed_of(cone: Cone, bases: Mapping[Atom, Sequence[tuple[int, Atom]]]) -> tuple[set[Atom], set[Atom]]:
     """The elementwise results at which a walk from the unit arrives, and these with all between them and their bases."""
     reached, ends, inside = set[Atom](cone.wanted), set[Atom](), set[Atom]()
     for step in reversed(cone.steps):
@@ -209,14 +231,14 @@ def _straight(equation: Equation) -> bool:
     return equation.primitive in STRAIGHT
 
 
-def _chained(inner: _Slope, outer: _Slope, held: Box, box: Box) -> _Slope:
+def _chained(inner: Slope, outer: Slope, held: Box, box: Box) -> Slope:
     """The slope of an operation after another one. A closed gate is closed whatever comes after it, an infinite slope too."""
     size = None if inner.size is None or outer.size is None else inner.size + outer.size
     by = inner.by if isinstance(inner.by, float) else cut(inner.by, held, box)
     if size is not None or isinstance(inner.by, float) or isinstance(outer.by, float):
-        return _Slope(box, by * outer.by, size)
+        return Slope(box, by * outer.by, size)
     closed = by == 0
-    return _Slope(box, jnp.where(closed, 0, by * jnp.where(closed, 0, outer.by)), size)
+    return Slope(box, jnp.where(closed, 0, by * jnp.where(closed, 0, outer.by)), size)
 
 
 def fault(cone: Cone, windows: Sequence[Any]) -> str:
