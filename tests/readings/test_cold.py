@@ -15,11 +15,16 @@ import pytest
 
 import erfjax as ej
 from benchmarks import models
+from erfjax.closed_form.gaussian_integrals import two_slopes
 from erfjax.measurement.waiting import told
 from erfjax.readings.analytic import _jitted
 from erfjax.readings.moment_pass import MomentPass
 from erfjax.readings.options import Options
 from erfjax.readings.question import ask, one_sample
+from erfjax.tracing import trace
+from erfjax.tracing.positions.index_sets import full
+from erfjax.tracing.second_moments import chains
+from erfjax.tracing.windows.cone import restrict
 from tests.tracing.test_moments import W1, W2, X, conv
 
 
@@ -110,3 +115,23 @@ def test_a_long_wait_is_told_and_a_short_one_not(capsys):
     with told("the closed form", shown=True, after=5):
         pass
     assert capsys.readouterr().err == ""
+
+
+def test_what_equal_blocks_compute_is_looked_at_once(monkeypatch):
+    """The nonlinearity of every block is one function; others that differ in a number or in order are not taken for it."""
+    found = []
+    monkeypatch.setattr(chains, "_FOUND", {})
+    monkeypatch.setattr(chains, "two_slopes", lambda phi: found.append(two_slopes(phi)) or found[-1])
+
+    def lines(act):
+        program = trace(act, jax.ShapeDtypeStruct((2, 3), jnp.float32))
+        chain = chains.chains(restrict(program, {program.output: full((2, 3))}))[program.output]
+        return chains.shifts(chain)
+
+    acts = (jax.nn.relu, lambda x: jax.nn.leaky_relu(x, 0.1), lambda x: jax.nn.leaky_relu(x, 0.2), jax.nn.relu6)
+    acts = (*acts, lambda x: jnp.where(x > 0, x, 3 * x), lambda x: jnp.where(x > 0, 3 * x, x))
+    known = [[lines(act) is None for act in acts] for _ in range(2)]
+    assert known[0] == known[1] == [False, False, False, True, False, False]
+    assert [tuple(np.round(f, 3) + 0) if f else f for f in found] == [
+        (0, 1), (0.1, 1), (0.2, 1), None, (3, 1), (1, 3),
+    ]  # fmt: skip

@@ -248,7 +248,7 @@ def shifts(chain: Chain) -> list[Known] | None:
 def _lines(chain: Chain) -> tuple[float, float] | None:
     """The slopes of φ left and right of 0 if it is two straight lines through 0; None if it is anything else."""
     phi = _scalar(chain) if chain.steps else None
-    return None if phi is None else two_slopes(phi)
+    return None if phi is None else _once("slopes", chain, lambda: two_slopes(phi))
 
 
 def _ends(chain: Chain) -> np.ndarray:
@@ -256,7 +256,49 @@ def _ends(chain: Chain) -> np.ndarray:
     phi = _scalar(chain)
     if phi is None:
         return np.array(FEATURE_ENDS)
-    return gaussian_integrals.panels(phi, float(jnp.finfo(_wide(chain.base.dtype)).eps))
+    eps = float(jnp.finfo(_wide(chain.base.dtype)).eps)
+    return _once("panels", chain, lambda: gaussian_integrals.panels(phi, eps))
+
+
+_FOUND: dict[tuple[str, str], Any] = {}
+MOST_FOUND = 256  # functions that are remembered
+
+
+def _once(what: str, chain: Chain, find: Callable[[], Any]) -> Any:
+    """What is found of a function of one number: once for all chains that say the same, as those of equal blocks do."""
+    key = what, _said(chain)
+    if "0x" in key[1]:  # the address of something, which tells nothing of what it is
+        return find()
+    if key not in _FOUND:
+        if len(_FOUND) >= MOST_FOUND:
+            _FOUND.clear()
+        _FOUND[key] = find()
+    return _FOUND[key]
+
+
+def _said(chain: Chain) -> str:
+    """A chain whose known arrays are numbers, in words that are the same for equal ones."""
+    names: dict[Atom, str] = {chain.base: f"x {chain.base.dtype}"}
+
+    def of(equation: Equation) -> str:
+        inputs = [names.get(a) or repr(a.concrete.flat[0]) for a in equation.inputs]  # type: ignore[union-attr]
+        if not equation.blocks:
+            return f"{equation.primitive} {id(equation.primitive)} {sorted(equation.params.items())} {inputs}"
+        (block,) = equation.blocks
+        names.update({new: names.get(old, "") or repr(old.concrete.flat[0]) for new, old in _read(block, equation)})
+        return f"{inputs} {[told(inner) for inner in block.equations]} {[names.get(a, '') for a in block.outputs]}"
+
+    def told(equation: Equation) -> str:
+        text = of(equation)
+        names.update({o: f"{len(names)}.{i} {o.dtype}" for i, o in enumerate(equation.outputs)})
+        return text
+
+    return "; ".join(told(step.equation) for step in chain.steps)
+
+
+def _read(block: Block, equation: Equation) -> list[tuple[Atom, Any]]:
+    """The inputs of a body beside the operands that they are."""
+    return list(zip(block.inputs, equation.inputs, strict=True))
 
 
 def _scalar(chain: Chain) -> Callable[[np.ndarray], np.ndarray] | None:
