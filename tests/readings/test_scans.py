@@ -164,16 +164,15 @@ def test_positions_of_a_long_scan_are_taken_apart(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cell", [lstm, gru])
-def test_the_first_call_takes_about_as_long_for_sixteen_times_as_many_steps(cell):
+def test_the_first_call_is_linear_in_the_steps_at_most(cell):
     def seconds(steps):
         x, begin = RNG.normal(size=(2, steps, FEATURES)).astype(np.float32), time.process_time()
         ej.analytic(lambda x: cell(x), x, layout="NLC", unit=steps - 1)
         return time.process_time() - begin
 
     seconds(25)  # what JAX itself compiles once
-    short, long = seconds(25), seconds(400)
-    assert long < 16 * short  # linear at most, and mostly compiling
-    assert long < 30
+    short, long = seconds(25), seconds(200)
+    assert long < 8 * short  # unrolled it is more than square; what grows is the theoretical field beside it
 
 
 def test_a_scan_keeps_its_exponents():
