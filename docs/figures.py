@@ -1,7 +1,11 @@
-"""Draws the figures of the documentation into docs/figures: closed forms, so it takes seconds. `make docs` runs it."""
+"""Draws the figures of the documentation into docs/figures: closed forms and small runs. `make docs` runs it."""
 
 from collections.abc import Callable
 from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 import erfjax as ej
 from erfjax.typing import Figure
@@ -59,7 +63,67 @@ def box() -> Figure:
     return field.plot(picture)
 
 
-FIGURES: tuple[Callable[[], Figure], ...] = (fields, central_limit, growth, strides, dilations, box)
+def effective() -> Figure:
+    """One field: its map and its cross-sections beside a Gaussian."""
+    return (CONV**12).analytic(image_shape=(48, 64)).plot()
+
+
+def comparison() -> Figure:
+    """Two fields, their difference and their cross-sections."""
+    plain, residual = ((stack**12).analytic(image_shape=(41, 41)) for stack in (CONV, SKIP + CONV))
+    return ej.compare(plain, residual, labels=("plain", "residual")).plot()
+
+
+def laws() -> Figure:
+    """The growth laws of convolutions with a ReLU: closed form and measured."""
+
+    def family(n: int) -> ej.layers.Stack:
+        return (CONV * ej.layers.Activation("relu")) ** n
+
+    x = jax.random.normal(jax.random.key(0), (4, 22, 24, 3))
+    return ej.growth(family, (2, 4, 8), x, samples=24, width=6, progress=False).plot()
+
+
+def tiles() -> Figure:
+    """The plan by which an image is computed tile by tile."""
+    f = (CONV * ej.layers.MaxPool(2, stride=2) * CONV**2).network(jax.random.key(0), width=2)
+    return ej.tiling(f, jax.ShapeDtypeStruct((1, 96, 128, 3), np.float32), tile=(32, 32)).plot()
+
+
+def levels() -> Figure:
+    """Which level of a pyramid fits which object."""
+    down = CONV**2 * ej.layers.Conv(3, stride=2)
+    pyramid = {f"P{n}": (down**n).analytic(image_shape=(128, 128)) for n in (1, 2, 3)}
+    return ej.match(pyramid, (4, 8, 16, 32)).plot()
+
+
+def reach() -> Figure:
+    """How far the layers of a sequence model look back and ahead."""
+
+    def model(x: jax.Array) -> jax.Array:
+        for i, ahead in enumerate((0, 1, 2)):
+            with jax.named_scope(f"layer{i}"):
+                x = jnp.tanh(x + _moved(x, 2**i) + (_moved(x, -ahead) if ahead else 0))
+        return x
+
+    return ej.context(model, jax.ShapeDtypeStruct((1, 40, 1), np.float32)).plot()
+
+
+def _moved(x: jax.Array, by: int) -> jax.Array:
+    """A sequence moved along its axis, zeros behind it."""
+    pad = jnp.pad(x, ((0, 0), (max(by, 0), max(-by, 0)), (0, 0)))
+    return pad[:, : x.shape[1]] if by > 0 else pad[:, -x.shape[1] :]
+
+
+def attention() -> Figure:
+    """The study of transformers at birth, small: decoders with and without a window."""
+    names = ["decoder", "window"]
+    small = {"tokens": 24, "width": 8, "heads": 2, "samples": 16, "layers": (10, 20, 40)}
+    return ej.studies.attention((1, 4), networks=names, progress=False, **small).plot()
+
+
+DRAWN = (fields, central_limit, growth, strides, dilations, box)
+FIGURES: tuple[Callable[[], Figure], ...] = (*DRAWN, effective, comparison, laws, tiles, levels, reach, attention)
 
 
 def main() -> None:

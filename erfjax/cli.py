@@ -5,7 +5,6 @@ Options are read here and handed on; everything is computed by the functions tha
 option ends with status 2.
 """
 
-import ast
 import contextlib
 import inspect
 import shlex
@@ -20,6 +19,7 @@ import click
 from erfjax import __version__
 from erfjax.errors import ErfjaxError
 from erfjax.files import Begun
+from erfjax.reports import options as read
 from erfjax.reports.words import TASKS
 
 
@@ -28,7 +28,10 @@ def _explained() -> Iterator[None]:
     """Errors made on purpose, and files that cannot be read or written, in one line."""
     try:
         yield
-    except (ErfjaxError, OSError) as error:
+    except OSError as error:
+        named = error.filename is not None and error.strerror is not None
+        raise click.ClickException(f"{error.filename}: {error.strerror}." if named else str(error)) from error
+    except ErfjaxError as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -59,42 +62,6 @@ def _folder(path: Path | None) -> None:
         path.mkdir(parents=True, exist_ok=True)
 
 
-def _integers(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
-    """Numbers separated by commas."""
-    if value is None:
-        return None
-    try:
-        return tuple(int(part) for part in value.split(","))
-    except ValueError as error:
-        raise click.BadParameter(f"expected integers separated by commas, but got {value!r}") from error
-
-
-def _words(*allowed: str) -> Callable[[click.Context, click.Parameter, str], tuple[str, ...]]:
-    """Words separated by commas, each of those allowed."""
-
-    def parse(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
-        words = tuple(value.split(","))
-        if not set(words) <= set(allowed):
-            raise click.BadParameter(f"expected {' or '.join(allowed)}, separated by commas, but got {value!r}")
-        return words
-
-    return parse
-
-
-def _settings(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> dict[str, Any]:
-    """NAME=VALUE pairs; a value that is no Python literal is text."""
-    found = {}
-    for pair in value:
-        name, equals, text = pair.partition("=")
-        if not equals or not name.isidentifier():
-            raise click.BadParameter(f"expected NAME=VALUE, but got {pair!r}")
-        try:
-            found[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            found[name] = text
-    return found
-
-
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="erfjax")
 def main() -> None:
@@ -109,8 +76,8 @@ GIVEN = ("shape", "layout", "out_layout", "channels", "measure", "predict")  # o
 
 
 @main.command()
-@click.argument("target", required=False)
-@click.option("--depths", default="5,10,20,40", callback=_integers, show_default=True, help="Numbers of layers.")
+@click.argument("target", required=False, shell_complete=read.files)
+@click.option("--depths", default="5,10,20,40", callback=read.integers, show_default=True, help="Numbers of layers.")
 @click.option("--samples", default=128, show_default=True, help="Draws of weights and input, at the largest depth.")
 @click.option(
     "--statistic",
@@ -122,15 +89,15 @@ GIVEN = ("shape", "layout", "out_layout", "channels", "measure", "predict")  # o
 @click.option("--seed", default=0, show_default=True)
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for the figure and the data.")
 @click.option(
-    "--shape", callback=_integers, help="TARGET: shape of the input, such as 1,128,128,3; its values are noise."
+    "--shape", callback=read.integers, help="TARGET: shape of the input, such as 1,128,128,3; its values are noise."
 )
 @click.option("--layout", default="NHWC", show_default=True, help="TARGET: one letter per axis of the input.")
 @click.option("--out-layout", help="TARGET: the same for the output; like the input by default.")
 @click.option("--channels", default="sum", show_default=True, help="TARGET: sum, frobenius, random-signs or a number.")
 @click.option("--measure", default="luo", show_default=True, help="TARGET: which size, such as luo, sigma or fwhm.")
-@click.option("--predict", callback=_integers, help="TARGET: further depths, read in closed form only.")
-@click.option("--activations", default="linear,relu", callback=_words("linear", "relu"), show_default=True)
-@click.option("--weights", default="uniform,random", callback=_words("uniform", "random"), show_default=True)
+@click.option("--predict", callback=read.integers, help="TARGET: further depths, read in closed form only.")
+@click.option("--activations", default="linear,relu", callback=read.words("linear", "relu"), show_default=True)
+@click.option("--weights", default="uniform,random", callback=read.words("uniform", "random"), show_default=True)
 @click.option("--kernel", default=3, show_default=True, help="Taps along each axis of the kernel.")
 @click.option("--width", default=32, show_default=True, help="Channels of the random networks.")
 @click.option(
@@ -185,7 +152,7 @@ def _growth_of(
 
 
 @main.command()
-@click.argument("name")
+@click.argument("name", shell_complete=read.studies)
 @click.option(
     "--out",
     default=Path("results"),
@@ -198,7 +165,7 @@ def _growth_of(
     "settings",
     multiple=True,
     metavar="NAME=VALUE",
-    callback=_settings,
+    callback=read.settings,
     help="An argument of the study, such as --set seeds=5 or --set data=cifar10; may be repeated.",
 )
 @LOG
@@ -246,13 +213,13 @@ def reproduce(name: str, out: Path, settings: dict[str, Any], log: Path | None) 
 
 
 @main.command()
-@click.argument("target")
-@click.option("--shape", required=True, callback=_integers, help="Shape of the input, such as 1,224,224,3.")
+@click.argument("target", shell_complete=read.files)
+@click.option("--shape", required=True, callback=read.integers, help="Shape of the input, such as 1,224,224,3.")
 @click.option(
     "--layout", default="NHWC", show_default=True, help="One letter per axis: N batch, C channels, D H W L space."
 )
 @click.option("--out-layout", help="The same for the output, such as NLC for tokens; like the input by default.")
-@click.option("--unit", callback=_integers, help="Index of the output unit, such as 3,3; the centre by default.")
+@click.option("--unit", callback=read.integers, help="Index of the output unit, such as 3,3; the centre by default.")
 @click.option(
     "--image",
     "images",
@@ -266,9 +233,11 @@ def reproduce(name: str, out: Path, settings: dict[str, Any], log: Path | None) 
     "--channels", default="sum", show_default=True, help="Output channels: sum, frobenius, random-signs or a number."
 )
 @click.option("--task", type=click.Choice(TASKS), help="What the model is for; the advice is about that.")
-@click.option("--objects", callback=_integers, help="Sizes of objects or anchors, such as 16,32,64, for --task detect.")
 @click.option(
-    "--image-size", callback=_integers, help="Image to give advice for, such as 224,224; the input by default."
+    "--objects", callback=read.integers, help="Sizes of objects or anchors, such as 16,32,64, for --task detect."
+)
+@click.option(
+    "--image-size", callback=read.integers, help="Image to give advice for, such as 224,224; the input by default."
 )
 @click.option(
     "--layers",
@@ -300,6 +269,8 @@ def report(
     from erfjax.reports import load_target
     from erfjax.reports import report as make
 
+    if options["objects"] and options["task"] != "detect":
+        raise click.BadParameter("--objects are compared with the field for --task detect: add it")
     x = _input(options.pop("shape"), options.pop("dtype"))
     channels, layers = options.pop("channels"), options.pop("layers")
     with _explained():
@@ -361,8 +332,8 @@ def doctor() -> None:
 
 
 @main.command()
-@click.argument("target")
-@click.option("--shape", required=True, callback=_integers, help="Shape of the input, such as 1,2048,64.")
+@click.argument("target", shell_complete=read.files)
+@click.option("--shape", required=True, callback=read.integers, help="Shape of the input, such as 1,2048,64.")
 @click.option(
     "--layout", default="NLC", show_default=True, help="One letter per axis: N batch, C channels, D H W L space."
 )

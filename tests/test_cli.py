@@ -6,6 +6,7 @@ import subprocess
 import sys
 from urllib.parse import unquote
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -291,6 +292,9 @@ def test_what_the_library_refuses_ends_in_one_line(model):
 def test_options_are_checked():
     assert "integers separated by commas" in run("growth", "--depths", "five").output
     assert "linear or relu" in run("growth", "--activations", "tanh").output
+    done = run("report", "some.py:f", "--shape", "1,8,8,1", "--objects", "32")
+    assert done.exit_code == 2
+    assert "--task detect" in done.output
 
 
 def test_results_that_cannot_be_written_are_refused_at_once(tmp_path, model):
@@ -313,3 +317,12 @@ def test_doctor_says_what_is_installed():
     assert __version__ in done.output
     assert "jaxlib" in done.output
     assert "compilation cache" in done.output
+
+
+def test_the_tab_key_offers_studies_and_files():
+    names = {command.name: command.params[0].shell_complete for command in main.commands.values() if command.params}
+    context = click.Context(main)
+    assert [found.value for found in names["reproduce"](context, "a")] == ["architecture", "attention", "all"]
+    assert [found.type for name in ("report", "context", "growth") for found in names[name](context, "my")] == [
+        "file"
+    ] * 3

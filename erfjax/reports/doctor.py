@@ -11,6 +11,7 @@ import numpy as np
 from erfjax import summary
 
 REQUIREMENT = re.compile(r"""([A-Za-z0-9._-]+)[^;]*;.*extra\s*==\s*['"]([^'"]+)['"]""")
+DEVELOPMENT = {"latest", "test", "notebooks", "docs", "lint", "release", "bench", "dev"}  # extras that no user needs
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 
 
@@ -51,7 +52,7 @@ def doctor() -> summary.Table:
         "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "devices": ", ".join(devices),
         "64-bit numbers (jax_enable_x64)": jax.dtypes.canonicalize_dtype(float) == np.float64,
-        **{f"extra {name}": said for name, said in extras().items()},
+        **{f"extra {name}": said for name, said in extras().items() if name not in DEVELOPMENT},
         "compilation cache": _cache(folder),
     }
     notes = () if folder else (f"To compile every program only once: export {CACHE}=~/.cache/jax",)
