@@ -154,6 +154,37 @@ def online(rng, causal=True, fill=-jnp.inf):
     return f
 
 
+def by_blocks(rng, fill):
+    """Blocks of queries outside, blocks of keys inside: of some pairs of blocks nothing is seen."""
+    project, back = head(rng)
+    block = 4
+
+    def f(x):
+        q, k, v = project(x)
+
+        def rows(_, first):
+            here = lax.dynamic_slice_in_dim(q, first, block, 1)
+
+            def step(carry, start):
+                most, total, sum_ = carry
+                ks, vs = (lax.dynamic_slice_in_dim(a, start, block, 1) for a in (k, v))
+                s = jnp.einsum("nihd,njhd->nhij", here, ks)
+                s = jnp.where((start + jnp.arange(block))[None, :] <= (first + jnp.arange(block))[:, None], s, fill)
+                more = jnp.maximum(most, s.max(-1))
+                p, shrink = jnp.exp(s - more[..., None]), jnp.exp(most - more)
+                sum_ = sum_ * shrink[..., None] + jnp.einsum("nhij,njhd->nhid", p, vs)
+                return (more, total * shrink + p.sum(-1), sum_), None
+
+            start = jnp.full((1, 1, block), fill), jnp.zeros((1, 1, block)), jnp.zeros((1, 1, block, 3))
+            (_, total, sum_), _ = lax.scan(step, start, jnp.arange(0, N, block))
+            return None, sum_ / total[..., None]
+
+        _, found = lax.scan(rows, None, jnp.arange(0, N, block))
+        return back(found.transpose(1, 0, 3, 2, 4).reshape(1, N, 1, 3))
+
+    return f
+
+
 def shifted_windows(rng, fill):
     """Windows of 4 tokens, rolled by 2, with the mask between what the roll has brought together."""
     project, back = head(rng)
@@ -297,6 +328,7 @@ NETWORKS = {
     "alibi": alibi,
     "online": online,
     "online, finite": functools.partial(online, fill=-1e30),
+    "online, blocks of queries": functools.partial(by_blocks, fill=-1e30),
     "online, no mask": functools.partial(online, causal=False),
     "shifted windows, -100": functools.partial(shifted_windows, fill=-100.0),
     "shifted windows, -inf": functools.partial(shifted_windows, fill=-np.inf),

@@ -215,7 +215,9 @@ def _sums(signs: Sequence[int]) -> Wins:
         for k, (fact, sign) in enumerate(zip(facts, signs, strict=True)):
             for constant, where in fact.pieces.items():
                 value = constant.value if isinstance(constant, Low) else constant
-                partial = isinstance(constant, Low) or not where.is_full
+                partial = (
+                    isinstance(constant, Low) or not where.is_full or fact.sliced
+                )  # part of a mask, or a block of it
                 if isinstance(value, bool) or not partial or not math.isfinite(value) or lowness(sign * value) is None:
                     continue
                 if sign > 0 or not isinstance(constant, Low):
