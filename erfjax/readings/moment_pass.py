@@ -158,7 +158,7 @@ class MomentPass:
         if self.cone is None:
             return 0.0
         every = sum(batched(step.equation) for step in self.cone.steps)
-        return every + sum(
+        return 0.0 + every + sum(
             length_of(step) * batched(inside.equation)
             for step in self.cone.steps
             if step.inner is not None
