@@ -157,13 +157,10 @@ class MomentPass:
         """How many multiplications its dot products with batch axes take, for one row."""
         if self.cone is None:
             return 0.0
-        every = sum(batched(step.equation) for step in self.cone.steps)
-        return 0.0 + every + sum(
-            length_of(step) * batched(inside.equation)
-            for step in self.cone.steps
-            if step.inner is not None
-            for inside in step.inner.steps
-        )
+        plain = (batched(step.equation) for step in self.cone.steps)
+        scans = ((length_of(step), step.inner) for step in self.cone.steps if step.inner is not None)
+        inside = (steps * batched(step.equation) for steps, body in scans for step in body.steps)
+        return float(sum(plain) + sum(inside))
 
     @property
     def coherently(self) -> bool:
