@@ -97,7 +97,7 @@ def traced(f: Function, shape: Sequence[int], dtype: Any, layout: str, out_layou
     Raises:
         LayoutError: it returns several arrays, or none that depends on the input.
     """
-    program = trace(f, jax.ShapeDtypeStruct(tuple(shape), dtype))
+    program = trace(f, jax.ShapeDtypeStruct(tuple(shape), jax.dtypes.canonicalize_dtype(dtype)))
     if len(program.outputs) != 1:
         raise LayoutError(
             f"Expected a function that returns one array, but it returns {len(program.outputs)}: select one, "

@@ -98,7 +98,8 @@ class Asked:
         """The shape of the output; nothing is computed for it."""
         if tuple(shape) in self.traces:
             return self.traces[tuple(shape)].output.shape
-        return tuple(jax.eval_shape(self.f, jax.ShapeDtypeStruct(tuple(shape), self.dtype)).shape)
+        spec = jax.ShapeDtypeStruct(tuple(shape), jax.dtypes.canonicalize_dtype(self.dtype))
+        return tuple(jax.eval_shape(self.f, spec).shape)
 
     def name(self, axis: int) -> str:
         """The letter of a spatial axis."""
