@@ -26,11 +26,8 @@ from erfjax.typing import Extent, Function
 
 SMALL = 512  # an axis that is not longer is looked at as it is; of a longer one, a piece that is cut like it
 GRIDS = (1, 2, 4, 8, 16, 32, 64)  # tried in turn where the walk gives no period (paths that differ at the border alone)
-LONGER = (
-    64 * math.lcm(*range(1, 8)),
-    math.lcm(*range(1, 9)),
-    64,
-)  # by which an axis is longer when its stride is asked for
+# By how much an axis is lengthened to find its stride: the first for which the function runs.
+LONGER = (64 * math.lcm(*range(1, 8)), math.lcm(*range(1, 9)), 64)
 MOST_STEPS = 4  # grid steps by which a window may grow beyond the halo until it is proved
 MOST_CORNERS = 9  # with more ways to lie to the borders of all axes together, each axis is proved by itself
 
