@@ -45,6 +45,12 @@ def lax_primitive(name: str) -> Primitive | None:
     return next((getattr(home, name) for home in (lax, primitives, lax.linalg) if hasattr(home, name)), None)
 
 
+def named(names: str) -> list[Primitive]:
+    """The primitives of `jax.lax` of these names, without "_p"; names that this JAX does not have are passed over."""
+    found = (lax_primitive(f"{name}_p") for name in names.split())
+    return [primitive for primitive in found if primitive is not None]
+
+
 @dataclasses.dataclass(frozen=True)
 class Body:
     """An open jaxpr and the constants that close it."""

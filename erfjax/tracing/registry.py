@@ -124,10 +124,8 @@ def extend(primitive: Any, **columns: Any) -> None:
 
 def row(names: str, rule: Rule) -> None:
     """Registers the same rule for several primitives of `jax.lax`; names that this JAX does not have are passed over."""
-    for name in names.split():
-        primitive = jx.lax_primitive(f"{name}_p")
-        if primitive is not None:
-            register(primitive, rule)
+    for primitive in jx.named(names):
+        register(primitive, rule)
 
 
 _ON_HOST: dict[Any, Callable[..., Any]] = {}
@@ -135,10 +133,8 @@ _ON_HOST: dict[Any, Callable[..., Any]] = {}
 
 def on_host(names: str, function: Callable[..., Any]) -> None:
     """Says how NumPy evaluates primitives of `jax.lax` on known operands: (parameters, *operands) -> the result."""
-    for name in names.split():
-        primitive = jx.lax_primitive(f"{name}_p")
-        if primitive is not None:
-            _ON_HOST[primitive] = function
+    for primitive in jx.named(names):
+        _ON_HOST[primitive] = function
 
 
 def host_function(primitive: Any) -> Callable[..., Any] | None:

@@ -156,12 +156,10 @@ def folds(names: str, fold: Fold | None, run: bool = False) -> None:
 
     None: the equation is run where no operand depends on the input, and tells nothing elsewhere. `run`: so is one with a fold.
     """
-    for name in names.split():
-        primitive = jx.lax_primitive(f"{name}_p")
-        if primitive is not None:
-            _FOLDS[primitive] = fold
-            if run or fold is None:
-                _RUN.add(primitive)
+    for primitive in jx.named(names):
+        _FOLDS[primitive] = fold
+        if run or fold is None:
+            _RUN.add(primitive)
 
 
 Relate = Callable[[Equation, "Facts"], Fact | None]

@@ -59,17 +59,9 @@ Sharpen = Callable[[Equation, int, Sequence[Seen | None], Facts], Sequence[Seen 
 _SHARPENED: dict[Any, Sharpen] = {}
 
 
-def _teach(table: dict[Any, Any], names: str, rule: Any) -> None:
-    """Notes a rule for the primitives of these names that this JAX has."""
-    for name in names.split():
-        primitive = jx.lax_primitive(f"{name}_p")
-        if primitive is not None:
-            table[primitive] = rule
-
-
 def sharpens(names: str, sharpen: Sharpen) -> None:
     """Teaches the walk to look past zeros at some primitives: (equation, result, views, facts) -> better views."""
-    _teach(_SHARPENED, names, sharpen)
+    _SHARPENED.update(dict.fromkeys(jx.named(names), sharpen))
 
 
 Apart = Callable[[Atom, Sequence[int]], bool]
@@ -114,7 +106,7 @@ _TRIMMED: dict[Any, Trim] = {}
 
 def trims(names: str, trim: Trim) -> None:
     """Teaches windows to leave out terms that are zero: (equation, boxes of the operands, facts) -> smaller boxes."""
-    _teach(_TRIMMED, names, trim)
+    _TRIMMED.update(dict.fromkeys(jx.named(names), trim))
 
 
 def trimmed(equation: Equation, boxes: Sequence[Box | None], facts: Facts | None) -> list[Box | None]:
