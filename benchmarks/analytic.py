@@ -29,7 +29,11 @@ SAMPLES = 400
 DRAWS = 6  # of weights, for a prediction
 CROPS = 64
 TRUNK = (
-    ((3, 3), 48, "random-signs"),
+    ((1, 2), 20, "random-signs"),
+    ((2, 2), 40, "random-signs"),
+    ((3, 3), 64, "random-signs"),
+    ((4, 3), 112, "random-signs"),
+    ((5, 3), 208, "random-signs"),
     ((3, 3), 48, "sum"),
     ((4, 3), 104, "sum"),
     ((5, 3), 208, "sum"),
@@ -137,6 +141,8 @@ def against_data(what: str, f: Callable[[Any], Any], x: Any, channels: str, exch
         "given": lambda: analytic(f, x, channels=channels),
     }
     candidates["given, one input"] = lambda: analytic(f, x[:1], channels=channels)
+    if channels == "random-signs":
+        candidates["shuffled gates"] = lambda: ej.empirical(f, x, channels=channels, gates="shuffled")
     if exchangeable:
         candidates["exchangeable"] = lambda: analytic(f, x, channels=channels, weights="exchangeable")
     row, fields = _timed(what, f"{len(x)} inputs of {x.shape[1]} px", candidates)

@@ -148,9 +148,10 @@ def analytic(
             "together" carries the covariance of every two positions, by the true Jacobian of what lies between random weights
             (attention, pooling, resizing, normalisation, gating, sums of branches): exact in the limit of width. With given
             weights it carries the covariance over positions and channels through the weights as they are, the gates of different
-            layers taken as independent: the closed form of a trained network, for small ones. Both need gates from data. With
-            exchangeable weights "auto" takes positions together where that is needed, possible and
-            affordable.
+            layers taken as independent: the closed form of a trained network, for small ones. By mean field it takes the gates of
+            pairs from the covariance of positions, for networks of random layers, linear operations (pooling by means, blur,
+            resizing, sums, concatenations) and elementwise functions. "auto" takes positions together, with exchangeable
+            weights, where that is needed, possible and affordable.
         key: with a key f is a function of (key, x) that draws its weights, `ej.redraw(f)` for one, and the result the mean of the
             closed forms of `samples` networks, each with its own weights and the gates that they open, the rows of x in turn. It
             varies less than the same number of measured gradients, and has error bars and intervals as they have; what it takes

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from erfjax.errors import MapError, SampleError
+from erfjax.errors import DataDependentError, MapError, SampleError
 from erfjax.measurement.cone import cone_of, read
 from erfjax.readings.options import Options
 from erfjax.readings.question import Question
@@ -26,6 +26,7 @@ from erfjax.tracing.second_moments import (
     coverage,
     given_weights,
     mean_field,
+    paired_states,
     random_weights,
     two_points,
 )
@@ -89,12 +90,19 @@ class MomentPass:
         sizes = {} if cone is None else random_weights.sizes(cone)
         if options.layerwise and cone is not None:
             _affordable(cone)
+        if options.positions == "together" and options.gates == "mean-field" and cone is not None:
+            paired_states.check(cls(question, options, cone, random, sizes).parts(cone))
         if options.positions != "auto":
             return cls(question, options, cone, random, sizes, unrolled=unrolled)
         each = dataclasses.replace(options, positions="apart")
         apart = cls(question, each, cone, random, sizes, unrolled=unrolled)
         if cone is None or not options.pairable or not closure.needed(cone, apart.survey()):
             return apart
+        if options.gates == "mean-field":
+            try:
+                paired_states.check(apart.parts(cone))
+            except DataDependentError:
+                return apart
         longest = max((length_of(step) for step in cone.steps if step.inner is not None), default=0)
         if longest:
             return dataclasses.replace(apart, notes=(LONG.format(longest),))
@@ -132,12 +140,15 @@ class MomentPass:
             channel=self.question.target.channel,
         )
         if options.positions == "together":
-            found = closure.survey(self.parts(self.cone), self.is_random(self.cone), found, summed=options.coherent)
+            parts = self.parts(self.cone)
+            found = closure.survey(parts, self.is_random(self.cone), found, summed=options.coherent)
+            if options.gates == "mean-field":
+                found = paired_states.survey(parts, found)
         else:
             found = dataclasses.replace(found, notes=(*found.notes, *self.notes))
         kinds = {kind_of(step.equation) for step in self.cone.every if passes(step)}
         gated = {Kind.GATE, Kind.EXCLUSIVE} & kinds or any(isinstance(kind, Choice) for kind in kinds)
-        if options.pairable and self.random and gated:
+        if options.pairable and options.gates == "data" and self.random and gated:
             return dataclasses.replace(found, notes=(*found.notes, GIVEN_GATES))
         return found
 
@@ -150,7 +161,8 @@ class MomentPass:
         source, target = self.question.source, self.question.target
         inputs = [a for a in range(len(self.question.spec.shape)) if a not in (*source.spatial, source.batch)]
         signed = [] if self.options.coherent or target.channel is None else [target.channel]
-        return partition(cone, self.is_random(cone), inputs, signed)
+        bends = paired_states.cuts(cone) if self.options.gates == "mean-field" else ()
+        return partition(cone, self.is_random(cone), inputs, signed, bends)
 
     @property
     def batched(self) -> float:
@@ -171,9 +183,9 @@ class MomentPass:
     @property
     def risky(self) -> bool:
         """Whether there is a quicker way than `careful`, that does not always go well: without searching for exponents."""
-        if self.options.positions == "together":
-            return False
-        return self.options.gates == "data" or jax.default_backend() == "cpu"
+        if self.options.gates == "data":
+            return self.options.positions != "together"
+        return jax.default_backend() == "cpu"
 
     def quickly(self) -> contextlib.AbstractContextManager[None]:
         """How the quick way is traced and run: mean field, which has one sample, in double precision."""
@@ -250,12 +262,16 @@ class MomentPass:
         """The same with the covariance of two positions."""
         (output,), (box,) = cone.wanted, cone.wanted.values()
         assert isinstance(output, Var)  # a cone is of something that depends on the input
-        parts, values = self.parts(cone), cone.values(*self.windows(cone, leaves))
-        at = frame(parts, output)
+        parts = self.parts(cone)
+        at, gates = frame(parts, output), {}
+        if self.options.gates == "data":
+            values = cone.values(*self.windows(cone, leaves))
+        else:
+            values, gates = paired_states.still(cone), paired_states.gates(parts, self.ordered(leaves)[0], weigh)
 
         def one(place: Any) -> Scaled:
-            sent = at.split(self.cotangent(at.shape, output.dtype, place))
-            return two_points.squares(parts, values, weigh, sent @ sent.T / at.channels)
+            sent = at.split(self.cotangent(at.shape, precision(cone), place))
+            return two_points.squares(parts, values, weigh, sent @ sent.T / at.channels, gates)
 
         return lax.map(one, jnp.asarray(self.places(box)))
 

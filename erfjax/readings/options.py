@@ -56,7 +56,7 @@ class Options:
     @property
     def pairable(self) -> bool:
         """Whether positions can be taken together."""
-        return self.power == 2 and self.gates == "data" and self.weights == "exchangeable"
+        return self.power == 2 and self.weights == "exchangeable"
 
     def check(self) -> None:
         """Refuses an option that does not exist.
@@ -71,8 +71,11 @@ class Options:
                     f"`{name}` must be one of {', '.join(map(repr, allowed))}, but got {getattr(self, name)!r}"
                     + (remedy if name == "statistic" else ".")
                 )
-        if self.positions == "together" and not (self.power == 2 and self.gates == "data"):
+        if self.positions == "together" and self.power != 2:
             raise SampleError(
-                'positions="together" needs statistic="square" or "rms" and gates="data", but got '
-                f'statistic={self.statistic!r}, gates={self.gates!r}: use positions="apart".'
+                f'positions="together" needs statistic="square" or "rms", but got {self.statistic!r}: use positions="apart".'
+            )
+        if self.layerwise and self.gates == "mean-field":
+            raise SampleError(
+                'positions="together" by mean field takes weights as draws, but got weights="given": use weights="exchangeable".'
             )

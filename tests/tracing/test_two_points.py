@@ -334,7 +334,9 @@ def test_positions_are_taken_together_only_where_that_is_needed_and_possible():
     assert taken(pooled)[0] == "together"
     assert taken(pooled, weights="given")[0] == "apart"
     with pytest.raises(ej.errors.SampleError, match="together"):
-        taken(pooled, gates="mean-field", positions="together")
+        taken(pooled, statistic="mean", positions="together")
+    with pytest.raises(ej.errors.SampleError, match="exchangeable"):
+        taken(pooled, gates="mean-field", weights="given", positions="together")
 
 
 def test_what_costs_too_much_is_taken_apart_and_said(monkeypatch):

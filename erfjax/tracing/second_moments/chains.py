@@ -99,7 +99,7 @@ def expectations(
     def narrow(part: Scaled) -> Scaled:
         return part.linear(lambda a: cut(a, held, box))
 
-    lines = _lines(chain)
+    lines = two_lines(chain)
     if lines is not None:
         first, spread, gate = _bent(lines, mean, variance, power)
         return narrow(first), narrow(spread), narrow(gate)
@@ -113,14 +113,14 @@ def expectations(
 
     def terms(z: Any, weight: Any) -> tuple[Any, Any, Any]:
         weight = cut(weight, held, box)
-        parts = zip(_both(cone, chain, z), (value_unit, slope_unit), strict=True)
+        parts = zip(value_and_slope(cone, chain, z), (value_unit, slope_unit), strict=True)
         value, slope = (Scaled(part, 0).at(unit) for part, unit in parts)
         return weight * value, weight * value**2, weight * slope**power
 
     zero = jnp.zeros(lengths(box), dtype)
-    first, second, gate = gaussian_integrals.integrals(terms, (zero,) * 3, _ends(chain), centre, sigma)
+    first, second, gate = gaussian_integrals.integrals(terms, (zero,) * 3, panel_ends(chain), centre, sigma)
     spread = Scaled.of(jnp.maximum(second - first**2, 0), 2 * value_unit) * share.power(2)
-    at_centre = Scaled.of(_both(cone, chain, centre)[0])
+    at_centre = Scaled.of(value_and_slope(cone, chain, centre)[0])
     moved = (Scaled.of(first, value_unit) - at_centre) * share
     return at_centre + moved, spread, Scaled.of(gate, power * slope_unit)
 
@@ -173,7 +173,7 @@ def _units(cone: Cone, chain: Chain, centre: Any, sigma: Any) -> tuple[Any, Any]
     """The exponents of the greatest φ and φ' near the centre, so that no square under- or overflows."""
 
     def greatest(most: tuple[Any, Any], at: Any) -> tuple[tuple[Any, Any], None]:
-        value, slope = (jnp.max(jnp.abs(part)) for part in _both(cone, chain, centre + at * sigma))
+        value, slope = (jnp.max(jnp.abs(part)) for part in value_and_slope(cone, chain, centre + at * sigma))
         return (jnp.maximum(most[0], value), jnp.maximum(most[1], slope)), None
 
     zero = jnp.zeros((), sigma.dtype)
@@ -183,7 +183,7 @@ def _units(cone: Cone, chain: Chain, centre: Any, sigma: Any) -> tuple[Any, Any]
     return value, slope
 
 
-def _both(cone: Cone, chain: Chain, z: Any) -> tuple[Any, Any]:
+def value_and_slope(cone: Cone, chain: Chain, z: Any) -> tuple[Any, Any]:
     """φ and φ' on the box of the chain's result."""
     held, box = cone.boxes[chain.base], chain.steps[-1].box
     value, pull = jax.vjp(lambda a: run(cone, chain, a), z)
@@ -207,7 +207,7 @@ def at_mean(
 ) -> tuple[Scaled, Scaled, Scaled]:
     """The same where the base hardly varies: φ and φ' at its mean."""
     held, box = cone.boxes[chain.base], chain.steps[-1].box
-    parts = _both(cone, chain, jnp.zeros_like(variance.digits) if mean is None else mean.restored())
+    parts = value_and_slope(cone, chain, jnp.zeros_like(variance.digits) if mean is None else mean.restored())
     value, slope = map(Scaled.of, parts)
     return value, slope.power(2) * variance.linear(lambda a: cut(a, held, box)), slope.power(power)
 
@@ -239,19 +239,19 @@ def affine(chain: Chain) -> bool:
 def shifts(chain: Chain) -> list[Known] | None:
     """What is added to the base before two straight lines through 0 act on it; None if φ is anything but that."""
     before, rest = straightened(chain)
-    if _lines(rest) is None:
+    if two_lines(rest) is None:
         return None
     added = [step for step in before if registry.lookup(step.equation).moment is Kind.LINEAR]
     return [atom for step in added for atom in step.equation.inputs if isinstance(atom, Known)]
 
 
-def _lines(chain: Chain) -> tuple[float, float] | None:
+def two_lines(chain: Chain) -> tuple[float, float] | None:
     """The slopes of φ left and right of 0 if it is two straight lines through 0; None if it is anything else."""
     phi = _scalar(chain) if chain.steps else None
     return None if phi is None else _once("slopes", chain, lambda: two_slopes(phi))
 
 
-def _ends(chain: Chain) -> np.ndarray:
+def panel_ends(chain: Chain) -> np.ndarray:
     """Ends of panels that resolve φ, if it is one function of one number."""
     phi = _scalar(chain)
     if phi is None:

@@ -14,7 +14,7 @@ import numpy as np
 from erfjax.tracing.program.equations import Atom, Var
 from erfjax.tracing.registry import lengths
 from erfjax.tracing.rules.contraction import channel_axes
-from erfjax.tracing.second_moments.coverage import SHARED, WIDE, Survey, place
+from erfjax.tracing.second_moments.coverage import NORMAL, SHARED, WIDE, Survey, place
 from erfjax.tracing.second_moments.downstream import nonlinear_downstream
 from erfjax.tracing.second_moments.kinds import Choice, Kind
 from erfjax.tracing.second_moments.passages import passage
@@ -48,7 +48,8 @@ COHERENT = "the gradient of summed channels goes with what the weights before th
 def needed(cone: Cone, apart: Survey) -> bool:
     """Whether positions apart are not enough: the survey has reasons, or the data choose entries by size (a maximum, a sort)."""
     numbers = [step for step in cone.every if jnp.issubdtype(step.output.dtype, jnp.inexact)]
-    return bool(apart.reasons) or any(isinstance(kind_of(step.equation), Choice) for step in numbers)
+    reasons = [reason for reason in apart.reasons if not reason.startswith(NORMAL)]
+    return bool(reasons) or any(isinstance(kind_of(step.equation), Choice) for step in numbers)
 
 
 def price(parts: Partition) -> tuple[float, float]:

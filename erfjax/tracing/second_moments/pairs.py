@@ -133,6 +133,12 @@ def through_segment(
     return found
 
 
+def through_gate(parts: Partition, segment: Segment, start: Var, covariance: Any, gate: Any) -> Any:
+    """K ∘ Γ, or its diagonal, for a segment that is one elementwise function with a known Γ."""
+    gate = gate if covariance.ndim == 2 else jnp.diagonal(gate)
+    return passage(parts, segment, start).placed(covariance * gate)
+
+
 def _gated(segment: Segment, ways: list[Passage], sent: Sent, covariance: Any) -> list[Any]:
     """K ∘ Γ, for positions that are aligned."""
 
@@ -211,15 +217,9 @@ def _sender(parts: Partition, segment: Segment, starts: Iterable[Var], values: M
     """What arrives at starts, (positions, channels) each, of what the end sends: (positions, channels), or broadcast to that."""
     starts = list(starts)
     end, frames = frame(parts, segment.end), [frame(parts, start) for start in starts]
-
-    def forwards(arrays: list[Any]) -> Any:
-        held: dict[Atom, Any] = {**values}
-        held.update(zip(starts, arrays, strict=True))
-        for step in segment.steps:
-            held[step.output] = step.apply(parts.cone.operands(step, held))
-        return held[segment.end]
-
-    value, pull = jax.vjp(forwards, [values[start] for start in starts])
+    value, pull = jax.vjp(
+        lambda arrays: run(parts, segment, starts, arrays, values), [values[start] for start in starts]
+    )
 
     def sent(matrix: Any) -> list[Any]:
         whole = jnp.broadcast_to(matrix, (end.positions, end.channels)).astype(value.dtype)
@@ -227,3 +227,14 @@ def _sender(parts: Partition, segment: Segment, starts: Iterable[Var], values: M
         return [into.split(array).astype(matrix.dtype) for into, array in zip(frames, arrived, strict=True)]
 
     return sent
+
+
+def run(
+    parts: Partition, segment: Segment, starts: Iterable[Var], arrays: Iterable[Any], values: Mapping[Atom, Any]
+) -> Any:
+    """The end of a segment for these arrays at starts, everything else as it is."""
+    held: dict[Atom, Any] = {**values}
+    held.update(zip(starts, arrays, strict=True))
+    for step in segment.steps:
+        held[step.output] = step.apply(parts.cone.operands(step, held))
+    return held[segment.end]

@@ -98,6 +98,7 @@ class Partition:
         segments: the array at which a segment ends -> the segment.
         even: for every array at an end of a segment, its even axes.
         order: these arrays, from the unit to the input.
+        ends: the arrays that a random contraction or the unit reads.
     """
 
     cone: Cone
@@ -105,6 +106,7 @@ class Partition:
     segments: Mapping[Var, Segment]
     even: Mapping[Var, frozenset[int]]
     order: tuple[Var, ...]
+    ends: tuple[Var, ...]
 
     def paired(self, atom: Var) -> tuple[int, ...]:
         """The axes of an array over whose pairs of positions its covariance runs."""
@@ -115,8 +117,23 @@ class Partition:
         box = lengths(self.cone.boxes[atom])
         return int(np.prod([box[a] for a in self.paired(atom)], dtype=np.int64))
 
+    def parted(self) -> Var | None:
+        """An array that two ways over other cuts lead to from one end, so that the walk loses how these go together."""
+        for end in self.ends:
+            ways = {end: 1}
+            for atom in self.order:
+                if atom in ways and atom in self.segments:
+                    for start in self.segments[atom].links:
+                        ways[start] = ways.get(start, 0) + ways[atom]
+            for atom, count in ways.items():
+                if count > 1:
+                    return atom
+        return None
 
-def partition(cone: Cone, drawn: Drawn, channels: Iterable[int], unit_channels: Iterable[int]) -> Partition:
+
+def partition(
+    cone: Cone, drawn: Drawn, channels: Iterable[int], unit_channels: Iterable[int], also: Iterable[Atom] = ()
+) -> Partition:
     """Cuts a cone into segments.
 
     Args:
@@ -124,6 +141,7 @@ def partition(cone: Cone, drawn: Drawn, channels: Iterable[int], unit_channels: 
         drawn: (equation, operand) -> whether a known operand of a contraction is random.
         channels: the even axes of the input (the first, if there are several).
         unit_channels: those of the output: channels that are given random signs.
+        also: arrays at which segments are cut once more, which may lose something (see `Partition.parted`).
     """
     source, (output,) = cone.block.inputs[0], cone.wanted
     assert isinstance(source, Var)
@@ -150,13 +168,25 @@ def partition(cone: Cone, drawn: Drawn, channels: Iterable[int], unit_channels: 
         if atom not in even:
             even[atom] = axes & cuts.get(atom, axes)
     even.update({atom: axes for atom, axes in cuts.items() if atom not in even})
-    inner = starts.keys() | cuts.keys()
-    segments = {}
-    for atom in (*ends, *cuts):
+    more = sorted((a for a in also if isinstance(a, Var) and a in live and a not in starts), key=graph.at)
+    inner = {*starts, *cuts, *more}
+    segments: dict[Var, Segment] = {}
+    for atom in (*more, *ends, *cuts):
         if atom not in starts and atom not in segments:
             segments[atom] = graph.segment(atom, inner)
+        if atom not in even:
+            even[atom] = _evenly(segments[atom], even)
     order = sorted(even, key=graph.at, reverse=True)
-    return Partition(cone, draws, segments, even, tuple(order))
+    return Partition(cone, draws, segments, even, tuple(order), tuple(ends))
+
+
+def _evenly(segment: Segment, even: Mapping[Var, frozenset[int]]) -> frozenset[int]:
+    """The axes of a segment's end along which it is as even as its starts."""
+    each = [
+        {a for a, link in enumerate(links) if link is not None and link.part == "whole" and link.axis in even[start]}
+        for start, links in segment.links.items()
+    ]
+    return frozenset(set.intersection(*each)) if each else frozenset()
 
 
 def _draw(step: Step, drawn: Drawn) -> Draw | None:

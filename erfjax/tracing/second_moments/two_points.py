@@ -17,13 +17,15 @@ import jax.numpy as jnp
 from erfjax.tracing.program.equations import Atom, Var
 from erfjax.tracing.registry import lengths
 from erfjax.tracing.second_moments.activity import Weigh
-from erfjax.tracing.second_moments.pairs import squares_through, through_draw, through_segment
+from erfjax.tracing.second_moments.pairs import squares_through, through_draw, through_gate, through_segment
 from erfjax.tracing.second_moments.passages import frame, passage
 from erfjax.tracing.second_moments.scaled import Scaled
 from erfjax.tracing.second_moments.segments import Partition
 
 
-def squares(parts: Partition, values: Mapping[Atom, Any], weigh: Weigh, unit: Any) -> Scaled:
+def squares(
+    parts: Partition, values: Mapping[Atom, Any], weigh: Weigh, unit: Any, gates: Mapping[Var, Any] | None = None
+) -> Scaled:
     """E g² on the window of the input.
 
     Args:
@@ -31,6 +33,7 @@ def squares(parts: Partition, values: Mapping[Atom, Any], weigh: Weigh, unit: An
         values: every variable on its box.
         weigh: how the squares of random weights are read.
         unit: the covariance at the output: (positions, positions) of its box.
+        gates: E φ'(z_p) φ'(z_p') at the ends of segments that are one elementwise function, where data do not say.
 
     Formula: the rules of `pairs`, from the unit to the input; the map is the diagonal there.
     """
@@ -39,7 +42,7 @@ def squares(parts: Partition, values: Mapping[Atom, Any], weigh: Weigh, unit: An
     assert isinstance(output, Var)
     held: dict[Var, Scaled] = {output: Scaled.of(unit)}
     total = Scaled.of(jnp.zeros(lengths(parts.cone.windows[0]), unit.dtype))
-    diagonal, into = variances_only(parts), frame(parts, source)
+    diagonal, into, gates = variances_only(parts), frame(parts, source), gates or {}
 
     def add(atom: Var, covariance: Scaled) -> None:
         if atom in diagonal and covariance.digits.ndim == 2:
@@ -57,6 +60,10 @@ def squares(parts: Partition, values: Mapping[Atom, Any], weigh: Weigh, unit: An
             total = total + Scaled(into.join(whole), covariance.exponent)
         else:
             segment, digits, exponent = parts.segments[atom], covariance.digits, covariance.exponent
+            if atom in gates:
+                (start,) = segment.links
+                add(start, Scaled.of(through_gate(parts, segment, start, digits, gates[atom]), exponent))
+                continue
             if source in segment.links:
                 total = total + Scaled.of(squares_through(parts, segment, source, digits, values), exponent)
             inner = [start for start in segment.links if start is not source]
