@@ -92,7 +92,7 @@ def by_quadrature(phi):
 
 @pytest.mark.parametrize("phi", [jnp.tanh, jax.nn.gelu])
 def test_smooth_gates_of_pairs_are_those_of_a_quadrature(phi):
-    kernels = [weights(i, 3, 4, 4) for i in range(3)]
+    kernels = [weights(i, 3, *shape) for i, shape in enumerate([(4, 6), (6, 5), (5, 3)])]
     field = ej.analytic(network(phi, kernels), SPEC, unit=4, **MEAN_FIELD)
     assert field.metadata["positions"] == "together"
     assert field.coverage == "exact"
@@ -197,3 +197,21 @@ def test_channels_that_are_summed_behind_a_linear_end():
     for channels in ("sum", "random-signs"):
         plain, scaled = (ej.analytic(h, SPEC, **{**options, "channels": channels}) for h in (f, lambda x: f(x) / 1.5))
         np.testing.assert_allclose(scaled.map * 1.5**2, plain.map, rtol=1e-5)
+
+
+def test_channels_that_are_joined_are_those_of_two_kernels_added():
+    """Signs, so that parts of a kernel have the same mean square as the whole."""
+    first, second, w = (jnp.sign(weights(i, 3, *shape)) / 4 for i, shape in enumerate([(4, 6), (4, 2), (8, 5)]))
+
+    def joined(x):
+        return conv(blurred(jnp.concatenate([jnp.tanh(conv(x, first)), jax.nn.gelu(conv(x, second))], -1)), w)
+
+    def added(x):
+        one = conv(blurred(jnp.tanh(conv(x, first))), w[:, :6])
+        return one + conv(blurred(jax.nn.gelu(conv(x, second))), w[:, 6:])
+
+    behind = jnp.sign(weights(3, 3, 5, 3)) / 2
+    for end in (lambda y: y, lambda y: conv(blurred(jax.nn.relu(y)), behind)):
+        one, two = (ej.analytic(lambda x, f=f, end=end: end(f(x)), SPEC, **MEAN_FIELD) for f in (joined, added))
+        assert one.metadata["positions"] == two.metadata["positions"] == "together"
+        np.testing.assert_allclose(one.map, two.map, rtol=1e-6)
