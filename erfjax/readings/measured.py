@@ -33,7 +33,6 @@ from erfjax.readings.question import Question, reversible
 from erfjax.readings.theoretical import fields_of
 from erfjax.tracing.second_moments.layerwise import contractions, fixed, layers, live
 from erfjax.typing import Averages, Function, Given, Number, Statistic
-from erfjax.uncertainty.diagnostics import diagnose
 
 LEVEL, NORMAL = 0.95, 1.959964  # of the interval that ends a run with a target, and its standard errors if normal
 
@@ -277,24 +276,22 @@ def _fields(
         field, error = reduction.finish(mean[i], None if stderr is None else stderr[i], settings.statistic)
         silent = () if field.any() else ("every gradient is zero: the unit is dead, or does not depend on the input",)
         unknown = (theory,) if isinstance(theory, str) else ()
-        record = records[i]
-        result.append(
-            EffectiveField(
-                map=probe.embed(field),
-                stderr=None if error is None else probe.embed(error),
-                statistic=settings.statistic,
-                samples=moments.count,
-                unit=unit,
-                theoretical=None if isinstance(theory, str) else theory,
-                coverage="approximate" if settings.variance == drawn.CLOSED else "measured",
-                notes=(*notes, *silent, *unknown, *(() if silent else diagnose(record).notes)),
-                batches=None if batches is None else probe.embed(batches[:, i]),
-                metadata=dict(metadata),
-                channels=metadata["channels"],
-                averages=averages,
-                record=record,
-            )
+        found = EffectiveField(
+            map=probe.embed(field),
+            stderr=None if error is None else probe.embed(error),
+            statistic=settings.statistic,
+            samples=moments.count,
+            unit=unit,
+            theoretical=None if isinstance(theory, str) else theory,
+            coverage="approximate" if settings.variance == drawn.CLOSED else "measured",
+            notes=(*notes, *silent, *unknown),
+            batches=None if batches is None else probe.embed(batches[:, i]),
+            metadata=dict(metadata),
+            channels=metadata["channels"],
+            averages=averages,
+            record=records[i],
         )
+        result.append(found if silent else dataclasses.replace(found, notes=(*found.notes, *found.diagnostics().notes)))
     return tuple(result)
 
 
