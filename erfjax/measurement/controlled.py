@@ -14,7 +14,7 @@ import numpy as np
 from erfjax.errors import SampleError
 from erfjax.measurement import jacobian
 from erfjax.measurement.accumulate import Accumulator
-from erfjax.measurement.cone import Traced, cone_of, read
+from erfjax.measurement.cone import Traced, cone_of, read, windows_of
 from erfjax.measurement.probe import Probe
 from erfjax.tracing.positions.index_sets import Box, Points
 from erfjax.tracing.second_moments import mirrored
@@ -102,8 +102,7 @@ def _constants(traced: Traced, found: mirrored.Drawn) -> list[np.ndarray]:
         )
         assert cone is not None
         cone.settled()
-        ordered = [leaves[traced.main], *(leaf for i, leaf in enumerate(leaves) if i != traced.main)]
-        return mirrored.halves(cone, [read(*pair) for pair in zip(ordered, cone.windows, strict=True)], found)
+        return mirrored.halves(cone, windows_of(traced, cone, leaves), found)
 
     draws = jax.random.split(jax.random.key(0x5161), REFERENCES)
     means = jax.jit(lambda draws: [part.mean(0) for part in jax.lax.map(halves, draws)])(draws)
@@ -143,5 +142,4 @@ def controlled(
         rows = moments.record(units + i).column("total")
         records[i] = regression.controlled_record(records[i], rows, found, moments.references[i], count)
         gains.append(found.gain)
-    said = f"the control is worth {min(gains):.2g} times as many samples for the total"
-    return means, errors, parts, records, said
+    return means, errors, parts, records, regression.worth(min(gains))

@@ -12,14 +12,15 @@ import numpy as np
 from erfjax.errors import SampleError
 from erfjax.fields import EffectiveField
 from erfjax.measurement import reduction
+from erfjax.measurement.designs import Noise
 from erfjax.measurement.inputs import Source, open_source
 from erfjax.readings.drawn import CLOSED
 from erfjax.readings.measured import Settings, measured
 from erfjax.readings.question import Question, Questions, ask, of_image, require_floating
 from erfjax.typing import ArrayLike, Channels, Function, Given, Statistic, Tree, Unit
 
-Inputs = ArrayLike | Iterable[Any] | Callable[..., Any]
-"""Rows of samples: an array, a tuple or dict of arrays, an iterable of these, or a function of a random key."""
+Inputs = ArrayLike | Iterable[Any] | Callable[..., Any] | Noise
+"""Rows of samples: an array, a tuple or dict of arrays, an iterable of these, a function of a random key, or a `Noise`."""
 
 
 @overload
@@ -123,7 +124,8 @@ def empirical(
         inputs: an array of rows (along N, or along a leading axis if the layout has no N), or an iterable of rows or
             batches for data that does not fit into memory. A tuple or dict of arrays is the input of a function of several
             arrays: each with space in turn is asked about, the others held as they are in that sample. With a key the rows
-            of an array are reused in turn, and a function key -> x (one sample, traceable by JAX) may be given instead.
+            of an array are reused in turn, and a function key -> x (one sample, traceable by JAX) may be given instead;
+            `ej.Noise` has antithetic and quasi-random sets of noise images.
         key: the random key of all samples.
         samples: how many samples; by default every row once. It may be left out if there is a target. (draws, inputs) draws the
             weights so many times and measures each draw on so many inputs: intervals and errors then have the degrees of freedom
@@ -192,10 +194,11 @@ def empirical(
         raise SampleError('gates="shuffled" is for the units of one network: give units, not "all", and no key.')
     _check_variance(variance, key, chosen, every or gates == "shuffled")
     samples = _nested(samples, key) if isinstance(samples, tuple | list) else samples
+    per_draw = samples[1] if isinstance(samples, tuple) else 1
     tied = tied if isinstance(tied, int | np.integer) else tuple(tied)
 
     def opened(layout: Any) -> tuple[Source, Questions, Any]:
-        source = open_source(first, key, layout)
+        source = open_source(first, key, layout, per_draw)
         require_floating(source.spec, source.layouts)
         one = None if every else unit
         return source, ask(f, source.spec, source.layouts, key=key, unit=one, out_layout=out_layout), layout
@@ -209,7 +212,7 @@ def empirical(
     sources = iter([source])  # the first question takes the source that is open, the others open their own
 
     def answer(question: Question) -> tuple[EffectiveField, ...]:
-        rows = next(sources, None) or open_source(again, key, layout)
+        rows = next(sources, None) or open_source(again, key, layout, per_draw)
         path = None if checkpoint is None else _numbered(checkpoint, asked.each.index(question))
         return measured(f, question, rows, settings, path)
 

@@ -120,7 +120,10 @@ def measured(
     if not state.done:
         source.resume(state.position, state.digest)
         skip = settings.nonfinite == "skip"
-        state = Run(engine, source, base, degree, count, reached, skip, save, settings.progress, state).finish()
+        controls = len(question.units) if settings.variance == "control" else 0
+        state = Run(
+            engine, source, base, degree, count, reached, skip, save, settings.progress, state, controls
+        ).finish()
     if not state.accumulator.count:
         raise SampleError(f"None of the {state.position} samples is finite: look at the weights and the inputs.")
     if target is not None and not reached(state.accumulator):

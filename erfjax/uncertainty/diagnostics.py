@@ -5,6 +5,7 @@ standard deviation s and is about normal, the standard error of the mean total i
 `LARGEST_ERROR` the sample has most likely not met the values that carry the mean. It is known well from few samples. The
 *tail*: Pareto k̂ of the largest values (see `pareto`), which needs more of them. Both are asked of the total and of single
 pixels, the tail also of the influences of samples on σ and on a share (see `influence`): these may be heavy where totals are not.
+That of single pixels is seen best, in all of them at once.
 """
 
 import dataclasses
@@ -21,9 +22,11 @@ from erfjax.uncertainty.influence import influences
 from erfjax.uncertainty.records import Record, samples_per_unit
 
 LARGEST_ERROR = 0.35  # relative standard error that the spread may imply
-ENOUGH = 200  # samples from which on k̂ of the total is held to what a mean of so many allows
+PIXEL_ERROR = 0.5  # the same of single pixels, where few samples tell no tail
 JUDGED = 10  # samples at least, from fewer nothing is known of their law
-TAILED = 25  # samples from which on there is k̂; of fewer the spread of all pixels that make σ has to do
+TAILED = 25  # samples from which on the tail of single pixels is known well enough to do without their spread
+ENOUGH = 200  # samples from which on the k̂ of one number per sample is known well enough to be held to a limit
+PIXELS = 0.6  # largest k̂ of single pixels: from 1/2 on they have no variance, and those of a sample go together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Tail:
     Attributes:
         name: of the number.
         k: Pareto k̂ of its largest values; NaN from fewer than 25 samples.
-        limit: the largest k̂ with which its mean is trusted.
+        limit: the largest k̂ with which its mean is trusted; NaN where so few samples do not tell.
         needed: samples that this tail needs before its mean can be trusted.
         largest: the share of the largest sample in the sum.
         effective: how many independent samples (draws, where samples share them) the sequence is worth.
@@ -56,9 +59,8 @@ class Diagnostics(summary.Shown):
         spread: standard deviation of log total over samples, or its upper semideviation if that is less (totals near zero
             say nothing of the mean); 0 where totals have both signs.
         dead: the share of samples whose gradient is zero everywhere.
-        tails: of the total, of the reference pixel, and of the influences on σ and on the share of that pixel.
-        pixel_spread: upper semideviation of the logarithm of the reference pixel; from few samples that of the pixels that make
-            σ if it is larger.
+        tails: of the total, of the reference pixel, of the influences on σ and on the share of that pixel, and of single pixels.
+        pixel_spread: upper semideviation of the logarithms of the pixels that make σ, in the weighted mean.
         alike: whether all samples are the same map, up to rounding.
         per_draw: how many samples share a draw of the weights.
         split: the variances of a sample's total that weights and inputs make, where samples share draws.
@@ -84,7 +86,7 @@ class Diagnostics(summary.Shown):
     def needed(self) -> float:
         """How many samples would do, by the spreads and, where they can be told, by the tails."""
         by_tail = max((tail.needed for tail in self._heavy), default=0.0)
-        return max(self._by_spread(max(self.spread, self.pixel_spread)), by_tail, float(JUDGED * self.per_draw))
+        return max(self._by_total, self._by_pixels, by_tail, float(JUDGED * self.per_draw))
 
     @property
     def trusted(self) -> bool:
@@ -138,20 +140,27 @@ class Diagnostics(summary.Shown):
         """Why the error bars are not to be trusted, and what helps."""
         if not self._judged:
             return self._few
-        largest = max(self.spread, self.pixel_spread)
-        if self._heavy and self.needed > self._by_spread(largest):
+        if self._heavy and self.needed > max(self._by_total, self._by_pixels):
             names = " and ".join(f"{tail.name} ({tail.k:.2f}, trusted to {tail.limit:.2f})" for tail in self._heavy)
             why = f"few samples carry the mean, by Pareto k̂ of {names}"
         else:
-            where = "in total" if self.spread >= self.pixel_spread else "in single pixels"
-            factor = f"{math.exp(min(largest, 700)):.3g}"
+            total = self._by_total >= self._by_pixels
+            where, spread = ("in total", self.spread) if total else ("in single pixels", self.pixel_spread)
+            factor = f"{math.exp(min(spread, 700)):.3g}"
             why = f"samples differ by a factor of {factor} {where} (one standard deviation), so few large ones carry the mean"
         remedy = '; statistic="share" has no such tail' if self.spread > 1e-3 else ""
         return f"{why}; {self._would_do}{remedy}"
 
-    def _by_spread(self, spread: float) -> float:
-        """How many samples make the relative standard error that a spread implies small enough."""
-        return self.per_draw * math.expm1(min(spread**2, 700)) / LARGEST_ERROR**2
+    @property
+    def _by_total(self) -> float:
+        """How many samples make the relative standard error that the spread of totals implies small enough."""
+        return self.per_draw * math.expm1(min(self.spread**2, 700)) / LARGEST_ERROR**2
+
+    @property
+    def _by_pixels(self) -> float:
+        """The same of single pixels; nothing where there are samples enough to see their tail."""
+        few = self.samples // self.per_draw < TAILED
+        return self.per_draw * math.expm1(min(self.pixel_spread**2, 700)) / PIXEL_ERROR**2 if few else 0.0
 
     def table(self) -> summary.Table:
         """One row per number of a sample; the verdict as a note."""
@@ -210,7 +219,7 @@ def diagnose(
             "Diagnostics are about samples, but this field keeps none: it is a closed form, or was put together."
         )
     count, singles = record.count, record.per_row == record.per_draw
-    limit = pareto.largest_shape(count) if count >= ENOUGH else pareto.LARGEST_SHAPE
+    limit = pareto.largest_shape(count) if count >= ENOUGH else math.nan
     tails = []
     for name, column, largest in zip(("total", "reference pixel"), ("total", "reference"), record.largest, strict=True):
         values = np.abs(record.column(column))
@@ -218,24 +227,26 @@ def diagnose(
         tails.append(
             _tail(name, largest, count, limit, whole, count / record.per_draw / correlation_time(values), count)
         )
-        limit = pareto.LARGEST_SHAPE
+        limit = pareto.LARGEST_SHAPE if count >= ENOUGH else math.nan
     spread = math.sqrt(record.log_moments[1])
     if singles:
         spread = min(spread, resampling.spread(record.column("total")))
     if record.column("total").min() < 0:  # of values of both signs no few large ones carry the mean
         spread = 0.0
-    pixels = resampling.spread(record.column("reference")) if singles and record.column("reference").min() >= 0 else 0.0
-    alike = False
+    pixels, alike = 0.0, False
     if maps is not None and len(maps) > 1:
         found = influences(maps, at, root)
-        alike = found.alike
-        if len(maps) < TAILED and maps.min() >= 0:
-            pixels = max(pixels, found.spread)
+        alike, pixels = found.alike, found.spread if maps.min() >= 0 else 0.0
         per_map = samples_per_unit(count, len(maps), record.per_draw) / record.per_draw
         for name, values in found.values.items():
             sizes = np.abs(values)
             effective = len(maps) * per_map / correlation_time(values)
-            tails.append(_tail(name, sizes, len(maps), pareto.LARGEST_SHAPE, float(sizes.sum()), effective, count))
+            limit = pareto.LARGEST_SHAPE if len(maps) >= ENOUGH else math.nan
+            tails.append(_tail(name, sizes, len(maps), limit, float(sizes.sum()), effective, count))
+        sizes = found.pixels
+        tails.append(
+            _tail("single pixels", sizes, len(sizes), PIXELS, float(sizes.sum()), count / record.per_draw, count)
+        )
     dead = float(record.column("dead").mean())
     return Diagnostics(count, spread, dead, tuple(tails), pixels, alike, record.per_draw, record.split)
 

@@ -1,4 +1,4 @@
-"""How much every sample moves what is read off the mean map: its influence on σ and on the share of a pixel.
+"""How much every sample moves what is read off the mean map: its influence on σ and on the share of a pixel; and single pixels.
 
 A total may be tame where a size is not: in a network whose tokens are amplified one by one the heavy tail is in single pixels.
 So tails are also fitted to the influences, the first-order terms of the delta method, whose sum is zero and whose scatter makes
@@ -13,7 +13,7 @@ from jaxtyping import Float
 from erfjax.uncertainty.resampling import spreads
 
 ROUNDING = 1e-5  # of what the pixels move: influences below are rounding of float32
-MOST_PIXELS = 256  # that make σ, whose spread is looked at
+MOST_PIXELS = 256  # that make σ, whose spread and tail are looked at
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -22,12 +22,14 @@ class Influences:
 
     Attributes:
         values: by number, one influence per sample, in no unit; all zero where there is only rounding.
+        pixels: every pixel of every sample over the median of that pixel: their tail is seen in few samples already.
         spread: of the logarithms of single pixels over samples (their upper semideviation), in the mean weighted by what the
             pixels make of σ.
         alike: whether all samples are the same map, up to rounding.
     """
 
     values: dict[str, Float[np.ndarray, " samples"]]
+    pixels: Float[np.ndarray, " values"]
     spread: float
     alike: bool
 
@@ -55,7 +57,7 @@ def influences(maps: Float[np.ndarray, "samples *space"], at: tuple[int, ...], r
     slope = np.where(shown > 0, 0.5 / np.where(shown > 0, shown, 1.0), 0.0) if root else np.sign(mean)
     alike = bool((np.ptp(flat, 0) <= ROUNDING * np.abs(flat).max(0)).all())
     if not shown.any():
-        return Influences({}, 0.0, alike)
+        return Influences({}, np.zeros(0), 0.0, alike)
     parts = shown / shown.sum()
     places = np.indices(space).reshape(len(space), -1)
     far = ((places - (places @ parts)[:, None]) ** 2).sum(0)
@@ -69,6 +71,7 @@ def influences(maps: Float[np.ndarray, "samples *space"], at: tuple[int, ...], r
         found[name] = values / size if np.abs(values).max() > ROUNDING * size else np.zeros(len(flat))
     made = np.abs(weights["σ"] * mean)
     heaviest = np.argsort(made)[-MOST_PIXELS:]
-    total = float(made[heaviest].sum())
-    spread = float(made[heaviest] @ spreads(flat[:, heaviest]) / total) if total else 0.0
-    return Influences(found, spread, alike)
+    total, sizes = float(made[heaviest].sum()), np.abs(flat[:, heaviest])
+    spread = float(made[heaviest] @ spreads(sizes) / total) if total else 0.0
+    usual = np.median(sizes, 0)  # zero where most samples do not see the pixel
+    return Influences(found, (sizes[:, usual > 0] / usual[usual > 0]).ravel(), spread, alike)
