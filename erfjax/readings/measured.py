@@ -17,7 +17,7 @@ from erfjax.measurement import reduction, shuffled
 from erfjax.measurement.accumulate import Accumulator
 from erfjax.measurement.checkpoint import State, fingerprint
 from erfjax.measurement.cone import cone_of, probe_of, whole_probe
-from erfjax.measurement.controlled import controlled
+from erfjax.measurement.controlled import controlled, pays
 from erfjax.measurement.controlled import sample_maps as mirrored_maps
 from erfjax.measurement.engine import Engine, choose_batch_size
 from erfjax.measurement.engine import assemble as engine_of
@@ -71,6 +71,8 @@ def measured(
     f: Function, question: Question, source: Source, settings: Settings, checkpoint: str | os.PathLike[str] | None
 ) -> tuple[EffectiveField, ...]:
     """The fields of all units of a question."""
+    if settings.variance == "auto":
+        settings = dataclasses.replace(settings, variance=_paying(f, question, settings))
     base = jax.random.key(0) if settings.key is None else settings.key
     target, degree = settings.target, reduction.order(settings.statistic)
     nested = isinstance(settings.samples, tuple)
@@ -178,6 +180,16 @@ def _compiled(f: Function, question: Question, source: Source, settings: Setting
     )
     found = cast(_Compiled, cached(f, identity, make))
     return dataclasses.replace(found, engine=found.engine.with_weights(question.weights))
+
+
+def _paying(f: Function, question: Question, settings: Settings) -> str:
+    """ "control" where it is worth its cost, else "plain"."""
+
+    def make() -> bool:
+        return pays(question, probe_of(question), settings.statistic, settings.channels)
+
+    identity = ("pays", question.identity, settings.statistic, settings.channels)
+    return "control" if cached(f, identity, make) else "plain"
 
 
 def _with_control(question: Question, settings: Settings, probe: Probe) -> tuple[Callable[..., Any], str]:
