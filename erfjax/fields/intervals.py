@@ -21,8 +21,8 @@ from erfjax.uncertainty.records import Record, samples_per_unit
 from erfjax.uncertainty.resampling import Interval
 
 HULLS = {"luo", "area_ratio", "energy_radius", "fwhm", "share"}
-"""Sizes that count pixels, and what hangs on few pixels (a radius, a width, one share), jump: they have the hull of the intervals of
-resampled sizes as they are and moved to centre on the estimate. All others are moved."""
+"""Sizes that count pixels, and what hangs on few pixels (a radius, a width, one share), jump: they have the hull of the intervals
+of resampled sizes as they are and moved to centre on the estimate. All others are moved."""
 TIMES_PER_BLOCK = 3  # correlation times in a block of neighbours
 FEWEST_BLOCKS = 8
 

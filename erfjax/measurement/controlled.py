@@ -114,7 +114,7 @@ def _drawn(traced: Traced, key: Any) -> tuple[Any, list[Any]]:
 
 
 def pays(traced: Traced, probe: Probe, statistic: Statistic, channels: Channels) -> bool:
-    """Whether the control is worth more than it costs, by draws and normal inputs that no sample uses, so that there is no bias."""
+    """Whether the control is worth more than it costs, by draws and normal inputs that no sample uses: so there is no bias."""
     try:
         one, _ = sample_maps(traced, probe, statistic, channels)
     except SampleError:

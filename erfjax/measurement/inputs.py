@@ -121,8 +121,8 @@ def open_source(inputs: Any, key: Any, layout: Any = None, per_draw: int = 1) ->
         sets = inputs.blocks(key, per_draw)
         block = next(sets)
         found = layouts.of_tree(block, layout)
-        stream = (row for one in itertools.chain([block], sets) for row in zip(*split(one, found, 0), strict=True))
-        return Source(found, [leaf[0] for leaf in split(block, found, 0)], stream)
+        designed = (row for one in itertools.chain([block], sets) for row in zip(*split(one, found, 0), strict=True))
+        return Source(found, [leaf[0] for leaf in split(block, found, 0)], designed)
     if hasattr(inputs, "shape") or isinstance(inputs, tuple | dict):
         found = layouts.of_tree(inputs, layout)
         rows = split(inputs, found, 0)

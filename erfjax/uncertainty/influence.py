@@ -37,7 +37,8 @@ class Influences:
 def influences(maps: Float[np.ndarray, "samples *space"], at: tuple[int, ...], root: bool = False) -> Influences:
     """The influences of samples on σ of their mean map, and on the share of a pixel.
 
-    Formula: of σ² Σ_p ((p - μ)² - σ²) g_p, of the share s of pixel c g_c - s Σ g; per root of the mean map, times 1/(2 √mean).
+    Formula: of σ² Σ_p ((p - μ)² - σ²) g_p, of the share s of pixel c g_c - s Σ g; of the root of the mean map, g times 1/(2 √mean); all
+    over the sum of the sizes of these terms for the mean map.
 
     Args:
         maps: of the samples.
@@ -49,7 +50,7 @@ def influences(maps: Float[np.ndarray, "samples *space"], at: tuple[int, ...], r
         >>> from erfjax.uncertainty.influence import influences
         >>> found = influences(np.array([[1.0, 2.0, 1.0], [2.0, 2.0, 2.0]]), (1,))
         >>> {name: values.round(2).tolist() for name, values in found.values.items()}
-        {'σ': [-0.4, 0.4], 'share of that pixel': [0.4, -0.4]}
+        {'σ': [-0.17, 0.17], 'share of that pixel': [0.17, -0.17]}
     """
     flat, space = maps.reshape(len(maps), -1), maps.shape[1:]
     mean = flat.mean(0)

@@ -67,7 +67,7 @@ def test_what_makes_no_experiment_is_refused(options, words):
 @pytest.mark.parametrize(
     ("architecture", "depths", "widths", "statistics"),
     [
-        ("relu", (5, 20), (8, 32), ("square", "rms", "abs", "share")),
+        *(("relu", (5, 20), (8, 32), (statistic,)) for statistic in ("square", "rms", "abs", "share")),
         ("attention", (2,), (32,), ("square", "share")),
         ("image", (3,), (8,), ("square",)),
     ],
