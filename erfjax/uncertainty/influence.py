@@ -37,8 +37,8 @@ class Influences:
 def influences(maps: Float[np.ndarray, "samples *space"], at: tuple[int, ...], root: bool = False) -> Influences:
     """The influences of samples on σ of their mean map, and on the share of a pixel.
 
-    Formula: of σ² Σ_p ((p - μ)² - σ²) g_p, of the share s of pixel c g_c - s Σ g; of the root of the mean map, g times 1/(2 √mean);
-    all over the sum of the sizes of these terms for the mean map.
+    Formula: of σ² Σ_p ((p - μ)² - σ²) g_p, of the share s of pixel c g_c - s Σ g; of the root of the mean map, g times
+    1/(2 √mean); all over the sum of the sizes of these terms for the mean map.
 
     Args:
         maps: of the samples.
