@@ -20,6 +20,7 @@ from erfjax import (
 )
 from erfjax.agreement import Comparison, compare
 from erfjax.fields import EffectiveField, TheoreticalField
+from erfjax.measurement.designs import Noise
 from erfjax.readings.analytic import analytic, analytic_map
 from erfjax.readings.by_layer import by_layer
 from erfjax.readings.empirical import empirical
@@ -44,6 +45,7 @@ __all__ = [
     "EffectiveField",
     "Growth",
     "Match",
+    "Noise",
     "Report",
     "TheoreticalField",
     "Tiling",

@@ -220,10 +220,12 @@ class EffectiveField(summary.Shown):
     def diagnostics(self) -> Diagnostics:
         """Whether to believe the error bars: Pareto k̂ and share of the largest sample, spread, dependence, samples needed.
 
+        Of the total, of the reference pixel, and of how samples move σ and the share of that pixel.
+
         Raises:
             MapError: a closed form, or a field without the record of its samples.
         """
-        return diagnose(self.record)
+        return diagnose(self.record, self.batches, self._reference(), self.statistic == "rms")
 
     def _reference(self) -> tuple[int, ...]:
         """The pixel nearest to the centre of the theoretical field, or the middle pixel."""

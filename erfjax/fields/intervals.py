@@ -20,10 +20,9 @@ from erfjax.uncertainty.dependence import correlation_time
 from erfjax.uncertainty.records import Record, samples_per_unit
 from erfjax.uncertainty.resampling import Interval
 
-JUMPS, HALF_SMOOTH = (False,), (False, True)
-CENTRED = {"luo": JUMPS, "area_ratio": JUMPS, "energy_radius": HALF_SMOOTH, "fwhm": HALF_SMOOTH, "share": HALF_SMOOTH}
-"""Whether resampled sizes are moved to centre on the estimate: not those that count pixels, for these jump; what hangs on few
-pixels (a radius, a width, one share) has the hull of both intervals; all other sizes are moved."""
+HULLS = {"luo", "area_ratio", "energy_radius", "fwhm", "share"}
+"""Sizes that count pixels, and what hangs on few pixels (a radius, a width, one share), jump: they have the hull of the intervals
+of resampled sizes as they are and moved to centre on the estimate. All others are moved."""
 TIMES_PER_BLOCK = 3  # correlation times in a block of neighbours
 FEWEST_BLOCKS = 8
 
@@ -99,7 +98,7 @@ def intervals(
         ends = [_of_live(field.record, level) for level in wanted]
     elif measure == "share" and len(sides) == 1 and (ratio := _of_share(field, sides[0], options or {})):
         sizes = _of_maps(sides, max(wanted), paired)
-        both = [(_of_ratio(*ratio, s), resampling.percentile(value, sizes, s, count, HALF_SMOOTH)) for s in wanted]
+        both = [(_of_ratio(*ratio, s), resampling.percentile(value, sizes, s, count, (False, True))) for s in wanted]
         ends = [(min(a[0], b[0]), max(a[1], b[1])) for a, b in both]
     elif measure == "geometric total":
         ends = [_of_logs(sides, drawn, level, paired) for level in wanted]
@@ -107,7 +106,7 @@ def intervals(
         ends = [_of_totals(sides, drawn, level, paired) for level in wanted]
     else:
         found = _of_maps(sides, max(wanted), paired)
-        centred = CENTRED.get(measure, (True,))
+        centred = (False, True) if measure in HULLS else (True,)
         ends = [resampling.percentile(value, found, level, count, centred) for level in wanted]
     return tuple(Interval(value, *pair, level, count, per_unit) for pair, level in zip(ends, wanted, strict=True))
 

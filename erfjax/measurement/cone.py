@@ -220,6 +220,16 @@ def read(array: Any, box: Box) -> Any:
     return jax.lax.slice(array, [int(p.start) for p in box], [int(p.stop) for p in box])
 
 
+def asked_first(traced: Traced, leaves: Sequence[Any]) -> list[Any]:
+    """The leaves of a sample, the input asked about first, as the inputs of a program stand."""
+    return [leaves[traced.main], *(leaf for i, leaf in enumerate(leaves) if i != traced.main)]
+
+
+def windows_of(traced: Traced, cone: Cone, leaves: Sequence[Any]) -> list[Any]:
+    """The same on their windows."""
+    return [read(*pair) for pair in zip(asked_first(traced, leaves), cone.windows, strict=True)]
+
+
 def cut_piece(group: tuple[int, ...], cone: Cone, layout: Layout) -> Piece:
     window = cone.windows[0]
     edges = [window[axis] for axis in layout.spatial]

@@ -14,7 +14,7 @@ import numpy as np
 from erfjax.errors import SampleError
 from erfjax.measurement import jacobian
 from erfjax.measurement.accumulate import Accumulator
-from erfjax.measurement.cone import Traced, cone_of, read
+from erfjax.measurement.cone import Traced, asked_first, cone_of, read, windows_of
 from erfjax.measurement.probe import Probe
 from erfjax.tracing.positions.index_sets import Box, Points
 from erfjax.tracing.second_moments import mirrored
@@ -24,6 +24,8 @@ from erfjax.uncertainty import regression
 from erfjax.uncertainty.records import Record
 
 REFERENCES = 8  # draws from which the constants of the gates are made
+PILOTS = 128  # draws that tell whether the control is worth its cost
+PAYS = 1.4  # times fewer samples: a sample with its control costs 1.2 times as much, and the pilots err
 DEGREE = 2  # of the statistics that have a control: exponents count doubly
 
 
@@ -88,26 +90,47 @@ def _constants(traced: Traced, found: mirrored.Drawn) -> list[np.ndarray]:
     """The constant of every gate: the mean of its halves over a few draws that no sample uses, on normal inputs."""
 
     def halves(key: Any) -> list[Any]:
-        model, *keys = jax.random.split(key, 1 + len(traced.sample))
-        leaves = [
-            jax.random.normal(k, spec.shape, spec.dtype)
-            if jnp.issubdtype(spec.dtype, jnp.floating)
-            else jnp.zeros(spec.shape, spec.dtype)
-            for k, spec in zip(keys, traced.sample, strict=True)
-        ]
-        cone = _cone(
-            traced,
-            traced.consts,
-            model if jnp.issubdtype(traced.key.dtype, jax.dtypes.prng_key) else jax.random.key_data(model),
-        )
+        model, leaves = _drawn(traced, key)
+        cone = _cone(traced, traced.consts, model)
         assert cone is not None
         cone.settled()
-        ordered = [leaves[traced.main], *(leaf for i, leaf in enumerate(leaves) if i != traced.main)]
-        return mirrored.halves(cone, [read(*pair) for pair in zip(ordered, cone.windows, strict=True)], found)
+        return mirrored.halves(cone, windows_of(traced, cone, leaves), found)
 
     draws = jax.random.split(jax.random.key(0x5161), REFERENCES)
     means = jax.jit(lambda draws: [part.mean(0) for part in jax.lax.map(halves, draws)])(draws)
     return [_short(np.asarray(mean, np.float32)) for mean in means]
+
+
+def _drawn(traced: Traced, key: Any) -> tuple[Any, list[Any]]:
+    """A key of the function, and normal inputs for it."""
+    model, *keys = jax.random.split(key, 1 + len(traced.sample))
+    leaves = [
+        jax.random.normal(k, spec.shape, spec.dtype)
+        if jnp.issubdtype(spec.dtype, jnp.floating)
+        else jnp.zeros(spec.shape, spec.dtype)
+        for k, spec in zip(keys, traced.sample, strict=True)
+    ]
+    return model if jnp.issubdtype(traced.key.dtype, jax.dtypes.prng_key) else jax.random.key_data(model), leaves
+
+
+def pays(traced: Traced, probe: Probe, statistic: Statistic, channels: Channels) -> bool:
+    """Whether the control is worth more than it costs, by draws and normal inputs that no sample uses: so there is no bias."""
+    try:
+        one, _ = sample_maps(traced, probe, statistic, channels)
+    except SampleError:
+        return False
+
+    def totals(key: Any) -> Any:
+        model, leaves = _drawn(traced, key)
+        main, *others = asked_first(traced, leaves)
+        maps, exponents, _ = one(traced.consts, model, probe.crop(main), tuple(others))
+        return maps.reshape(len(maps), -1).sum(1), exponents
+
+    draws = jax.random.split(jax.random.key(0x5162), PILOTS)
+    digits, powers = jax.jit(lambda draws: jax.lax.map(totals, draws))(draws)
+    found = np.ldexp(np.asarray(digits, np.float64), DEGREE * np.asarray(powers))
+    units = found.shape[1] // 2
+    return min(regression.fit(found[:, i], found[:, units + i]).gain for i in range(units)) > PAYS
 
 
 def _short(mean: np.ndarray) -> np.ndarray:
@@ -143,5 +166,4 @@ def controlled(
         rows = moments.record(units + i).column("total")
         records[i] = regression.controlled_record(records[i], rows, found, moments.references[i], count)
         gains.append(found.gain)
-    said = f"the control is worth {min(gains):.2g} times as many samples for the total"
-    return means, errors, parts, records, said
+    return means, errors, parts, records, regression.worth(min(gains))

@@ -1,4 +1,4 @@
-"""Where samples come from: rows of an array, an iterable that need not fit into memory, or a function of a key.
+"""Where samples come from: rows of an array, an iterable that need not fit into memory, a function of a key, or a `Noise`.
 
 A sample is one array, or a tree of arrays (a tuple or a dict) where the function takes several. A `Source` is read in order,
 once. It keeps a running checksum of what was read, by which a continued run recognises its data.
@@ -16,6 +16,7 @@ import numpy as np
 from erfjax import layouts
 from erfjax.errors import CheckpointError, LayoutError, SampleError
 from erfjax.layouts import Layouts
+from erfjax.measurement.designs import Noise
 
 Row = tuple[np.ndarray, ...]
 """The leaves of one sample, each with a batch of one where its layout has N."""
@@ -96,13 +97,14 @@ class Source:
         return tuple(jax.tree.leaves(self.spec)) if self.draw is None else (jax.ShapeDtypeStruct((0,), np.float32),)
 
 
-def open_source(inputs: Any, key: Any, layout: Any = None) -> Source:
+def open_source(inputs: Any, key: Any, layout: Any = None, per_draw: int = 1) -> Source:
     """The samples in `inputs`: an array (or tree of arrays) whose rows they are, an iterable of these, or a function of a key.
 
     Args:
         inputs: see `erfjax.empirical`.
         key: a random key, or None; with one, the rows of an array are reused in turn.
         layout: the layout of one sample; None infers it from the number of axes.
+        per_draw: how many consecutive samples share a draw of the weights, and a set of designed inputs.
 
     Raises:
         LayoutError: an array does not fit the layout.
@@ -110,6 +112,17 @@ def open_source(inputs: Any, key: Any, layout: Any = None) -> Source:
     """
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(inputs)) or isinstance(inputs, str):
         raise SampleError(f"`inputs` must hold values to be measured on, but got {inputs!r}: pass arrays.")
+    if isinstance(inputs, Noise):
+        if key is None:
+            raise SampleError(
+                "`Noise` is drawn from a key: pass key=jax.random.key(0) and a function of (key, x), such as lambda key, x: f(x) "
+                "for given weights."
+            )
+        sets = inputs.blocks(key, per_draw)
+        block = next(sets)
+        found = layouts.of_tree(block, layout)
+        designed = (row for one in itertools.chain([block], sets) for row in zip(*split(one, found, 0), strict=True))
+        return Source(found, [leaf[0] for leaf in split(block, found, 0)], designed)
     if hasattr(inputs, "shape") or isinstance(inputs, tuple | dict):
         found = layouts.of_tree(inputs, layout)
         rows = split(inputs, found, 0)

@@ -21,6 +21,7 @@ from erfjax.measurement.engine import Engine, out_of_memory
 from erfjax.measurement.inputs import Rows, Source
 from erfjax.measurement.jacobian import OUTPUT_FAULT
 from erfjax.measurement.waiting import told
+from erfjax.uncertainty import regression
 from erfjax.uncertainty.records import COLUMNS
 
 SAVE_EVERY = 5.0  # seconds between two checkpoints at least
@@ -35,8 +36,12 @@ def is_checked(count: int) -> bool:
     return count % max(32, 1 << max(0, count.bit_length() - 4)) == 0
 
 
-def so_far(accumulator: Accumulator) -> str:
+def so_far(accumulator: Accumulator, controls: int = 0) -> str:
     """The relative standard error of the maps' total, in words for a progress bar; nothing from fewer than two groups of samples.
+
+    Args:
+        accumulator: of the maps, and of so many controls behind as many of them.
+        controls: see there.
 
     Example:
         >>> import numpy as np
@@ -45,7 +50,11 @@ def so_far(accumulator: Accumulator) -> str:
         >>> so_far(Accumulator.empty((1, 2)).add(np.array([[1.0, 2.0]])).add(np.array([[2.0, 2.0]])))
         'total ± 14.3%'
     """
-    totals = accumulator.rows.stacked()[:, :, COLUMNS.index("total")].mean(1)
+    found = accumulator.rows.stacked()[:, :, COLUMNS.index("total")]
+    if controls and len(found):
+        pairs = [(found[:, i], found[:, controls + i]) for i in range(controls)]
+        found = np.stack([regression.rest(y, d, regression.fit(y, d).slopes[:-1]) for y, d in pairs], 1)
+    totals = found.mean(1)
     if len(totals) < 2 or not totals.mean():
         return ""
     return f"total ± {totals.std(ddof=1) / len(totals) ** 0.5 / abs(totals.mean()):.1%}"
@@ -76,6 +85,7 @@ class Run:
         save: keeps a state for later, or None.
         progress: whether to show a bar; None shows one on a terminal.
         state: how far the run has come; valid at any moment.
+        controls: how many of the maps, the last ones, are controls of as many others.
     """
 
     engine: Engine
@@ -88,6 +98,7 @@ class Run:
     save: Callable[[State], None] | None
     progress: bool | None
     state: State
+    controls: int = 0
 
     def finish(self) -> State:
         """The state at the end of the run, or where Ctrl-C ended it, if anything was measured by then."""
@@ -101,7 +112,7 @@ class Run:
                     kept = self.state
                     if not bar.disable:
                         bar.set_description("measuring", refresh=False)
-                        bar.set_postfix_str(so_far(kept.accumulator), refresh=False)
+                        bar.set_postfix_str(so_far(kept.accumulator, self.controls), refresh=False)
                     bar.update(kept.position - bar.n)
                     if kept.done:
                         break

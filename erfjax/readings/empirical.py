@@ -12,14 +12,15 @@ import numpy as np
 from erfjax.errors import SampleError
 from erfjax.fields import EffectiveField
 from erfjax.measurement import reduction
+from erfjax.measurement.designs import Noise
 from erfjax.measurement.inputs import Source, open_source
 from erfjax.readings.drawn import CLOSED
 from erfjax.readings.measured import Settings, measured
 from erfjax.readings.question import Question, Questions, ask, of_image, require_floating
 from erfjax.typing import ArrayLike, Channels, Function, Given, Statistic, Tree, Unit
 
-Inputs = ArrayLike | Iterable[Any] | Callable[..., Any]
-"""Rows of samples: an array, a tuple or dict of arrays, an iterable of these, or a function of a random key."""
+Inputs = ArrayLike | Iterable[Any] | Callable[..., Any] | Noise
+"""Rows of samples: an array, a tuple or dict of arrays, an iterable of these, a function of a random key, or a `Noise`."""
 
 
 @overload
@@ -42,7 +43,7 @@ def empirical(
     nonfinite: Literal["raise", "skip"] = "raise",
     gates: Literal["own", "shuffled"] = "own",
     tied: int | Sequence[int] = 1,
-    variance: Literal["plain", "control"] = "plain",
+    variance: Literal["plain", "control", "auto"] = "plain",
 ) -> tuple[EffectiveField, ...]: ...
 @overload
 def empirical(
@@ -64,7 +65,7 @@ def empirical(
     nonfinite: Literal["raise", "skip"] = "raise",
     gates: Literal["own", "shuffled"] = "own",
     tied: int | Sequence[int] = 1,
-    variance: Literal["plain", "control"] = "plain",
+    variance: Literal["plain", "control", "auto"] = "plain",
 ) -> EffectiveField: ...
 @overload
 def empirical(
@@ -86,7 +87,7 @@ def empirical(
     nonfinite: Literal["raise", "skip"] = "raise",
     gates: Literal["own", "shuffled"] = "own",
     tied: int | Sequence[int] = 1,
-    variance: Literal["plain", "control"] = "plain",
+    variance: Literal["plain", "control", "auto"] = "plain",
 ) -> Tree: ...
 def empirical(
     f: Given,
@@ -123,7 +124,8 @@ def empirical(
         inputs: an array of rows (along N, or along a leading axis if the layout has no N), or an iterable of rows or
             batches for data that does not fit into memory. A tuple or dict of arrays is the input of a function of several
             arrays: each with space in turn is asked about, the others held as they are in that sample. With a key the rows
-            of an array are reused in turn, and a function key -> x (one sample, traceable by JAX) may be given instead.
+            of an array are reused in turn, and a function key -> x (one sample, traceable by JAX) may be given instead;
+            `ej.Noise` has antithetic and quasi-random sets of noise images.
         key: the random key of all samples.
         samples: how many samples; by default every row once. It may be left out if there is a target. (draws, inputs) draws the
             weights so many times and measures each draw on so many inputs: intervals and errors then have the degrees of freedom
@@ -153,7 +155,8 @@ def empirical(
             scatter (`erfjax.tracing.second_moments.mirrored`): the same expectation from fewer samples, each about twice as
             costly; the notes say what it is worth. For networks whose weights are drawn from the key as normal numbers
             (`ej.redraw`, samplers of stacks), the statistics "square" and "rms", and all that is a chain of weights,
-            elementwise functions, pools and sums.
+            elementwise functions, pools and sums. "auto" takes it where 128 draws of their own say that it saves more samples
+            than it costs, and "plain" everywhere else.
         tied: with shuffled gates, how many neighbouring layers take them from the same row, or a group number for each layer.
 
     Returns:
@@ -190,12 +193,13 @@ def empirical(
     every = isinstance(unit, str) and unit == "all"
     if gates == "shuffled" and (every or key is not None):
         raise SampleError('gates="shuffled" is for the units of one network: give units, not "all", and no key.')
-    _check_variance(variance, key, chosen, every or gates == "shuffled")
+    variance = _check_variance(variance, key, chosen, every or gates == "shuffled")
     samples = _nested(samples, key) if isinstance(samples, tuple | list) else samples
+    per_draw = samples[1] if isinstance(samples, tuple) else 1
     tied = tied if isinstance(tied, int | np.integer) else tuple(tied)
 
     def opened(layout: Any) -> tuple[Source, Questions, Any]:
-        source = open_source(first, key, layout)
+        source = open_source(first, key, layout, per_draw)
         require_floating(source.spec, source.layouts)
         one = None if every else unit
         return source, ask(f, source.spec, source.layouts, key=key, unit=one, out_layout=out_layout), layout
@@ -209,7 +213,7 @@ def empirical(
     sources = iter([source])  # the first question takes the source that is open, the others open their own
 
     def answer(question: Question) -> tuple[EffectiveField, ...]:
-        rows = next(sources, None) or open_source(again, key, layout)
+        rows = next(sources, None) or open_source(again, key, layout, per_draw)
         path = None if checkpoint is None else _numbered(checkpoint, asked.each.index(question))
         return measured(f, question, rows, settings, path)
 
@@ -237,12 +241,14 @@ def _nested(samples: Any, key: Any) -> tuple[int, int]:
     return int(numbers[0]), int(numbers[1])
 
 
-def _check_variance(variance: str, key: Any, statistic: str, special: bool) -> None:
-    """Refuses a control where there is none."""
-    if variance not in ("plain", "control", CLOSED):
-        raise SampleError(f'`variance` must be "plain" or "control", but got {variance!r}.')
+def _check_variance(variance: str, key: Any, statistic: str, special: bool) -> str:
+    """The variance, "plain" for "auto" where there is no control; refuses a control there."""
+    if variance not in ("plain", "control", "auto", CLOSED):
+        raise SampleError(f'`variance` must be "plain", "control" or "auto", but got {variance!r}.')
+    if variance == "auto" and (key is None or statistic not in ("square", "rms") or special):
+        return "plain"
     if variance in ("plain", CLOSED):
-        return
+        return variance
     if key is None:
         raise SampleError(
             'variance="control" explains what the draw of the weights does, but here the weights are given: pass a key and a '
@@ -255,6 +261,7 @@ def _check_variance(variance: str, key: Any, statistic: str, special: bool) -> N
         )
     if special:
         raise SampleError('variance="control" is for the units of one network: give units, not "all", and gates="own".')
+    return variance
 
 
 def _check_key(key: Any) -> None:

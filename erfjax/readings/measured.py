@@ -17,7 +17,7 @@ from erfjax.measurement import reduction, shuffled
 from erfjax.measurement.accumulate import Accumulator
 from erfjax.measurement.checkpoint import State, fingerprint
 from erfjax.measurement.cone import cone_of, probe_of, whole_probe
-from erfjax.measurement.controlled import controlled
+from erfjax.measurement.controlled import controlled, pays
 from erfjax.measurement.controlled import sample_maps as mirrored_maps
 from erfjax.measurement.engine import Engine, choose_batch_size
 from erfjax.measurement.engine import assemble as engine_of
@@ -33,7 +33,6 @@ from erfjax.readings.question import Question, reversible
 from erfjax.readings.theoretical import fields_of
 from erfjax.tracing.second_moments.layerwise import contractions, fixed, layers, live
 from erfjax.typing import Averages, Function, Given, Number, Statistic
-from erfjax.uncertainty.diagnostics import diagnose
 
 LEVEL, NORMAL = 0.95, 1.959964  # of the interval that ends a run with a target, and its standard errors if normal
 
@@ -72,6 +71,8 @@ def measured(
     f: Function, question: Question, source: Source, settings: Settings, checkpoint: str | os.PathLike[str] | None
 ) -> tuple[EffectiveField, ...]:
     """The fields of all units of a question."""
+    if settings.variance == "auto":
+        settings = dataclasses.replace(settings, variance=_paying(f, question, settings))
     base = jax.random.key(0) if settings.key is None else settings.key
     target, degree = settings.target, reduction.order(settings.statistic)
     nested = isinstance(settings.samples, tuple)
@@ -121,7 +122,10 @@ def measured(
     if not state.done:
         source.resume(state.position, state.digest)
         skip = settings.nonfinite == "skip"
-        state = Run(engine, source, base, degree, count, reached, skip, save, settings.progress, state).finish()
+        controls = len(question.units) if settings.variance == "control" else 0
+        state = Run(
+            engine, source, base, degree, count, reached, skip, save, settings.progress, state, controls
+        ).finish()
     if not state.accumulator.count:
         raise SampleError(f"None of the {state.position} samples is finite: look at the weights and the inputs.")
     if target is not None and not reached(state.accumulator):
@@ -176,6 +180,16 @@ def _compiled(f: Function, question: Question, source: Source, settings: Setting
     )
     found = cast(_Compiled, cached(f, identity, make))
     return dataclasses.replace(found, engine=found.engine.with_weights(question.weights))
+
+
+def _paying(f: Function, question: Question, settings: Settings) -> str:
+    """ "control" where it is worth its cost, else "plain"."""
+
+    def make() -> bool:
+        return pays(question, probe_of(question), settings.statistic, settings.channels)
+
+    identity = ("pays", question.identity, settings.statistic, settings.channels)
+    return "control" if cached(f, identity, make) else "plain"
 
 
 def _with_control(question: Question, settings: Settings, probe: Probe) -> tuple[Callable[..., Any], str]:
@@ -277,24 +291,22 @@ def _fields(
         field, error = reduction.finish(mean[i], None if stderr is None else stderr[i], settings.statistic)
         silent = () if field.any() else ("every gradient is zero: the unit is dead, or does not depend on the input",)
         unknown = (theory,) if isinstance(theory, str) else ()
-        record = records[i]
-        result.append(
-            EffectiveField(
-                map=probe.embed(field),
-                stderr=None if error is None else probe.embed(error),
-                statistic=settings.statistic,
-                samples=moments.count,
-                unit=unit,
-                theoretical=None if isinstance(theory, str) else theory,
-                coverage="approximate" if settings.variance == drawn.CLOSED else "measured",
-                notes=(*notes, *silent, *unknown, *(() if silent else diagnose(record).notes)),
-                batches=None if batches is None else probe.embed(batches[:, i]),
-                metadata=dict(metadata),
-                channels=metadata["channels"],
-                averages=averages,
-                record=record,
-            )
+        found = EffectiveField(
+            map=probe.embed(field),
+            stderr=None if error is None else probe.embed(error),
+            statistic=settings.statistic,
+            samples=moments.count,
+            unit=unit,
+            theoretical=None if isinstance(theory, str) else theory,
+            coverage="approximate" if settings.variance == drawn.CLOSED else "measured",
+            notes=(*notes, *silent, *unknown),
+            batches=None if batches is None else probe.embed(batches[:, i]),
+            metadata=dict(metadata),
+            channels=metadata["channels"],
+            averages=averages,
+            record=records[i],
         )
+        result.append(found if silent else dataclasses.replace(found, notes=(*found.notes, *found.diagnostics().notes)))
     return tuple(result)
 
 

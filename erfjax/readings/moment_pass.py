@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 
 from erfjax.errors import DataDependentError, MapError, SampleError
-from erfjax.measurement.cone import cone_of, read
+from erfjax.measurement.cone import asked_first, cone_of, windows_of
 from erfjax.readings.options import Options
 from erfjax.readings.question import Question
 from erfjax.readings.weighing import Raised, Weighing, raised, with_arguments
@@ -242,7 +242,7 @@ class MomentPass:
             activities = observed(cone, self.windows(cone, leaves), self.sizes, careful=careful)
             activity = activities(power)
         else:
-            activity = mean_field.expected(cone, self.ordered(leaves), power, is_random, weigh)
+            activity = mean_field.expected(cone, asked_first(self.question, leaves), power, is_random, weigh)
         (box,) = cone.wanted.values()
         (output,) = cone.wanted
 
@@ -267,7 +267,7 @@ class MomentPass:
         if self.options.gates == "data":
             values = cone.values(*self.windows(cone, leaves))
         else:
-            values, gates = paired_states.still(cone), paired_states.gates(parts, self.ordered(leaves)[0], weigh)
+            values, gates = paired_states.still(cone), paired_states.gates(parts, asked_first(self.question, leaves)[0], weigh)
 
         def one(place: Any) -> Scaled:
             sent = at.split(self.cotangent(at.shape, precision(cone), place))
@@ -310,11 +310,7 @@ class MomentPass:
 
     def windows(self, cone: Cone, leaves: Sequence[Any]) -> list[Any]:
         """The leaves of a sample on their windows, the input asked about first."""
-        return [read(*pair) for pair in zip(self.ordered(leaves), cone.windows, strict=True)]
-
-    def ordered(self, leaves: Sequence[Any]) -> list[Any]:
-        """The leaves of a sample, the input asked about first."""
-        return [leaves[self.question.main], *(leaf for i, leaf in enumerate(leaves) if i != self.question.main)]
+        return windows_of(self.question, cone, leaves)
 
     def cotangent(self, shape: tuple[int, ...], dtype: Any, at: Any) -> Any:
         """One at the channels that are probed of the unit at a place of the output's box."""

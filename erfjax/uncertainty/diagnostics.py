@@ -3,22 +3,30 @@
 Two things make a mean untrustworthy, and both have a number of samples that would do. The *spread*: if log |total| has the
 standard deviation s and is about normal, the standard error of the mean total is √((exp s² - 1)/S) of it; beyond
 `LARGEST_ERROR` the sample has most likely not met the values that carry the mean. It is known well from few samples. The
-*tail*: Pareto k̂ of the largest values (see `pareto`), which needs more of them.
+*tail*: Pareto k̂ of the largest values (see `pareto`), which needs more of them. Both are asked of the total and of single
+pixels, the tail also of the influences of samples on σ and on a share (see `influence`): these may be heavy where totals are not.
+That of single pixels is seen best, in all of them at once.
 """
 
 import dataclasses
 import math
 
 import numpy as np
+from jaxtyping import Float
 
 from erfjax import summary
 from erfjax.errors import MapError
 from erfjax.uncertainty import pareto, resampling
 from erfjax.uncertainty.dependence import correlation_time
-from erfjax.uncertainty.records import Record
+from erfjax.uncertainty.influence import influences
+from erfjax.uncertainty.records import Record, samples_per_unit
 
 LARGEST_ERROR = 0.35  # relative standard error that the spread may imply
-ENOUGH = 200  # samples from which on k̂ alone decides
+PIXEL_ERROR = 0.5  # the same of single pixels, where few samples tell no tail
+JUDGED = 10  # samples at least, from fewer nothing is known of their law
+TAILED = 25  # samples from which on the tail of single pixels is known well enough to do without their spread
+ENOUGH = 200  # samples from which on the k̂ of one number per sample is known well enough to be held to a limit
+PIXELS = 0.6  # largest k̂ of single pixels: from 1/2 on they have no variance, and those of a sample go together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +36,7 @@ class Tail:
     Attributes:
         name: of the number.
         k: Pareto k̂ of its largest values; NaN from fewer than 25 samples.
+        limit: the largest k̂ with which its mean is trusted; NaN where so few samples do not tell.
         needed: samples that this tail needs before its mean can be trusted.
         largest: the share of the largest sample in the sum.
         effective: how many independent samples (draws, where samples share them) the sequence is worth.
@@ -35,6 +44,7 @@ class Tail:
 
     name: str
     k: float
+    limit: float
     needed: float
     largest: float
     effective: float
@@ -49,7 +59,9 @@ class Diagnostics(summary.Shown):
         spread: standard deviation of log total over samples, or its upper semideviation if that is less (totals near zero
             say nothing of the mean); 0 where totals have both signs.
         dead: the share of samples whose gradient is zero everywhere.
-        tails: of the total, and of the reference pixel.
+        tails: of the total, of the reference pixel, of the influences on σ and on the share of that pixel, and of single pixels.
+        pixel_spread: upper semideviation of the logarithms of the pixels that make σ, in the weighted mean.
+        alike: whether all samples are the same map, up to rounding.
         per_draw: how many samples share a draw of the weights.
         split: the variances of a sample's total that weights and inputs make, where samples share draws.
 
@@ -65,28 +77,30 @@ class Diagnostics(summary.Shown):
     spread: float
     dead: float
     tails: tuple[Tail, ...]
+    pixel_spread: float = 0.0
+    alike: bool = False
     per_draw: int = 1
     split: tuple[float, float] | None = None
 
     @property
     def needed(self) -> float:
-        """How many samples would do, by the spread and, where it can be told, by the tail of the total."""
-        by_spread = math.expm1(min(self.spread**2, 700)) / LARGEST_ERROR**2
-        tail = self.tails[0]
-        by_tail = tail.needed if self.samples >= ENOUGH and tail.k > pareto.largest_shape(self.samples) else 0.0
-        return max(self.per_draw * by_spread, by_tail, 2.0 * self.per_draw)
+        """How many samples would do, by the spreads and, where they can be told, by the tails."""
+        by_tail = max((tail.needed for tail in self._heavy), default=0.0)
+        return max(self._by_total, self._by_pixels, by_tail, float(JUDGED * self.per_draw))
 
     @property
     def trusted(self) -> bool:
         """Whether the error bars keep their promise."""
-        return self.per_draw * self.tails[0].effective >= self.needed
+        return self.alike or (self._judged and self.per_draw * self.tails[0].effective >= self.needed)
 
     @property
     def verdict(self) -> str:
         """Whether to believe the error bars, in a few words."""
         if self.trusted:
             return "can be trusted"
-        return f"not to be trusted, about {_rounded(self.needed)} samples would do"
+        if not self._judged:
+            return f"not to be trusted, {self._few}"
+        return f"not to be trusted, {self._would_do}"
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -100,22 +114,62 @@ class Diagnostics(summary.Shown):
                 "error bars per pixel are too short, intervals allow for it"
             )
         if not self.trusted:
-            wanted = (
-                f"about {_rounded(self.needed)} samples would do" if self.needed < 1e6 else "more samples hardly help"
-            )
-            found.append(
-                f"do not trust the error bars: samples differ by a factor of {math.exp(min(self.spread, 700)):.3g} in total (one "
-                f'standard deviation), so few large ones carry the mean; {wanted}; statistic="share" has no such tail'
-            )
+            found.append(f"do not trust the error bars: {self._reason}")
         return tuple(found)
+
+    @property
+    def _judged(self) -> bool:
+        return self.samples // self.per_draw >= JUDGED
+
+    @property
+    def _heavy(self) -> tuple[Tail, ...]:
+        """Tails beyond their limit."""
+        return tuple(tail for tail in self.tails if tail.k > tail.limit)
+
+    @property
+    def _few(self) -> str:
+        what = "samples" if self.per_draw == 1 else "draws of the weights"
+        return f"{self.samples // self.per_draw} {what} are too few to judge them: {JUDGED} at least"
+
+    @property
+    def _would_do(self) -> str:
+        return f"about {_rounded(self.needed)} samples would do" if self.needed < 1e6 else "more samples hardly help"
+
+    @property
+    def _reason(self) -> str:
+        """Why the error bars are not to be trusted, and what helps."""
+        if not self._judged:
+            return self._few
+        if self._heavy and self.needed > max(self._by_total, self._by_pixels):
+            names = " and ".join(f"{tail.name} ({tail.k:.2f}, trusted to {tail.limit:.2f})" for tail in self._heavy)
+            why = f"few samples carry the mean, by Pareto k̂ of {names}"
+        else:
+            total = self._by_total >= self._by_pixels
+            where, spread = ("in total", self.spread) if total else ("in single pixels", self.pixel_spread)
+            factor = f"{math.exp(min(spread, 700)):.3g}"
+            why = f"samples differ by a factor of {factor} {where} (one standard deviation), so few large ones carry the mean"
+        remedy = '; statistic="share" has no such tail' if self.spread > 1e-3 else ""
+        return f"{why}; {self._would_do}{remedy}"
+
+    @property
+    def _by_total(self) -> float:
+        """How many samples make the relative standard error that the spread of totals implies small enough."""
+        return self.per_draw * math.expm1(min(self.spread**2, 700)) / LARGEST_ERROR**2
+
+    @property
+    def _by_pixels(self) -> float:
+        """The same of single pixels; nothing where there are samples enough to see their tail."""
+        few = self.samples // self.per_draw < TAILED
+        return self.per_draw * math.expm1(min(self.pixel_spread**2, 700)) / PIXEL_ERROR**2 if few else 0.0
 
     def table(self) -> summary.Table:
         """One row per number of a sample; the verdict as a note."""
-        rows = tuple(
-            (t.name, t.k, pareto.largest_shape(self.samples), t.needed, t.largest, t.effective) for t in self.tails
-        )
+        rows = tuple((t.name, t.k, t.limit, t.needed, t.largest, t.effective) for t in self.tails)
         columns = ("per sample", "Pareto k̂", "trusted to", "samples for k̂", "share of largest", "effective samples")
-        facts = [f"{self.samples} samples; log total: spread {self.spread:.3g}, {_rounded(self.needed)} samples needed"]
+        facts = [
+            f"{self.samples} samples; spread of log total {self.spread:.3g}, of log pixels {self.pixel_spread:.3g}; "
+            f"{_rounded(self.needed)} samples needed"
+        ]
         facts += [f"{self.dead:.1%} of the samples have no gradient"] if self.dead else []
         if self.split is not None and any(self.split):
             weights = self.split[0] / (self.split[0] + self.split[1])
@@ -134,8 +188,19 @@ def _rounded(number: float) -> str:
     return f"{round(number, 1 - len(str(int(number)))):.0f}" if number < 1e9 else f"{number:.1g}"
 
 
-def diagnose(record: Record | None) -> Diagnostics:
+def diagnose(
+    record: Record | None,
+    maps: Float[np.ndarray, "units *space"] | None = None,
+    at: tuple[int, ...] = (),
+    root: bool = False,
+) -> Diagnostics:
     """The diagnostics of one unit's samples.
+
+    Args:
+        record: of single samples.
+        maps: of samples, or of batches of them, for the influences; None looks at totals and the reference pixel alone.
+        at: the reference pixel.
+        root: whether sizes are those of the root of the mean map.
 
     Raises:
         MapError: there is no record of them.
@@ -153,18 +218,46 @@ def diagnose(record: Record | None) -> Diagnostics:
         raise MapError(
             "Diagnostics are about samples, but this field keeps none: it is a closed form, or was put together."
         )
+    count, singles = record.count, record.per_row == record.per_draw
+    limit = pareto.largest_shape(count) if count >= ENOUGH else math.nan
     tails = []
     for name, column, largest in zip(("total", "reference pixel"), ("total", "reference"), record.largest, strict=True):
         values = np.abs(record.column(column))
-        k, everything = pareto.shape(largest, record.count), float(values.mean()) * record.count
-        share = min(1.0, float(largest.max(initial=0.0)) / everything) if everything else math.nan
-        needed = math.nan if math.isnan(k) else pareto.samples_for(k)
-        tails.append(Tail(name, k, needed, share, record.count / record.per_draw / correlation_time(values)))
+        whole = float(values.mean()) * count
+        tails.append(
+            _tail(name, largest, count, limit, whole, count / record.per_draw / correlation_time(values), count)
+        )
+        limit = pareto.LARGEST_SHAPE if count >= ENOUGH else math.nan
     spread = math.sqrt(record.log_moments[1])
-    if record.per_row == record.per_draw:
+    if singles:
         spread = min(spread, resampling.spread(record.column("total")))
     if record.column("total").min() < 0:  # of values of both signs no few large ones carry the mean
         spread = 0.0
-    return Diagnostics(
-        record.count, spread, float(record.column("dead").mean()), tuple(tails), record.per_draw, record.split
-    )
+    pixels, alike = 0.0, False
+    if maps is not None and len(maps) > 1:
+        found = influences(maps, at, root)
+        alike, pixels = found.alike, found.spread if maps.min() >= 0 else 0.0
+        per_map = samples_per_unit(count, len(maps), record.per_draw) / record.per_draw
+        for name, values in found.values.items():
+            sizes = np.abs(values)
+            effective = len(maps) * per_map / correlation_time(values)
+            limit = pareto.LARGEST_SHAPE if len(maps) >= ENOUGH else math.nan
+            tails.append(_tail(name, sizes, len(maps), limit, float(sizes.sum()), effective, count))
+        sizes = found.pixels
+        tails.append(
+            _tail("single pixels", sizes, len(sizes), PIXELS, float(sizes.sum()), count / record.per_draw, count)
+        )
+    dead = float(record.column("dead").mean())
+    return Diagnostics(count, spread, dead, tuple(tails), pixels, alike, record.per_draw, record.split)
+
+
+def _tail(
+    name: str, largest: np.ndarray, units: int, limit: float, whole: float, effective: float, samples: int
+) -> Tail:
+    """The tail of values of which these are the largest, of so many units that sum to a whole."""
+    k = pareto.shape(largest, units)
+    share = min(1.0, float(largest.max(initial=0.0)) / whole) if whole else math.nan
+    needed = math.nan if math.isnan(k) else pareto.samples_for(k)
+    if k > limit and needed <= samples:  # as many have not helped
+        needed = math.inf
+    return Tail(name, k, limit, needed, share, effective)

@@ -15,6 +15,8 @@ from jaxtyping import Float
 from erfjax.uncertainty.records import Record, samples_per_unit, summarise
 
 FEWEST = 10  # batches; from fewer no β is estimated
+LARGEST_GAIN = 100  # a larger one is not told from another: what is left of the scatter is small against its own error
+EXACT = 1e8  # ratio of variances beyond which only float32's rounding is left
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,6 +65,20 @@ def fit(values: Float[np.ndarray, "batches *shape"], controls: Float[np.ndarray,
     rest = totals - slopes[:-1].sum(1) * controls
     gain = float(totals.var() / rest.var()) if rest.var() > 0 else np.inf
     return Fit(slopes.reshape(count + 1, *values.shape[1:]), gain)
+
+
+def worth(gain: float) -> str:
+    """What a control is worth for the total, in words.
+
+    Example:
+        >>> from erfjax.uncertainty.regression import worth
+        >>> worth(2.31), worth(1e14)
+        ('the control is worth 2.3 times as many samples for the total', 'the control explains all of the total but rounding')
+    """
+    if gain > EXACT:
+        return "the control explains all of the total but rounding"
+    times = f"{gain:.{1 if gain < 10 else 0}f}" if gain < LARGEST_GAIN else f"more than {LARGEST_GAIN}"
+    return f"the control is worth {times} times as many samples for the total"
 
 
 def rest(values: np.ndarray, controls: np.ndarray, slopes: np.ndarray) -> np.ndarray:

@@ -139,9 +139,18 @@ def spread(totals: Float[np.ndarray, " units"]) -> float:
         >>> round(spread(np.exp([-9.0, 1.0, 2.0, 3.0, 3.0])), 12)
         1.0
     """
-    logs = np.log(np.abs(totals[totals != 0]))
-    above = logs[logs > np.median(logs)] - np.median(logs) if len(logs) else logs
-    return float(np.sqrt((above**2).mean())) if len(above) else 0.0
+    return float(spreads(totals[:, None])[0])
+
+
+def spreads(values: Float[np.ndarray, "units numbers"]) -> Float[np.ndarray, " numbers"]:
+    """The same of several numbers per unit."""
+    logs = np.log(np.abs(values), where=values != 0, out=np.full(values.shape, np.nan))
+    alive = (values != 0).any(0)
+    found, logs = np.zeros(values.shape[1]), logs[:, alive]
+    above = logs - np.nanmedian(logs, 0)
+    above = np.where(above > 0, above, 0.0)
+    found[alive] = np.sqrt((above**2).sum(0) / np.maximum((above > 0).sum(0), 1))
+    return found
 
 
 def studentised(

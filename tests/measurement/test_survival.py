@@ -216,11 +216,20 @@ def end(process):
         return process.wait()
 
 
+def assert_same_samples(one, other):
+    """Maps, error bars and what is kept of single samples agree, and so do the intervals and the verdict made of them."""
+    np.testing.assert_allclose(other.map, one.map, rtol=1e-6)
+    np.testing.assert_allclose(other.stderr, one.stderr, rtol=1e-5)
+    np.testing.assert_allclose(other.batches, one.batches, rtol=1e-5, atol=1e-12)
+    for name, array in other.record.arrays().items():
+        np.testing.assert_allclose(array, one.record.arrays()[name], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(tuple(other.interval("total")), tuple(one.interval("total")), rtol=1e-5)
+    assert other.diagnostics().verdict == one.diagnostics().verdict
+
+
 def test_eight_devices_give_the_numbers_of_one(tmp_path):
     assert end(start("", tmp_path / "eight.npz", 50, devices=8)) == 0
-    one, eight = measure(50), EffectiveField.load(tmp_path / "eight.npz")
-    np.testing.assert_allclose(eight.map, one.map, rtol=1e-6)
-    np.testing.assert_allclose(eight.stderr, one.stderr, rtol=1e-5)
+    assert_same_samples(measure(50), EffectiveField.load(tmp_path / "eight.npz"))
 
 
 def test_two_processes_give_the_numbers_of_one(tmp_path):
@@ -229,9 +238,7 @@ def test_two_processes_give_the_numbers_of_one(tmp_path):
         address = f"localhost:{probe.getsockname()[1]}"
     pair = [start(tmp_path / "two.ckpt", tmp_path / "two.npz", 30, address, rank) for rank in (0, 1)]
     assert [end(process) for process in pair] == [0, 0]
-    one, two = measure(30), EffectiveField.load(tmp_path / "two.npz")
-    np.testing.assert_allclose(two.map, one.map, rtol=1e-6)
-    np.testing.assert_allclose(two.stderr, one.stderr, rtol=1e-5)
+    assert_same_samples(measure(30), EffectiveField.load(tmp_path / "two.npz"))
 
 
 def killed_and_continued(tmp_path, kills, samples):

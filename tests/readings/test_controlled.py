@@ -158,6 +158,37 @@ def test_a_field_with_a_control_is_the_field_of_its_samples_less_what_the_contro
     assert any("not used" in note for note in few.notes)
 
 
+def test_auto_takes_the_control_where_it_pays_and_no_other_way(monkeypatch):
+    x = jax.random.normal(jax.random.key(2), (12, 9, 2))
+    options = {"key": jax.random.key(1), "samples": 12, "layout": "NWC", "channels": "frobenius"}
+
+    def measure(f, **more):
+        return ej.empirical(f, x, **{**options, **more})
+
+    for pays, taken in ((0.0, "control"), (np.inf, "plain")):
+        monkeypatch.setattr(controlled, "PAYS", pays)
+        monkeypatch.setattr(controlled, "PILOTS", 16)
+        f = network(jax.nn.relu, width=4, depth=2)
+        one, same = measure(f, variance="auto"), measure(f, variance=taken)
+        np.testing.assert_array_equal(one.map, same.map)
+        assert one.notes == same.notes
+    monkeypatch.setattr(controlled, "PAYS", 0.0)
+    assert measure(attention, variance="auto", layout="NLC").samples == 12  # there is no control
+    assert measure(f, variance="auto", statistic="abs", channels="sum").samples == 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("act", "channels", "expected"),
+    [("relu", "frobenius", True), ("relu", "random-signs", False), ("tanh", "frobenius", False)],
+)
+def test_the_control_pays_where_it_saves_more_than_it_costs(act, channels, expected):
+    stack = (ej.layers.Conv((3,)) * ej.layers.Activation(act)) ** 5
+    sample, inputs = one_sample(np.ones((1, 11, 1), np.float32), "NWC")
+    (asked,) = ask(stack.sampler(width=32), sample, inputs, key=jax.random.key(0)).each
+    assert controlled.pays(asked, probe_of(asked), "square", channels) is expected
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("width", "channels", "least"), [(32, "frobenius", 2.0), (8, "random-signs", 1.0)])
 def test_what_the_control_is_worth(width, channels, least):

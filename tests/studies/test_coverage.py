@@ -64,14 +64,25 @@ def test_what_makes_no_experiment_is_refused(options, words):
 
 
 @pytest.mark.slow
-def test_the_promise_is_kept():
+@pytest.mark.parametrize(
+    ("architecture", "depths", "widths", "statistics"),
+    [
+        *(("relu", (5, 20), (8, 32), (statistic,)) for statistic in ("square", "rms", "abs", "share")),
+        ("attention", (2,), (32,), ("square", "share")),
+        ("image", (3,), (8,), ("square",)),
+    ],
+)
+def test_the_promise_is_kept(architecture, depths, widths, statistics):
     found = coverage(
-        (5, 10, 20, 40),
-        widths=(8, 32),
-        samples=(16, 64, 256),
-        statistics=("square", "rms", "abs", "share"),
-        repeats=200,
+        depths,
+        widths=widths,
+        samples=(16, 64),
+        statistics=statistics,
+        architectures=(architecture,),
+        measures=("total", "luo", "sigma", "share"),
+        repeats=100,
     )
-    low = 0.93 - 2 * math.sqrt(0.05 * 0.95 / 200)
+    low = 0.93 - 2 * math.sqrt(0.05 * 0.95 / 100)
     bad = [(cell, m) for cell in found.cells for m, hits in cell.covered.items() if hits[1] < low and cell.noted < 0.5]
     assert not bad
+    assert architecture != "attention" or all(c.noted > 0.5 for c in found.cells if c.statistic == "square")

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from erfjax import measures
 from erfjax.errors import MapError
 from erfjax.fields import EffectiveField
 from erfjax.readings.empirical import empirical
 from erfjax.uncertainty import Record, resampling
 from erfjax.uncertainty.dependence import correlation_time
 from erfjax.uncertainty.diagnostics import diagnose
+from erfjax.uncertainty.influence import influences
 from erfjax.uncertainty.records import summarise
 
 
@@ -174,6 +176,51 @@ def test_a_field_knows_whether_its_bars_can_be_trusted(spread, count, trusted):
     if not trusted:
         assert "samples would do" in report.notes[0] or "hardly" in report.notes[0]
     assert "Pareto" in str(report)
+
+
+@pytest.mark.parametrize("count", [16, 64, 300])
+def test_a_tail_of_single_pixels_is_seen_where_totals_have_none(count):
+    """One tame pixel holds most of the map, the others are Pareto with an index of 1.2: sizes have no finite variance."""
+    rng, told = np.random.default_rng(count), {"heavy": 0, "tame": 0}
+    for _ in range(20):
+        tame = rng.gamma(4.0, 0.25, (count, 15))
+        heavy = 0.01 * rng.random((count, 15)) ** (-1 / 1.2)
+        tame[:, 7], heavy[:, 7] = 9.0, 9.0
+        for name, maps in (("heavy", heavy), ("tame", tame)):
+            report = field_of(maps).diagnostics()
+            assert report.spread < 1.2
+            told[name] += not report.trusted
+    assert told["heavy"] >= 17
+    assert told["tame"] == 0
+    assert "single pixels" in " ".join(field_of(heavy).diagnostics().notes)
+
+
+def test_influences_are_the_derivatives_of_what_is_read():
+    rng = np.random.default_rng(2)
+    maps = rng.gamma(2.0, 1.0, (30, 4, 5))
+    for root in (False, True):
+        found = influences(maps, (1, 3), root).values
+
+        def read(mean, root=root):
+            shown = np.sqrt(mean) if root else mean
+            return sum(s**2 for s in measures.sigma(shown)), shown[1, 3] / shown.sum()
+
+        step = 1e-6
+        moved = np.array([read((1 - step) * maps.mean(0) + step * one) for one in maps]) - read(maps.mean(0))
+        for values, slopes in zip(found.values(), moved.T, strict=True):
+            np.testing.assert_allclose(values / np.abs(values).max(), slopes / np.abs(slopes).max(), atol=1e-4)
+            assert abs(values.sum()) < 1e-9
+
+
+def test_few_samples_are_not_judged_unless_all_are_alike():
+    maps = lognormal_maps(np.random.default_rng(3), 9, 0.1, 0.1)
+    few = field_of(maps).diagnostics()
+    assert not few.trusted
+    assert "too few" in few.verdict
+    assert few.notes == (f"do not trust the error bars: {few.verdict.removeprefix('not to be trusted, ')}",)
+    alike = field_of(np.repeat(maps[:1], 4, 0) * (1 + 1e-7 * np.arange(4))[:, None]).diagnostics()
+    assert alike.trusted
+    assert alike.notes == ()
 
 
 def test_totals_near_zero_and_of_both_signs_are_no_heavy_tail():
