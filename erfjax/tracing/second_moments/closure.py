@@ -85,6 +85,9 @@ def _passing(parts: Partition, segment: Segment, start: Var, diagonal: bool) -> 
 
 def work(step: Step) -> float:
     """About how many operations a step takes."""
+    if step.inner is not None:
+        assert step.equation.scan is not None
+        return step.equation.scan.length * float(sum(map(work, step.inner.steps)))
     sizes = [math.prod(lengths(box)) for box in (*(b for b in step.operands if b is not None), step.box)]
     contracts = jnp.issubdtype(step.output.dtype, jnp.inexact) and kind_of(step.equation) is Kind.BILINEAR
     return math.sqrt(math.prod(map(float, sizes))) if contracts and len(sizes) == 3 else float(sum(sizes))
@@ -155,7 +158,7 @@ def _multiplies(parts: Partition) -> bool:
         jnp.issubdtype(step.output.dtype, jnp.inexact)
         and kind_of(step.equation) is Kind.BILINEAR
         and len(set(dependent(step))) > 1
-        for step in parts.cone.steps
+        for step in parts.cone.every
     )
 
 

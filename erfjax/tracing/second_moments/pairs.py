@@ -31,7 +31,6 @@ from jax import lax
 from erfjax.tracing import registry
 from erfjax.tracing.positions.access import Along, View
 from erfjax.tracing.program.equations import Atom, Var
-from erfjax.tracing.registry import lengths
 from erfjax.tracing.second_moments.activity import Weigh
 from erfjax.tracing.second_moments.passages import Frame, Passage, frame, passage
 from erfjax.tracing.second_moments.scaled import Scaled
@@ -203,7 +202,7 @@ def _jacobian(segment: Segment, end: Frame, sent: Sent, probe: Any) -> list[Any]
 
 def _at_once(segment: Segment, count: int) -> int:
     """How many pullbacks share a batch."""
-    entries = sum(math.prod(lengths(step.box)) for step in segment.steps)
+    entries = sum(step.entries for step in segment.steps)
     return max(1, min(count, AT_ONCE // max(1, entries)))
 
 
@@ -216,7 +215,7 @@ def _sender(parts: Partition, segment: Segment, starts: Iterable[Var], values: M
         held: dict[Atom, Any] = {**values}
         held.update(zip(starts, arrays, strict=True))
         for step in segment.steps:
-            held[step.output] = step.apply(parts.cone.operands(step, held))
+            held.update(step.results(parts.cone.operands(step, held)))
         return held[segment.end]
 
     value, pull = jax.vjp(forwards, [values[start] for start in starts])
