@@ -220,10 +220,43 @@ def test_which_axes_go_through_a_scan():
 
 def test_a_long_linear_recurrence_takes_positions_together():
     x = RNG.normal(size=(1, 200, FEATURES)).astype(np.float32)
-    field = ej.analytic(smoothed_then_weighed, x, layout="NLC", unit=150, weights="exchangeable", channels="random-signs")
+    field = ej.analytic(
+        smoothed_then_weighed, x, layout="NLC", unit=150, weights="exchangeable", channels="random-signs"
+    )
     assert field.metadata["positions"] == "together"
     np.testing.assert_allclose(field.map[:151] / field.map[150], 0.81 ** np.arange(150, -1, -1), rtol=1e-3)
     assert not field.map[151:].any()
+
+
+def weighing_inside(x):
+    """Rows meet weights inside the step, and so does what leaves it."""
+
+    def step(h, row):
+        decay = jax.nn.sigmoid(row @ IN[:, :UNITS])
+        h = decay * h + row @ MORE[:, :UNITS]
+        return h, jnp.tanh(h) @ AGAIN
+
+    return along(x, step, zero(x))
+
+
+def weighing_outside(x):
+    def step(h, row):
+        h = row[0] * h + row[1]
+        return h, h
+
+    decay, u = jax.nn.sigmoid(x @ IN[:, :UNITS]), x @ MORE[:, :UNITS]
+    states = lax.scan(step, zero(x), (decay.swapaxes(0, 1), u.swapaxes(0, 1)))[1]
+    return jnp.tanh(states.swapaxes(0, 1)) @ AGAIN
+
+
+def test_weights_that_no_step_waits_for_are_taken_out_of_a_scan():
+    """They are the same at every step, which is no use of weights twice on a path."""
+    x, asked = RNG.normal(size=(1, 20, FEATURES)).astype(np.float32), {"layout": "NLC", "unit": 17}
+    asked |= {"weights": "exchangeable", "channels": "random-signs"}
+    inside, outside = (ej.analytic(f, x, **asked) for f in (weighing_inside, weighing_outside))
+    np.testing.assert_allclose(inside.map, outside.map, rtol=2e-5, atol=1e-7 * outside.map.max())
+    assert inside.metadata["positions"] == "together"
+    assert not any("more than once" in note for note in inside.notes)
 
 
 def smoothed_then_weighed(x):

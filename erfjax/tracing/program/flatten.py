@@ -20,6 +20,7 @@ import numpy as np
 from erfjax.errors import DataDependentError
 from erfjax.tracing import jaxpr as jx
 from erfjax.tracing import registry
+from erfjax.tracing.program.around_scans import taken_out
 from erfjax.tracing.program.equations import Atom, Block, Equation, Known, Program, Scan, Var
 from erfjax.tracing.second_moments.kinds import Kind
 
@@ -52,7 +53,8 @@ class Unrolled:
     """How many steps of a scan are unrolled; a longer one is kept as one equation, if a closed form can enter it. None: all.
 
     Attributes:
-        fixed: of a scan whose body contracts what depends on the input with no known array.
+        fixed: of a scan whose body contracts what depends on the input with no known array. Where that is less, what steps need
+            not of each other is taken out of the body.
         weighted: of a scan whose body does.
     """
 
@@ -183,6 +185,10 @@ class _Flattener:
             return _evaluated(equation, inputs)
         if equation.primitive is jx.SCAN:
             loop = jx.loop(equation)
+            shorter = taken_out(loop) if self.takes_out(loop) else None
+            if shorter is not None:
+                avals = [jax.ShapeDtypeStruct(atom.shape, atom.dtype) for atom in inputs]
+                return self.inline(jx.make(shorter, *avals)[0], inputs, layer, where)
             kept = self.kept(loop, inputs, layer, where)
             if kept is None:
                 return self.unrolled(loop, inputs, layer, where)
@@ -219,6 +225,11 @@ class _Flattener:
         )
         self.equations.append(flat)
         return outputs
+
+    def takes_out(self, loop: jx.Loop) -> bool:
+        """Whether it matters that a scan has no weights in its body."""
+        fixed, weighted = self.longest.fixed, self.longest.weighted
+        return fixed is not None and fixed != weighted and loop.length > fixed
 
     def kept(self, loop: jx.Loop, inputs: Sequence[Atom], layer: str, where: str) -> Scan | None:
         """A long scan with its body once; None if it is short, or of a body or rows that no closed form can enter."""
@@ -323,8 +334,9 @@ def _enterable(equation: Equation) -> bool:
 
 def weighted(equation: Equation) -> bool:
     """Whether an equation contracts what depends on the input with a known array."""
-    contracts = registry.known(equation.primitive) and registry.lookup(equation).moment is Kind.BILINEAR
-    return contracts and any(isinstance(atom, Known) for atom in equation.inputs)
+    return registry.moment(equation.primitive) is Kind.BILINEAR and any(
+        isinstance(atom, Known) for atom in equation.inputs
+    )
 
 
 def _fresh(operands: Sequence[Atom]) -> list[Atom]:
