@@ -28,8 +28,9 @@ def taken_out(loop: jx.Loop) -> Callable[..., list[Any]] | None:
         >>> def f(x):
         ...     return jax.lax.scan(lambda h, row: (0.5 * h + row @ w, h), jnp.zeros(3), x)[1]
         >>> (scan,) = jx.make(f, jnp.ones((4, 3)))[0].equations
-        >>> jax.make_jaxpr(taken_out(jx.loop(scan)))(w, jnp.zeros(3), jnp.ones((4, 3))).eqns[0].primitive
-        dot_general
+        >>> outside, _ = jx.make(taken_out(jx.loop(scan)), w, jnp.zeros(3), jnp.ones((4, 3)))
+        >>> str(outside.equations[0].primitive)
+        'dot_general'
     """
     jaxpr, first, last = loop.body.jaxpr, loop.n_consts, loop.n_consts + loop.n_carry
     states, rows = jaxpr.invars[first:last], jaxpr.invars[last:]

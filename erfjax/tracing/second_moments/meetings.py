@@ -24,6 +24,7 @@ from jax import lax
 
 from erfjax.tracing.program.equations import Atom, Known, Var
 from erfjax.tracing.registry import lengths
+from erfjax.tracing.rules.contraction import dot_axes
 from erfjax.tracing.second_moments.kinds import Kind
 from erfjax.tracing.second_moments.links import Link, aligned
 from erfjax.tracing.second_moments.passages import Frame, Passage, frame
@@ -53,8 +54,7 @@ class Meeting:
     @property
     def _axes(self) -> tuple[Sequence[int], ...]:
         """Contracted axes of the operand and of its partner, batch axes of these."""
-        (left, right), (left_batch, right_batch) = self.step.equation.params["dimension_numbers"]
-        return (left, right, left_batch, right_batch) if self.operand == 0 else (right, left, right_batch, left_batch)
+        return dot_axes(self.step.equation, self.operand)
 
     @property
     def summed(self) -> bool:
