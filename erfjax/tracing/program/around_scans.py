@@ -27,7 +27,7 @@ def taken_out(loop: jx.Loop) -> Callable[..., list[Any]] | None:
         >>> w = jnp.ones((3, 3))
         >>> def f(x):
         ...     return jax.lax.scan(lambda h, row: (0.5 * h + row @ w, h), jnp.zeros(3), x)[1]
-        >>> (scan,) = jx.make(f, jnp.ones((4, 3)))[0].equations
+        >>> scan = jx.make(f, jnp.ones((4, 3)))[0].equations[-1]
         >>> outside, _ = jx.make(taken_out(jx.loop(scan)), w, jnp.zeros(3), jnp.ones((4, 3)))
         >>> str(outside.equations[0].primitive)
         'dot_general'
