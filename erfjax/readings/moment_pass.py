@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from erfjax.errors import DataDependentError, MapError, SampleError
+from erfjax.errors import MapError, SampleError
 from erfjax.measurement.cone import asked_first, cone_of, windows_of
 from erfjax.readings.options import Options
 from erfjax.readings.question import Question
 from erfjax.readings.weighing import Raised, Weighing, raised, with_arguments
 from erfjax.tracing.positions.index_sets import Box, full
 from erfjax.tracing.program.equations import Equation, Var
+from erfjax.tracing.program.flatten import ALL, Unrolled
 from erfjax.tracing.registry import lengths
 from erfjax.tracing.rules.contraction import batched
 from erfjax.tracing.second_moments import (
@@ -37,7 +38,7 @@ from erfjax.tracing.second_moments.layerwise import contractions
 from erfjax.tracing.second_moments.passages import frame
 from erfjax.tracing.second_moments.random_weights import Operand
 from erfjax.tracing.second_moments.scaled import SIZE_STEP, Scaled, in_double_precision, unscaled
-from erfjax.tracing.second_moments.scans import length_of
+from erfjax.tracing.second_moments.scans import length_of, with_weights
 from erfjax.tracing.second_moments.segments import Partition, partition
 from erfjax.tracing.second_moments.steps import kind_of, passes, precision
 from erfjax.tracing.windows.cone import Cone
@@ -68,7 +69,7 @@ class MomentPass:
         random: known operands (equation, operand) that are random weights rather than filters.
         sizes: exponents of the known operands of contractions, where they can be known beforehand.
         notes: why positions are taken apart, where they had better be taken together.
-        unrolled: how many steps of a scan are unrolled at most; None for all.
+        unrolled: which scans are unrolled.
     """
 
     question: Question
@@ -77,39 +78,44 @@ class MomentPass:
     random: frozenset[Operand]
     sizes: dict[Operand, int]
     notes: tuple[str, ...] = ()
-    unrolled: int | None = None
+    unrolled: Unrolled = ALL
 
     @classmethod
     def of(cls, question: Question, options: Options) -> "MomentPass":
         """The pass of a question, its weights told from its filters, positions together only where that is of use."""
-        unrolled = options.unrolled if question.loops else None
+        if options.positions != "auto":
+            return cls._of(question, options, options.unrolled)
+        apart = cls._of(question, dataclasses.replace(options, positions="apart"), options.unrolled)
+        if apart.cone is None or not options.pairable or not closure.needed(apart.cone, apart.survey()):
+            return apart
+        if options.gates == "mean-field" and not paired_states.closes(apart.parts(apart.cone)):
+            return apart
+        options = dataclasses.replace(options, positions="together")
+        together = dataclasses.replace(apart, options=options)
+        if question.loops:
+            unrolled = dataclasses.replace(options.unrolled, weighted=apart.unrolled.weighted)
+            together = cls._of(question, options, unrolled)
+        cone = together.cone
+        assert cone is not None  # it is the same function
+        longest = max((length_of(step) for step in cone.steps if with_weights(step)), default=0)
+        notes = LONG.format(longest) if longest else closure.costly(together.parts(cone))
+        return dataclasses.replace(apart, notes=(notes,)) if notes else together
+
+    @classmethod
+    def _of(cls, question: Question, options: Options, unrolled: Unrolled) -> "MomentPass":
+        """The pass with scans unrolled like that, or all of them where that is needed."""
+        unrolled = unrolled if question.loops else ALL
         cone = _cone(question, question.consts, unrolled)
-        if cone is not None and any(entangled(step) for step in cone.steps):
-            unrolled, cone = None, _cone(question, question.consts)
+        if cone is not None and options.positions != "together" and any(entangled(step) for step in cone.steps):
+            unrolled, cone = ALL, _cone(question, question.consts)
         random = frozenset() if cone is None else random_weights.weights(cone)
         sizes = {} if cone is None else random_weights.sizes(cone)
         if options.layerwise and cone is not None:
             _affordable(cone)
+        found = cls(question, options, cone, random, sizes, unrolled=unrolled)
         if options.positions == "together" and options.gates == "mean-field" and cone is not None:
-            paired_states.check(cls(question, options, cone, random, sizes).parts(cone))
-        if options.positions != "auto":
-            return cls(question, options, cone, random, sizes, unrolled=unrolled)
-        each = dataclasses.replace(options, positions="apart")
-        apart = cls(question, each, cone, random, sizes, unrolled=unrolled)
-        if cone is None or not options.pairable or not closure.needed(cone, apart.survey()):
-            return apart
-        if options.gates == "mean-field":
-            try:
-                paired_states.check(apart.parts(cone))
-            except DataDependentError:
-                return apart
-        longest = max((length_of(step) for step in cone.steps if step.inner is not None), default=0)
-        if longest:
-            return dataclasses.replace(apart, notes=(LONG.format(longest),))
-        costly = closure.costly(apart.parts(cone))
-        if costly:
-            return dataclasses.replace(apart, notes=(costly,))
-        return dataclasses.replace(apart, options=dataclasses.replace(options, positions="together"))
+            paired_states.check(found.parts(cone))
+        return found
 
     def serves_as(self, other: "MomentPass") -> bool:
         """Whether the pass of another model of the same structure computes this one: its weights are about as large."""
@@ -304,7 +310,7 @@ class MomentPass:
         """Why the moments for a sample are not finite, and what helps."""
         if self.cone is None or self.options.gates != "data":
             return "a mean or variance is not finite: look at the weights, and at what divides or takes roots."
-        cone = self.cone if self.unrolled is None else _cone(self.question, self.question.consts)
+        cone = self.cone if self.unrolled == ALL else _cone(self.question, self.question.consts)
         assert cone is not None  # it is the same function
         return fault(cone, self.windows(cone, leaves))
 
@@ -335,7 +341,7 @@ def _affordable(cone: Cone) -> None:
         )
 
 
-def _cone(question: Question, consts: Sequence[Any], unrolled: int | None = None) -> Cone | None:
+def _cone(question: Question, consts: Sequence[Any], unrolled: Unrolled = ALL) -> Cone | None:
     return cone_of(question.program(consts, unrolled=unrolled), question.source, question.target, question.units)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 
 from erfjax.errors import SampleError
+from erfjax.tracing.program.flatten import Unrolled
 from erfjax.typing import Given
 
 FEW_STEPS = 3  # of a scan: unrolled, they compile as soon as its body once
@@ -47,11 +48,14 @@ class Options:
         return self.positions == "together" and self.weights == "given"
 
     @property
-    def unrolled(self) -> int | None:
-        """How many steps of a scan are unrolled at most; None for all."""
-        if self.gates == "mean-field" or self.positions == "together":
-            return None
-        return SHORT if self.pairable and self.positions == "auto" else FEW_STEPS
+    def unrolled(self) -> Unrolled:
+        """Which scans are unrolled."""
+        if self.gates == "mean-field" or self.layerwise:
+            return Unrolled()
+        if self.positions == "together":
+            return Unrolled(fixed=FEW_STEPS)
+        steps = SHORT if self.pairable and self.positions == "auto" else FEW_STEPS
+        return Unrolled(steps, steps)
 
     @property
     def pairable(self) -> bool:

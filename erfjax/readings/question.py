@@ -20,7 +20,7 @@ from erfjax.errors import DataDependentError, ErfjaxError, FunctionError, Sample
 from erfjax.layouts import Layout, Layouts
 from erfjax.measurement.model import Model, cached, require_function, take_apart
 from erfjax.tracing.program.equations import Atom, Known, Program, Var
-from erfjax.tracing.program.flatten import Trace, only, record
+from erfjax.tracing.program.flatten import ALL, Trace, Unrolled, only, record
 from erfjax.typing import Given
 
 CAST = "convert them first, x.astype(jnp.float32) (and scale an image of bytes as the model expects)."
@@ -101,17 +101,17 @@ class Question:
         layout = (self.source.letters, self.target.letters)
         return (settings(self.sample, self.key), self.main, self.output, layout, self.units, self.several)
 
-    def program(self, consts: Sequence[Any] | None = None, key: Any = None, unrolled: int | None = None) -> Program:
+    def program(self, consts: Sequence[Any] | None = None, key: Any = None, unrolled: Unrolled = ALL) -> Program:
         """The flat program of the output asked about; see `whole`."""
         return only(self.whole(consts, key, unrolled), self.output)
 
-    def whole(self, consts: Sequence[Any] | None = None, key: Any = None, unrolled: int | None = None) -> Program:
+    def whole(self, consts: Sequence[Any] | None = None, key: Any = None, unrolled: Unrolled = ALL) -> Program:
         """The flat program of all outputs, its first input the one asked about.
 
         Args:
             consts: arrays in place of `consts`, traced ones too.
             key: a key in place of `key`.
-            unrolled: how many steps of a scan are unrolled at most; None for all.
+            unrolled: which scans are unrolled.
         """
         own = len(self.trace.consts)
         values = self.consts if consts is None else tuple(consts)

@@ -160,6 +160,11 @@ def known(primitive: Any) -> bool:
     return primitive in _RULES
 
 
+def moment(primitive: Any) -> Moment | None:
+    """The moment column of a primitive; None where it has none."""
+    return _RULES[primitive].moment if primitive in _RULES else None
+
+
 def pointwise(block: Block) -> bool:
     """Whether a body acts position by position, so that it may be evaluated on any window."""
     return all(known(e.primitive) and _RULES[e.primitive].pointwise for e in block.equations)

@@ -14,6 +14,11 @@ from erfjax.readings.analytic import _jitted
 from erfjax.readings.moment_pass import MomentPass
 from erfjax.readings.options import Options
 from erfjax.readings.question import ask, one_sample
+from erfjax.tracing.positions.index_sets import full
+from erfjax.tracing.program.equations import Var
+from erfjax.tracing.program.flatten import Unrolled, record
+from erfjax.tracing.second_moments.links import aligned
+from erfjax.tracing.windows.cone import restrict
 
 STEPS, FEATURES, UNITS = 6, 3, 5
 RNG = np.random.default_rng(0)
@@ -160,6 +165,106 @@ def test_positions_of_a_long_scan_are_taken_apart(monkeypatch):
     monkeypatch.setattr(options, "FEW_STEPS", 1)
     field = ej.analytic(bent_before, X, layout="NLC", weights="exchangeable")
     assert any("all 6 steps of a scan" in note for note in field.notes)
+
+
+def decayed(x):
+    """A recurrence whose decays the data choose, both ways, then rows that do not know of each other; one channel is shifted."""
+    u, decay = x @ IN[:, :UNITS], jax.nn.sigmoid(x @ MORE[:, :UNITS])
+
+    def step(h, row):
+        h = row[1] * h + row[0] * jnp.roll(decay.mean(1), 1, -1)
+        return h, h + row[0]
+
+    both = [
+        lax.scan(step, zero(x), (u.swapaxes(0, 1), decay.swapaxes(0, 1)), reverse=reverse)[1].swapaxes(0, 1)
+        for reverse in (False, True)
+    ]
+    rows = lax.map(lambda row: jnp.tanh(row) * row, (both[0] + both[1]).swapaxes(0, 1))
+    return rows.swapaxes(0, 1) @ AGAIN[:, :UNITS]
+
+
+@pytest.mark.parametrize("unit", [1, STEPS - 1])
+def test_positions_together_of_a_scan_are_those_of_its_steps(unit, monkeypatch):
+    asked = {"weights": "exchangeable", "channels": "random-signs", "unit": unit}
+    kept = answer(decayed, 1, monkeypatch, **asked, positions="together")
+    unrolled = answer(decayed, STEPS, monkeypatch, **asked, positions="together")
+    np.testing.assert_allclose(kept.map, unrolled.map, rtol=2e-5, atol=1e-7 * unrolled.map.max())
+    assert kept.notes == unrolled.notes
+    monkeypatch.setattr(options, "SHORT", 2)
+    itself = answer(decayed, 1, monkeypatch, **asked)
+    assert itself.metadata["positions"] == "together"
+    np.testing.assert_array_equal(itself.map, kept.map)
+
+
+def test_which_axes_go_through_a_scan():
+    """Axes that the body leaves alone; the steps themselves only where no step knows of another."""
+
+    def through(step):
+        def f(x):
+            return lax.scan(step, jnp.zeros((2, 3)), x)[1]
+
+        trace = record(f, jax.ShapeDtypeStruct((7, 2, 3), jnp.float32))
+        source = Var((7, 2, 3), jnp.dtype(jnp.float32))
+        program = trace.program([source], unrolled=Unrolled(fixed=1))
+        cone = restrict(program, {program.output: full(program.output.shape)})
+        assert any(step.inner is not None for step in cone.steps)
+        found = aligned(source, program.output, cone.steps)
+        return [link and (link.axis, link.shift) for link in found]
+
+    assert through(lambda h, row: (h / 2 + row, h)) == [None, (1, 0), (2, 0)]
+    assert through(lambda h, row: (h, jnp.tanh(row))) == [(0, 0), (1, 0), (2, 0)]
+    assert through(lambda h, row: (h / 2 + row.mean(0, keepdims=True), h + row)) == [None, None, (2, 0)]
+    assert through(lambda h, row: (h, row.T)) == [(0, 0), (2, 0), (1, 0)]
+    assert through(lambda h, row: (row, jnp.roll(h, 1, 1)[:, :2])) == [None, (1, 0), None]
+
+
+def test_a_long_linear_recurrence_takes_positions_together():
+    x = RNG.normal(size=(1, 200, FEATURES)).astype(np.float32)
+    field = ej.analytic(
+        smoothed_then_weighed, x, layout="NLC", unit=150, weights="exchangeable", channels="random-signs"
+    )
+    assert field.metadata["positions"] == "together"
+    np.testing.assert_allclose(field.map[:151] / field.map[150], 0.81 ** np.arange(150, -1, -1), rtol=1e-3)
+    assert not field.map[151:].any()
+
+
+def weighing_inside(x):
+    """Rows meet weights inside the step, and so does what leaves it."""
+
+    def step(h, row):
+        decay = jax.nn.sigmoid(row @ IN[:, :UNITS])
+        h = decay * h + row @ MORE[:, :UNITS]
+        return h, jnp.tanh(h) @ AGAIN
+
+    return along(x, step, zero(x))
+
+
+def weighing_outside(x):
+    def step(h, row):
+        h = row[0] * h + row[1]
+        return h, h
+
+    decay, u = jax.nn.sigmoid(x @ IN[:, :UNITS]), x @ MORE[:, :UNITS]
+    states = lax.scan(step, zero(x), (decay.swapaxes(0, 1), u.swapaxes(0, 1)))[1]
+    return jnp.tanh(states.swapaxes(0, 1)) @ AGAIN
+
+
+def test_weights_that_no_step_waits_for_are_taken_out_of_a_scan():
+    """They are the same at every step, which is no use of weights twice on a path."""
+    x, asked = RNG.normal(size=(1, 20, FEATURES)).astype(np.float32), {"layout": "NLC", "unit": 17}
+    asked |= {"weights": "exchangeable", "channels": "random-signs"}
+    inside, outside = (ej.analytic(f, x, **asked) for f in (weighing_inside, weighing_outside))
+    np.testing.assert_allclose(inside.map, outside.map, rtol=2e-5, atol=1e-7 * outside.map.max())
+    assert inside.metadata["positions"] == "together"
+    assert not any("more than once" in note for note in inside.notes)
+
+
+def smoothed_then_weighed(x):
+    def step(h, row):
+        h = 0.9 * h + 0.1 * row
+        return h, h
+
+    return along(x @ IN[:, :UNITS], step, zero(x)) @ AGAIN
 
 
 @pytest.mark.slow

@@ -13,7 +13,8 @@ from jax import lax
 import erfjax as ej
 from erfjax.tracing import trace
 from erfjax.tracing.positions.index_sets import full
-from erfjax.tracing.second_moments import closure
+from erfjax.tracing.second_moments import closure, pairs
+from erfjax.tracing.second_moments.meetings import meeting
 from erfjax.tracing.second_moments.passages import passage
 from erfjax.tracing.second_moments.segments import partition
 from erfjax.tracing.windows.cone import restrict
@@ -337,6 +338,41 @@ def test_positions_are_taken_together_only_where_that_is_needed_and_possible():
         taken(pooled, statistic="mean", positions="together")
     with pytest.raises(ej.errors.SampleError, match="exchangeable"):
         taken(pooled, gates="mean-field", weights="given", positions="together")
+
+
+def bidirectional(w, x):
+    """Attention whose keys are scaled and stand first, then sums of products of queries, keys and values with no scores."""
+    h = w.dense(x[0], 6)
+    q, k, v = (w.dense(norm(h), 6).reshape(-1, 2, 3) for _ in range(3))
+    scores = jnp.einsum("jhe,ihe->hji", k * 0.7, q)
+    h = h + w.dense(jnp.einsum("hji,jhe->ihe", jax.nn.softmax(scores, 1), v).reshape(-1, 6), 6)
+    q, k, v = (w.dense(norm(h), 6).reshape(-1, 2, 3) for _ in range(3))
+    h = jnp.einsum("hij,jhe->ihe", jnp.einsum("ihe,jhe->hij", q, -k) / 3, v).reshape(-1, 6)
+    return w.dense(w.dense(h, 6).mean(0, keepdims=True), 4)[None]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", [decoder, bidirectional])
+def test_where_two_arrays_meet_a_few_products_stand_for_the_jacobian(network, monkeypatch):
+    x = jax.random.normal(jax.random.key(3), (1, 5, 3))
+    made, taken = Weights(jax.random.key(11)), []
+    network(made, x)
+
+    def field(meeting):
+        monkeypatch.setattr(pairs, "meeting", meeting)
+        f = jax.tree_util.Partial(lambda values, x: network(Weights(values=values), x), made.values)
+        return ej.analytic(
+            f, x, layout="NLC", weights="exchangeable", channels="random-signs", positions="together"
+        ).map
+
+    def counted(*given):
+        found = meeting(*given)
+        taken.append(found is not None and found.summed)
+        return found
+
+    found, whole = field(counted), field(lambda *given: None)
+    np.testing.assert_allclose(found, whole, rtol=2e-4, atol=1e-6 * whole.max())
+    assert taken.count(True) == 2
 
 
 def test_what_costs_too_much_is_taken_apart_and_said(monkeypatch):

@@ -20,7 +20,9 @@ import numpy as np
 from erfjax.errors import DataDependentError
 from erfjax.tracing import jaxpr as jx
 from erfjax.tracing import registry
+from erfjax.tracing.program.around_scans import taken_out
 from erfjax.tracing.program.equations import Atom, Block, Equation, Known, Program, Scan, Var
+from erfjax.tracing.second_moments.kinds import Kind
 
 MAX_STEPS = 100_000  # a while loop with a known test that runs longer than this is taken for endless
 
@@ -46,6 +48,23 @@ def trace(f: Callable[..., Any], x: Any) -> Program:
     return recorded.program([Var(*spec) for spec in recorded.operands])
 
 
+@dataclasses.dataclass(frozen=True)
+class Unrolled:
+    """How many steps of a scan are unrolled; a longer one is kept as one equation, if a closed form can enter it. None: all.
+
+    Attributes:
+        fixed: of a scan whose body contracts what depends on the input with no known array. Where that is less, what steps need
+            not of each other is taken out of the body.
+        weighted: of a scan whose body does.
+    """
+
+    fixed: int | None = None
+    weighted: int | None = None
+
+
+ALL = Unrolled()
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trace:
     """A function traced once.
@@ -66,15 +85,14 @@ class Trace:
         return [(var.aval.shape, var.aval.dtype) for var in self.body.jaxpr.invars]
 
     def program(
-        self, operands: Sequence[Atom], consts: Sequence[Any] | None = None, unrolled: int | None = None
+        self, operands: Sequence[Atom], consts: Sequence[Any] | None = None, unrolled: Unrolled = ALL
     ) -> Program:
         """The flat program on these operands: Vars are inputs, in their order.
 
         Args:
             operands: an atom for every operand.
             consts: arrays (traced ones too) in place of those that the function closed over.
-            unrolled: how many steps of a scan are unrolled; a longer one is kept as one equation, if a closed form can enter
-                it. None unrolls all.
+            unrolled: which scans are unrolled.
         """
         values = self.consts if consts is None else consts
         captured = {
@@ -133,7 +151,7 @@ class _Flattener:
     """Inlines bodies into one list of equations. Each call gets an environment of its own: JAX shares bodies between calls."""
 
     def __init__(
-        self, captured: Mapping[int, Known], unrolled: int | None = None, numbers: Iterator[int] | None = None
+        self, captured: Mapping[int, Known], unrolled: Unrolled = ALL, numbers: Iterator[int] | None = None
     ) -> None:
         self.equations: list[Equation] = []
         self.captured, self.longest = captured, unrolled
@@ -167,6 +185,10 @@ class _Flattener:
             return _evaluated(equation, inputs)
         if equation.primitive is jx.SCAN:
             loop = jx.loop(equation)
+            shorter = taken_out(loop) if self.takes_out(loop) else None
+            if shorter is not None:
+                avals = [jax.ShapeDtypeStruct(atom.shape, atom.dtype) for atom in inputs]
+                return self.inline(jx.make(shorter, *avals)[0], inputs, layer, where)
             kept = self.kept(loop, inputs, layer, where)
             if kept is None:
                 return self.unrolled(loop, inputs, layer, where)
@@ -204,21 +226,28 @@ class _Flattener:
         self.equations.append(flat)
         return outputs
 
+    def takes_out(self, loop: jx.Loop) -> bool:
+        """Whether it matters that a scan has no weights in its body."""
+        fixed, weighted = self.longest.fixed, self.longest.weighted
+        return fixed is not None and fixed != weighted and loop.length > fixed
+
     def kept(self, loop: jx.Loop, inputs: Sequence[Atom], layer: str, where: str) -> Scan | None:
         """A long scan with its body once; None if it is short, or of a body or rows that no closed form can enter."""
         first_row = loop.n_consts + loop.n_carry
         rows = inputs[first_row:]
-        if self.longest is None or loop.length <= self.longest or not all(isinstance(row, Var) for row in rows):
+        steps = [n for n in (self.longest.fixed, self.longest.weighted) if n is not None]
+        if loop.length <= min(steps, default=loop.length) or not all(isinstance(row, Var) for row in rows):
             return None
         consts, carry = (
             _fresh(inputs[: loop.n_consts]),
             [Var(a.shape, a.dtype) for a in inputs[loop.n_consts : first_row]],
         )
         fresh: list[Atom] = [*consts, *carry, *(Var(row.shape[1:], row.dtype) for row in rows)]
-        inside = _Flattener(self.captured, None, self.numbers)
+        inside = _Flattener(self.captured, numbers=self.numbers)
         outputs = inside.inline(loop.body, fresh, layer, where)
         equations = _needed(inside.equations, outputs)
-        if not all(map(_enterable, equations)):
+        longest = self.longest.weighted if any(map(weighted, equations)) else self.longest.fixed
+        if longest is None or loop.length <= longest or not all(map(_enterable, equations)):
             return None
         return Scan(
             Block(tuple(atom for atom in fresh if isinstance(atom, Var)), equations, tuple(outputs)),
@@ -301,6 +330,13 @@ def _enterable(equation: Equation) -> bool:
     if registry.bodies(equation) or not registry.known(equation.primitive):
         return False
     return registry.lookup(equation).moment is not None
+
+
+def weighted(equation: Equation) -> bool:
+    """Whether an equation contracts what depends on the input with a known array."""
+    return registry.moment(equation.primitive) is Kind.BILINEAR and any(
+        isinstance(atom, Known) for atom in equation.inputs
+    )
 
 
 def _fresh(operands: Sequence[Atom]) -> list[Atom]:

@@ -236,6 +236,12 @@ def batched(equation: Equation) -> float:
     return float(math.prod(out.shape)) * math.prod(left.shape[a] for a in contracted)
 
 
+def dot_axes(equation: Equation, operand: int) -> tuple[Sequence[int], ...]:
+    """Of a dot product: the contracted axes of an operand and of its partner, then the batch axes of these."""
+    (left, right), (left_batch, right_batch) = equation.params["dimension_numbers"]
+    return (left, right, left_batch, right_batch) if operand == 0 else (right, left, right_batch, left_batch)
+
+
 def tap_axes(equation: Equation, operand: int) -> dict[int, int] | None:
     """Axis of the other operand -> axis of the weight along which its taps lie; None if the weight is what kernels slide over."""
     numbers = equation.params["dimension_numbers"]

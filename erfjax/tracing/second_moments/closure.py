@@ -14,9 +14,11 @@ import numpy as np
 from erfjax.tracing.program.equations import Atom, Var
 from erfjax.tracing.registry import lengths
 from erfjax.tracing.rules.contraction import channel_axes
+from erfjax.tracing.second_moments import meetings
 from erfjax.tracing.second_moments.coverage import NORMAL, SHARED, WIDE, Survey, place
 from erfjax.tracing.second_moments.downstream import nonlinear_downstream
 from erfjax.tracing.second_moments.kinds import Choice, Kind
+from erfjax.tracing.second_moments.meetings import meeting
 from erfjax.tracing.second_moments.passages import passage
 from erfjax.tracing.second_moments.random_weights import Uses, independence, listed, unlikely
 from erfjax.tracing.second_moments.segments import Drawn, Partition, Segment
@@ -24,7 +26,7 @@ from erfjax.tracing.second_moments.steps import dependent, kind_of
 from erfjax.tracing.second_moments.two_points import variances_only
 from erfjax.tracing.windows.cone import Cone, Step
 
-MOST_OPERATIONS = 2e12  # a minute or two on two cores
+MOST_OPERATIONS = 5e12  # a minute or two on two cores
 MOST_ENTRIES = 1 << 29  # of 4 bytes: 2 GiB
 SOME = 0.02  # of the weights of a tap: more zeros are no accident
 FEW = 25  # terms of a random sum, below which the limit of width is far
@@ -78,6 +80,9 @@ def _passing(parts: Partition, segment: Segment, start: Var, diagonal: bool) -> 
     q, p, c, probes = way.end.positions, way.start.positions, way.start.channels, len(way.probes)
     if way.local:
         return probes * (pullback + c * (p if diagonal else 2.0 * p * p)), 1.0 * p * c
+    met = meeting(parts, segment, start)
+    if met is not None:
+        return meetings.price(segment, way, met, pullback)
     room = 1.0 * q * p * c + 1.0 * p * p
     if way.separate and not diagonal:
         return (q + p) * pullback, room
@@ -86,6 +91,9 @@ def _passing(parts: Partition, segment: Segment, start: Var, diagonal: bool) -> 
 
 def work(step: Step) -> float:
     """About how many operations a step takes."""
+    if step.inner is not None:
+        assert step.equation.scan is not None
+        return step.equation.scan.length * float(sum(map(work, step.inner.steps)))
     sizes = [math.prod(lengths(box)) for box in (*(b for b in step.operands if b is not None), step.box)]
     contracts = jnp.issubdtype(step.output.dtype, jnp.inexact) and kind_of(step.equation) is Kind.BILINEAR
     return math.sqrt(math.prod(map(float, sizes))) if contracts and len(sizes) == 3 else float(sum(sizes))
@@ -156,7 +164,7 @@ def _multiplies(parts: Partition) -> bool:
         jnp.issubdtype(step.output.dtype, jnp.inexact)
         and kind_of(step.equation) is Kind.BILINEAR
         and len(set(dependent(step))) > 1
-        for step in parts.cone.steps
+        for step in parts.cone.every
     )
 
 

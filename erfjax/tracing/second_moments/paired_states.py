@@ -107,6 +107,15 @@ def check(parts: Partition) -> None:
         raise _refused(made[lost])
 
 
+def closes(parts: Partition) -> bool:
+    """Whether it is such a network."""
+    try:
+        check(parts)
+    except DataDependentError:
+        return False
+    return True
+
+
 def _refused(equation: Equation) -> DataDependentError:
     return DataDependentError(
         f'Mean field has no rule for pairs of positions at {equation}: use gates="data", or positions="apart".'

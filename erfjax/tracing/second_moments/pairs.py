@@ -13,7 +13,8 @@ K_pp' = mean over c of Σ_m Σ_qq' J(qm, pc) K_qq' J(q'm, p'c). It is computed b
 * positions aligned: K ∘ Γ with Γ = mean over c of Σ_m h h', h the pullback of a one at channel m of all positions; one pullback
   for each channel that the segment mixes (a chain of elementwise functions: one in all);
 * channels aligned: the pullback on every column of K, then on every row;
-* neither: J itself, one channel m after the other.
+* neither: J itself, one channel m after the other;
+* where the start meets another array in a contraction on its way (attention): as `meetings` says.
 
 Formula: S. Schoenholz et al., "Deep Information Propagation", ICLR 2017, carries one position; that gradients meet independent
 weights on their way back is proved for wide networks by G. Yang, "Tensor Programs II", 2020.
@@ -31,8 +32,8 @@ from jax import lax
 from erfjax.tracing import registry
 from erfjax.tracing.positions.access import Along, View
 from erfjax.tracing.program.equations import Atom, Var
-from erfjax.tracing.registry import lengths
 from erfjax.tracing.second_moments.activity import Weigh
+from erfjax.tracing.second_moments.meetings import meeting, shown, through_meeting
 from erfjax.tracing.second_moments.passages import Frame, Passage, frame, passage
 from erfjax.tracing.second_moments.scaled import Scaled
 from erfjax.tracing.second_moments.segments import Draw, Partition, Segment
@@ -121,12 +122,16 @@ def through_segment(
 ) -> dict[Var, Any]:
     """The covariances at starts of a segment from that at its end; a diagonal gives diagonals, where all ways are local."""
     groups: dict[Any, dict[Var, Passage]] = {}
+    found: dict[Var, Any] = {}
     for start in starts:
         way = passage(parts, segment, start)
+        met = None if way.local else meeting(parts, segment, start)
+        if met is not None:
+            found[start] = through_meeting(parts, segment, way, met, covariance, values)
+            continue
         rule = _gated if way.local else _two_sided if way.separate else _by_channels
         alone = start if rule is _two_sided else way.probes.tobytes()
         groups.setdefault((rule, alone), {})[start] = way
-    found: dict[Var, Any] = {}
     for (rule, _), ways in groups.items():
         sent = _sender(parts, segment, ways, values)
         found.update(zip(ways, rule(segment, list(ways.values()), sent, covariance), strict=True))
@@ -149,7 +154,7 @@ def _gated(segment: Segment, ways: list[Passage], sent: Sent, covariance: Any) -
         ], None
 
     zeros = [jnp.zeros((way.start.positions,) * covariance.ndim, covariance.dtype) for way in ways]
-    gates, _ = lax.scan(gate, zeros, jnp.asarray(ways[0].probes, covariance.dtype))
+    gates, _ = lax.scan(gate, zeros, shown(ways[0], covariance))
     return [way.placed(covariance) * g / way.start.channels for way, g in zip(ways, gates, strict=True)]
 
 
@@ -179,7 +184,7 @@ def _by_channels(segment: Segment, ways: list[Passage], sent: Sent, covariance: 
         return after, None
 
     zeros = [jnp.zeros((way.start.positions,) * 2, covariance.dtype) for way in ways]
-    totals, _ = lax.scan(channel, zeros, jnp.asarray(ways[0].probes, covariance.dtype))
+    totals, _ = lax.scan(channel, zeros, shown(ways[0], covariance))
     return [total / way.start.channels for way, total in zip(ways, totals, strict=True)]
 
 
@@ -209,7 +214,7 @@ def _jacobian(segment: Segment, end: Frame, sent: Sent, probe: Any) -> list[Any]
 
 def _at_once(segment: Segment, count: int) -> int:
     """How many pullbacks share a batch."""
-    entries = sum(math.prod(lengths(step.box)) for step in segment.steps)
+    entries = sum(step.entries for step in segment.steps)
     return max(1, min(count, AT_ONCE // max(1, entries)))
 
 
@@ -236,5 +241,5 @@ def run(
     held: dict[Atom, Any] = {**values}
     held.update(zip(starts, arrays, strict=True))
     for step in segment.steps:
-        held[step.output] = step.apply(parts.cone.operands(step, held))
+        held.update(step.results(parts.cone.operands(step, held)))
     return held[segment.end]

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from erfjax.tracing.program.equations import Atom, Var
+from erfjax.tracing.program.flatten import weighted
 from erfjax.tracing.second_moments.activity import Activity
 from erfjax.tracing.second_moments.scaled import EMPTY, Scaled
 from erfjax.tracing.windows.cone import Step
@@ -118,6 +119,11 @@ def length_of(step: Step) -> int:
     """How many steps a scan has."""
     assert step.equation.scan is not None
     return step.equation.scan.length
+
+
+def with_weights(step: Step) -> bool:
+    """Whether a step is a scan that contracts what depends on the input with known arrays."""
+    return step.inner is not None and any(weighted(inside.equation) for inside in step.inner.every)
 
 
 def _value(step: Step, activity: Activity, i: int) -> Any:

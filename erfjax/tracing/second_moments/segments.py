@@ -22,35 +22,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from erfjax.tracing import registry
-from erfjax.tracing.positions import access
-from erfjax.tracing.positions.access import Along, Identity, Lookup, Seen, View
+from erfjax.tracing.positions.access import Along, Lookup, View
 from erfjax.tracing.program.equations import Atom, Equation, Known, Var
 from erfjax.tracing.registry import lengths
 from erfjax.tracing.rules.contraction import tap_axes
 from erfjax.tracing.second_moments.kinds import Kind
-from erfjax.tracing.second_moments.steps import dependent, elementwise, kind_of
+from erfjax.tracing.second_moments.links import Links, aligned
+from erfjax.tracing.second_moments.steps import dependent, elementwise, kind_of, passes
 from erfjax.tracing.windows.cone import Cone, Step
 
 Drawn = Callable[[Equation, int], bool]
-
-
-@dataclasses.dataclass(frozen=True)
-class Link:
-    """Which indices i of an axis of a segment's start one index o of an axis of its end needs, and no others.
-
-    Attributes:
-        axis: the axis of the start.
-        part: "whole": i = o + shift; "quotient": i // block = o; "remainder": i % block = o; "block": i // block = o // block.
-    """
-
-    axis: int
-    shift: int = 0
-    block: int = 1
-    part: str = "whole"
-
-
-Links = tuple[Link | None, ...]
-"""Per axis of an array; None where no few indices of one axis are all that is needed."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -151,7 +132,7 @@ def partition(
     for step in cone.steps:
         if live.isdisjoint(step.equation.inputs):
             continue
-        live.add(step.output)
+        live.update(step.outputs)
         draw = _draw(step, drawn)
         if draw is not None:
             draws[step.output] = draw
@@ -216,12 +197,12 @@ class _Graph:
 
     def __init__(self, cone: Cone, draws: Mapping[Var, Draw], live: Container[Atom]):
         self.cone, self.draws = cone, draws
-        self.steps = {step.output: step for step in cone.steps if step.output not in draws}
-        self.order: dict[Atom, int] = {step.output: i for i, step in enumerate(cone.steps)}
+        self.steps = {atom: step for step in cone.steps if step.output not in draws for atom in step.outputs}
+        self.order: dict[Atom, int] = {atom: i for i, step in enumerate(cone.steps) for atom in step.outputs}
         self.parents: dict[Atom, list[Var]] = {}
         for atom, step in self.steps.items():
-            passes = jnp.issubdtype(atom.dtype, jnp.inexact) and kind_of(step.equation) is not Kind.SILENT
-            inputs = [step.equation.inputs[i] for i in dependent(step)] if passes else []
+            moves = jnp.issubdtype(atom.dtype, jnp.inexact) and passes(step)
+            inputs = [step.equation.inputs[i] for i in dependent(step)] if moves else []
             self.parents[atom] = [a for a in dict.fromkeys(inputs) if isinstance(a, Var) and a in live]
 
     def cuts(self, starts: Mapping[Var, frozenset[int]], ends: Sequence[Var]) -> dict[Var, frozenset[int]]:
@@ -276,63 +257,8 @@ class _Graph:
             elif atom not in taken:
                 taken.add(atom)
                 pending += self.parents.get(atom, [])
-        steps = tuple(step for step in self.cone.steps if step.output in taken)
-        return Segment(end, steps, {start: self._aligned(start, end, steps) for start in sorted(reached, key=self.at)})
+        steps = tuple(step for step in self.cone.steps if not taken.isdisjoint(step.outputs))
+        return Segment(end, steps, {start: aligned(start, end, steps) for start in sorted(reached, key=self.at)})
 
     def at(self, atom: Atom) -> int:
         return self.order.get(atom, -1)
-
-    def _aligned(self, start: Var, end: Var, steps: Sequence[Step]) -> Links:
-        """How the axes of the end lie along those of the start."""
-        held: dict[Atom, Links] = {start: tuple(Link(a) for a in range(len(start.shape)))}
-        for step in steps:
-            views = registry.lookup(step.equation).hull(step.equation, step.result)
-            moving = set(self.parents[step.output])
-            found = [
-                _through(view, atom.shape, step.output.shape, held[atom])
-                for atom, view in zip(step.equation.inputs, views, strict=True)
-                if atom in moving and atom in held and view is not None
-            ]
-            if found:
-                held[step.output] = tuple(axes[0] if len(set(axes)) == 1 else None for axes in zip(*found, strict=True))
-        return held[end]
-
-
-def _through(view: Seen, operand: Sequence[int], result: Sequence[int], held: Links) -> Links:
-    """The links of a result with what one of its operands is linked with."""
-    if isinstance(view, Identity):
-        return held
-    moved: list[Link | None] = [None] * len(result)
-    if isinstance(view, View):
-        for link, axis in zip(held, view.axes, strict=True):
-            to = _moved(axis)
-            if link is not None and to is not None and (link.part == "whole" or not to[1]):
-                moved[to[0]] = dataclasses.replace(link, shift=link.shift + to[1])
-    elif isinstance(view, access.Mapping) and view.groups:
-        for ins, outs in view.groups:
-            for o, link in zip(outs, _regrouped([held[a] for a in ins], [result[o] for o in outs]), strict=True):
-                moved[o] = link
-    return tuple(moved)
-
-
-def _moved(axis: object) -> tuple[int, int] | None:
-    """The axis of the result that an operand axis becomes, and by how much it is shifted."""
-    if isinstance(axis, Along) and axis.size == axis.stride == axis.base == 1:
-        return axis.out, axis.offset
-    if isinstance(axis, Lookup) and axis.pattern.count == axis.pattern.width:
-        own = (axis.pattern.starts == axis.pattern.rows) & (axis.pattern.stops == axis.pattern.rows + 1)
-        return (axis.out, 0) if own.all() else None
-    return None
-
-
-def _regrouped(held: list[Link | None], sizes: list[int]) -> list[Link | None]:
-    """The links of axes that one axis is split into, or that two are merged into."""
-    if len(held) == len(sizes) == 1:
-        return held
-    if len(held) == 1 and len(sizes) == 2 and held[0] is not None and held[0] == Link(held[0].axis):
-        return [Link(held[0].axis, 0, sizes[1], "quotient"), Link(held[0].axis, 0, sizes[1], "remainder")]
-    if len(held) == 2 and len(sizes) == 1 and held[0] is not None and held[0].part == "quotient":
-        quotient = held[0]
-        whole = held[1] == dataclasses.replace(quotient, part="remainder")
-        return [Link(quotient.axis) if whole else dataclasses.replace(quotient, part="block")]
-    return [None] * len(sizes)

@@ -48,6 +48,13 @@ class Step:
         """What the step computes: one result, but all results of a scan."""
         return (self.output,) if self.inner is None else self.equation.outputs
 
+    @property
+    def entries(self) -> int:
+        """How many numbers it computes."""
+        if self.inner is None:
+            return math.prod(registry.lengths(self.box))
+        return sum(math.prod(atom.shape) for atom in self.outputs)
+
     def apply(self, operands: Sequence[Any]) -> Any:
         """The result on its box."""
         boxes = [box or () for box in self.operands]
