@@ -19,8 +19,7 @@ from erfjax.measurement.accumulate import Accumulator
 from erfjax.measurement.checkpoint import State
 from erfjax.measurement.engine import Engine, out_of_memory
 from erfjax.measurement.inputs import Rows, Source
-from erfjax.measurement.jacobian import OUTPUT_FAULT
-from erfjax.measurement.unit_moments import LOST_FAULT
+from erfjax.measurement.jacobian import LOST_FAULT, OUTPUT_FAULT
 from erfjax.measurement.waiting import told
 from erfjax.uncertainty.records import COLUMNS
 

@@ -18,12 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from erfjax.measurement import jacobian, reduction
+from erfjax.measurement import reduction
 from erfjax.measurement.cone import Traced
+from erfjax.measurement.engine import Parted
+from erfjax.measurement.every_unit import along_axis, faults, in_parts
+from erfjax.measurement.jacobian import LOST_FAULT
 from erfjax.typing import Channels, Statistic
 
 LOST = 1e-3  # of a colour's total: more outside the windows means that windows are not what units see
-LOST_FAULT = 3
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -92,56 +94,43 @@ def powers(axes: int) -> list[tuple[int, ...]]:
     return [(0,) * axes, *single]
 
 
-def sample_moments(
-    traced: Traced, rows: Sequence[Row], statistic: Statistic, channels: Channels
-) -> Callable[..., Any]:
-    """The function (consts, key, x, others) -> (moments, exponents, fault) of one sample.
+def sample_moments(traced: Traced, rows: Sequence[Row], statistic: Statistic, channels: Channels) -> Parted:
+    """The moments of all units of one sample, in place of maps; see `jacobian.sample_maps`.
 
     The one "map" has shape (units along each axis ..., moments), in the order of `powers`; with "share" each unit's are divided
     by its own total.
     """
     target, source, axes = traced.target, traced.source, len(rows)
-    colours = np.array(list(itertools.product(*(range(row.spacing) for row in rows))))
+    colours = list(itertools.product(*(range(row.spacing) for row in rows)))
     lattices, weights = [row.lattices() for row in rows], [row.weights() for row in rows]
     plain: Statistic = "square" if statistic == "share" else statistic
 
-    def sample(consts: Any, key: Any, x: Any, others: Any = ()) -> Any:
-        def whole(x: Any) -> Any:
-            return traced.evaluate(consts, key, (*others[: traced.main], x, *others[traced.main :]))
+    def one(gradient: Callable[[Any], Any], colour: Any, output: Any) -> Any:
+        lattice = jnp.ones((), output.dtype)
+        for i, table in enumerate(lattices):
+            line = jnp.asarray(table, output.dtype)[colour[i]]
+            lattice = lattice * along_axis(line, target.spatial[i], output.ndim)
+        values, exponent, finite = reduction.reduce(gradient(lattice)[None], plain, source)
+        own = [jnp.asarray(table, values.dtype)[colour[i]] for i, table in enumerate(weights)]
+        found = jnp.stack([functools.reduce(_contract, zip(own, power, strict=True), values)
+                           for power in powers(axes)], -1)  # fmt: skip
+        lost = jnp.abs(values.sum() - found[..., 0].sum()) > LOST * jnp.abs(values).sum()
+        return found, exponent, finite, lost
 
-        output, pullback = jax.vjp(whole, x)
-        probes = jacobian.cotangents(channels, traced.channels, output.dtype, key)
-
-        def one_colour(colour: Any) -> Any:
-            lattice = jnp.ones((), output.dtype)
-            for i, table in enumerate(lattices):
-                line = jnp.asarray(table, output.dtype)[colour[i]]
-                lattice = lattice * _along(line, target.spatial[i], output.ndim)
-
-            def pull(probe: Any) -> Any:
-                row = probe if target.channel is None else _along(probe, target.channel, output.ndim)
-                return pullback(jnp.broadcast_to(lattice * row, output.shape))[0]
-
-            values, exponent, finite = reduction.reduce(jacobian.for_each(pull, probes), plain, source)
-            own = [jnp.asarray(table, values.dtype)[colour[i]] for i, table in enumerate(weights)]
-            found = jnp.stack([functools.reduce(_contract, zip(own, power, strict=True), values)
-                               for power in powers(axes)], -1)  # fmt: skip
-            lost = jnp.abs(values.sum() - found[..., 0].sum()) > LOST * jnp.abs(values).sum()
-            return found, exponent, finite, lost
-
-        found, exponents, finite, lost = jax.lax.map(one_colour, jnp.asarray(colours))
-        fault = jnp.where(lost.any(), LOST_FAULT, 0)
-        fault = jnp.where(finite.all(), fault, jacobian.GRADIENT_FAULT)
-        fault = jnp.where(jnp.isfinite(output).all(), fault, jacobian.OUTPUT_FAULT)
+    def join(kept: Any, output: Any) -> Any:
+        found, exponents, finite, lost = kept
+        alive = found.any(tuple(range(2, found.ndim)))
+        top = jnp.where(alive, exponents, exponents.min(0, keepdims=True)).max(0, keepdims=True)
+        by = (reduction.order(plain) * (exponents - top)).reshape(*exponents.shape, *(1,) * (axes + 1))
+        of_colours = jnp.ldexp(found, by).reshape(len(colours), -1, *found.shape[1:]).sum(1)
+        moments = jax.vmap(functools.partial(_in_place, rows=rows), 1)(of_colours)
         if statistic == "share":
-            total = found[..., :1]
-            return _in_place(found / jnp.where(total > 0, total, 1), rows)[None], exponents[:1], fault
-        alive = found.any(tuple(range(1, found.ndim)))
-        top = jnp.where(alive, exponents, exponents.min()).max()
-        scaled = jnp.ldexp(found, (reduction.order(statistic) * (exponents - top)).reshape(-1, *(1,) * (axes + 1)))
-        return _in_place(scaled, rows)[None], top[None], fault
+            moments = moments / jnp.where(moments[..., :1] > 0, moments[..., :1], 1)
+        fault = faults(finite, output)
+        fault = jnp.where((fault == 0) & lost.any(0), LOST_FAULT, fault)
+        return moments[:, None], top[0][:, None], fault
 
-    return sample
+    return in_parts(traced, colours, channels, one, join)
 
 
 def _contract(values: Any, by: tuple[Any, int]) -> Any:
@@ -157,11 +146,6 @@ def _in_place(found: Any, rows: Sequence[Row]) -> Any:
     order = [axis for i in range(axes) for axis in (axes + i, i)]
     joined = split.transpose(*order, 2 * axes).reshape(*(row.slots * row.spacing for row in rows), -1)
     return joined[tuple(slice(len(row.units)) for row in rows)]
-
-
-def _along(line: Any, axis: int, ndim: int) -> Any:
-    """A vector as an array that varies along one axis."""
-    return line.reshape([-1 if a == axis else 1 for a in range(ndim)])
 
 
 def pullbacks(rows: Sequence[Row], channels: Channels, count: int) -> int:

@@ -50,8 +50,8 @@ def every_unit(
     Args:
         f: a differentiable function from an array to an array; of (key, x) if there is a key.
         inputs, key, samples, layout, out_layout, channels: as in `empirical`.
-        step: every how many units along each axis, an integer or one per axis; None takes the smallest for which there are at most
-            256 units, of all phases. The centre unit n // 2 is always among them.
+        step: every how many units along each axis, an integer or one per axis; None takes the smallest for which there are at
+            most 256 units, of all phases. The centre unit n // 2 is always among them.
         statistic: "square", "abs", "relu" or "share", as in `empirical`; of "mean" maps, which have two signs, σ says nothing.
         batch_size: samples computed at once.
         progress: whether to show a bar; by default on a terminal.
@@ -96,7 +96,9 @@ def every_unit(
         raise UnitError("`every_unit` needs an output with the spatial axes of the input: name them with out_layout.")
     count = source.total if samples is None else operator.index(samples)
     if count is None or count < 1 or (key is None and source.total is not None and count > source.total):
-        raise SampleError(f"`samples` must be a positive number of samples that `inputs` can give, but got {samples!r}.")
+        raise SampleError(
+            f"`samples` must be a positive number of samples that `inputs` can give, but got {samples!r}."
+        )
     (field,) = fields_of(question, f)
     rows, whole = _rows(f, question, field, _steps(step, field))
     one = unit_moments.sample_moments(question, rows, chosen, channels)
@@ -149,14 +151,14 @@ def _steps(step: Any, field: TheoreticalField) -> tuple[int, ...]:
 def _rows(
     f: Function, question: Question, field: TheoreticalField, steps: tuple[int, ...]
 ) -> tuple[tuple[Row, ...], tuple[np.ndarray, ...]]:
-    """The chosen units along every axis with what they see, and which of them see the image alone; other axes at their centres."""
+    """The chosen units along every axis, and which of them see the image alone; the other axes are at their centres."""
     reader = reader_of(question, f)
     rows, whole = [], []
     for axis, (units, n, step) in enumerate(zip(field.output_shape, field.image_shape, steps, strict=True)):
         chosen = np.arange((units // 2) % step, units, step)
         seen = [_seen(reader, question, field.unit, axis, int(u)) for u in chosen]
         start, stop = (np.array([pair[i] for pair in seen]) for i in range(2))
-        inside = np.array([0 <= low and high <= n for _, _, low, high in seen])
+        inside = np.array([low >= 0 and high <= n for _, _, low, high in seen])
         place = np.array([
             (low + high - 1) / 2 if math.isfinite(low) and math.isfinite(high) else (u + 0.5) * n / units - 0.5
             for u, (_, _, low, high) in zip(chosen, seen, strict=True)

@@ -66,7 +66,7 @@ class EveryUnit(summary.Shown):
         return self._sigma(self.moments)
 
     def size(self) -> Float[np.ndarray, "*units"]:
-        """The size "sigma" of each unit's field, as `EffectiveField.size` has it: the root mean square of σ over axes, in pixels."""
+        """The size "sigma" of each unit's field as in `EffectiveField.size`: the root mean square of σ over axes, in pixels."""
         return self._size(self.moments)
 
     def shift(self) -> Float[np.ndarray, "*units axes"]:
@@ -127,7 +127,7 @@ class EveryUnit(summary.Shown):
         return np.asarray(~(self.size() >= share * self.typical))
 
     def groups(self) -> dict[str, Bool[np.ndarray, "*units"]]:
-        """Units of one kind: inside, by phase where the field repeats after more than one unit; and past one border or several."""
+        """Units of one kind: inside (by phase, where the field repeats after several units), and past one border or several."""
         grid = np.meshgrid(*(u % p for u, p in zip(self.units, self.period, strict=True)), indexing="ij")
         found, crossed = {}, self._crossed
         phases = sorted(set(zip(*(g[self.inside].tolist() for g in grid), strict=True)))
