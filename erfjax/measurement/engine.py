@@ -129,8 +129,9 @@ def assemble(
     `one` gives the maps of one sample where they are not those of the probe's units (see `jacobian.sample_maps`). So many
     consecutive samples as `per_draw` says share their key, and so the weights that it draws.
     """
+    one = one or jacobian.sample_maps(probe, statistic, channels)
     parted = one if isinstance(one, Parted) else None
-    of_one: Callable[..., Any] = parted.one if parted else one or jacobian.sample_maps(probe, statistic, channels)
+    of_one = one.one if isinstance(one, Parted) else one
     drawing = None if draw is None else record(draw, jax.eval_shape(lambda: key))
     drawn = () if drawing is None else drawing.consts
 
