@@ -156,9 +156,9 @@ def _compiled(f: Function, question: Question, source: Source, settings: Setting
         (field,) = theory = fields_of(question, f)
         along = lines(field)
         count = math.prod(line.count for line in along)
-        one = sample_map(question, along, field.unit, settings.statistic, settings.channels)
+        every = sample_map(question, along, field.unit, settings.statistic, settings.channels)
         note = f"the mean over {count} units that see the image alone, each moved to unit {field.unit}"
-        return _Compiled(assemble(whole_probe(question), *options, one), theory, (note, *notes))
+        return _Compiled(assemble(whole_probe(question), *options, every), theory, (note, *notes))
 
     identity = (
         "empirical",
