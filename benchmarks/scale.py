@@ -1,8 +1,8 @@
 """What a measurement costs against depth, width, side of the image, samples and units: log-log slopes beside what theory says.
 
-Numbers are CPU seconds of one warm call. "Theory" is the slope of the multiplications that the cone takes, forwards and
-backwards: 3 in depth until the cone meets the border, 2 in width, 0 in the side of the image, 1 in samples, and in units less than
-1, since neighbours share a cone. Last come the time to a map of 5 % error and the memory of ResNet-50 at 2,048 pixels.
+Numbers are CPU seconds of one warm call. "Theory" is the slope of the multiplications that the cone takes, forward and backward:
+3 in depth until the cone meets the border, 2 in width, 0 in the side of the image, 1 in samples, and in units less than 1, since
+neighbours share a cone. Last come the time to a map of 5 % error and the memory of ResNet-50 at 2,048 pixels.
 """
 
 import time
