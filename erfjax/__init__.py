@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from erfjax.decisions.tiles import Tiling, tiling
     from erfjax.growth_laws import Growth, growth
     from erfjax.reports import Report, report
+    from erfjax.units import EveryUnit, every_unit
 
 __version__ = "0.1.0"  # the only place: the package metadata is built from it
 
@@ -43,6 +44,7 @@ __all__ = [
     "Comparison",
     "Context",
     "EffectiveField",
+    "EveryUnit",
     "Growth",
     "Match",
     "Noise",
@@ -58,6 +60,7 @@ __all__ = [
     "context",
     "empirical",
     "errors",
+    "every_unit",
     "geometry",
     "growth",
     "initializers",
@@ -80,12 +83,14 @@ __all__ = [
 _ON_USE = {
     "Account": "accounts",
     "Context": "decisions.streaming",
+    "EveryUnit": "units",
     "Growth": "growth_laws",
     "Match": "decisions.sizing",
     "Report": "reports",
     "Tiling": "decisions.tiles",
     "account": "accounts",
     "context": "decisions.streaming",
+    "every_unit": "units",
     "growth": "growth_laws",
     "match": "decisions.sizing",
     "needed": "decisions.sizing",

@@ -21,6 +21,7 @@ theory: ej.EffectiveField = ej.analytic(f, x, weights="exchangeable")
 measured: ej.EffectiveField = ej.empirical(f, x, samples=2)
 comparison: ej.Comparison = ej.compare(theory, measured)
 verdict: bool | None = comparison.within_chance
+each: ej.EveryUnit = ej.every_unit(f, x, step=2)
 by_layer: dict[str, ej.EffectiveField] = ej.by_layer(f, x)
 luo: float = measured.size("luo")
 interval = measured.interval("sigma")

@@ -21,7 +21,7 @@ ROWS = (  # from the ground up; boxes on one row do not know each other
     {"tracing"},
     {"measurement"},
     {"readings", "layers"},
-    {"accounts", "agreement", "protocols", "growth_laws", "decisions"},
+    {"accounts", "agreement", "protocols", "growth_laws", "decisions", "units"},
     {"studies"},
     {"reports", "gallery"},
     {"cli"},

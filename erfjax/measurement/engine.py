@@ -86,6 +86,33 @@ class Engine:
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Parted:
+    """The maps of one sample in several runs of one compiled function: work that is too much for one, and that no compiled loop
+    does as quickly (XLA's convolutions on a CPU are 10 times slower in one).
+
+    Attributes:
+        one: the function (consts, key, window, others, part) -> what is kept of a part.
+        parts: one for each run, equal in shape.
+        join: what is kept of all parts, each with a leading axis of samples -> (maps, exponents, faults).
+        cost: bytes that a part of one sample takes beside its forward pass.
+    """
+
+    one: Callable[..., Any]
+    parts: Sequence[Any]
+    join: Callable[[Sequence[Any]], Any]
+    cost: int
+
+    def joined(self, compiled: Callable[..., Any]) -> Callable[..., Any]:
+        """All parts of a batch, by its compiled function."""
+        join = jax.jit(self.join)
+
+        def run(consts: Any, key: Any, indices: Any, rows: Any) -> Any:
+            return join([compiled(consts, key, indices, rows, part) for part in self.parts])
+
+        return run
+
+
 def assemble(
     probe: Probe,
     statistic: Statistic,
@@ -94,7 +121,7 @@ def assemble(
     key: Any,
     mesh: jax.sharding.Mesh | None,
     main: int = 0,
-    one: Callable[..., Any] | None = None,
+    one: Callable[..., Any] | Parted | None = None,
     per_draw: int = 1,
 ) -> Engine:
     """The engine of a probe: samples under `vmap`, sharded over the mesh if there is one.
@@ -103,37 +130,40 @@ def assemble(
     consecutive samples as `per_draw` says share their key, and so the weights that it draws.
     """
     one = one or jacobian.sample_maps(probe, statistic, channels)
+    parted = one if isinstance(one, Parted) else None
+    of_one = one.one if isinstance(one, Parted) else one
     drawing = None if draw is None else record(draw, jax.eval_shape(lambda: key))
     drawn = () if drawing is None else drawing.consts
 
-    def sample(consts: Any, key: Any, index: Any, leaves: Any) -> Any:
+    def sample(consts: Any, key: Any, index: Any, leaves: Any, *part: Any) -> Any:
         key = jax.random.fold_in(key, index // per_draw)
         if drawing is not None:
             own = jax.random.fold_in(key, DRAW)
             own = own if per_draw == 1 else jax.random.fold_in(own, index % per_draw)
             leaves = engine.cropped(drawing.evaluate([own], consts[1]))
-        return one(consts[0], key, leaves[main], (*leaves[:main], *leaves[main + 1 :]))
+        return of_one(consts[0], key, leaves[main], (*leaves[:main], *leaves[main + 1 :]), *part)
 
-    def batch(consts: Any, key: Any, indices: Any, rows: Any) -> Any:
-        return jax.vmap(lambda index, leaves: sample(consts, key, index, leaves))(indices, rows)
+    def batch(consts: Any, key: Any, indices: Any, rows: Any, *part: Any) -> Any:
+        return jax.vmap(lambda index, leaves: sample(consts, key, index, leaves, *part))(indices, rows)
 
     consts, compiled = (probe.consts, drawn), jax.jit(batch)
     if mesh is not None:
         whole, split = PartitionSpec(), PartitionSpec(mesh.axis_names)
         replicated = NamedSharding(mesh, whole)
-        sharded = jax.shard_map(
-            batch, mesh=mesh, in_specs=(whole, whole, split, split), out_specs=split, check_vma=False
-        )
+        specs = (whole, whole, split, split, *((whole,) if parted else ()))
+        sharded = jax.shard_map(batch, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False)
         compiled = jax.jit(sharded, out_shardings=replicated)  # every process sees every map
         consts = jax.tree.map(lambda c: replicate(c, replicated), consts)
 
     def lowered(key: Any, row: Sequence[jax.ShapeDtypeStruct]) -> str:
         leaves = row if draw is not None else jax.eval_shape(engine.cropped, row)
         index = jax.ShapeDtypeStruct((), jnp.uint32)
-        return jax.jit(sample).lower((probe.consts, drawn), key, index, tuple(leaves)).as_text()
+        part = (parted.parts[0],) if parted else ()
+        return jax.jit(sample).lower((probe.consts, drawn), key, index, tuple(leaves), *part).as_text()
 
-    cost = probe.cost + jacobian.gradient_bytes(probe, channels)
-    engine = Engine(probe, compiled, consts, mesh, lowered, cost, draw is not None, main)
+    cost = probe.cost + (parted.cost if parted else jacobian.gradient_bytes(probe, channels))
+    whole_sample = parted.joined(compiled) if parted else compiled
+    engine = Engine(probe, whole_sample, consts, mesh, lowered, cost, draw is not None, main)
     return engine
 
 

@@ -6,6 +6,7 @@ each. So the units are divided into *colours*, regular lattices of such units, a
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,7 +19,10 @@ from erfjax.errors import UnitError
 from erfjax.fields import TheoreticalField
 from erfjax.measurement import jacobian, reduction
 from erfjax.measurement.cone import Traced
+from erfjax.measurement.engine import Parted
 from erfjax.typing import Channels, Statistic
+
+CHUNK = 16  # pullbacks that share a forward pass and run at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,54 +104,96 @@ def lines(field: TheoreticalField) -> tuple[Line, ...]:
     return tuple(found)
 
 
-def sample_map(
-    traced: Traced, along: Sequence[Line], unit: Sequence[int], statistic: Statistic, channels: Channels
-) -> Callable[..., Any]:
-    """The function (consts, key, x, others) -> (maps, exponents, fault) of one sample, as `jacobian.sample_maps` gives it.
+def in_parts(
+    traced: Traced,
+    colours: Sequence[Any],
+    channels: Channels,
+    one: Callable[..., Any],
+    join: Callable[[Any, Any], Any],
+) -> Parted:
+    """Pullbacks, one for each colour and each combination of channels, a bounded number of them in a part.
 
-    The one map is the mean over all units, where the given unit has its window.
+    Args:
+        traced: the function.
+        colours: one index per axis each.
+        channels: see `jacobian.cotangents`.
+        one: (gradients, colour) -> what is kept of one pullback: a tuple of arrays.
+        join: of (what is kept of all pullbacks, (pullbacks, samples, ...); whether the output of each sample is finite) the
+            (maps, exponents, faults) of the samples.
     """
-    target, source = traced.target, traced.source
-    shape = source.space(traced.sample[traced.main].shape)
-    colours = np.stack(np.meshgrid(*(np.arange(line.spacing) for line in along), indexing="ij"), -1).reshape(
-        -1, len(along)
-    )
-    count = math.prod(line.count for line in along)
-    sides = [(line.start(u), n - line.start(u) - line.window) for line, u, n in zip(along, unit, shape, strict=True)]
+    target = traced.target
+    probes = traced.channels if channels == "frobenius" else 1
+    pairs = np.array([(*colour, probe) for colour in colours for probe in range(probes)], np.int32)
+    chunk = min(len(pairs), CHUNK, max(1, jacobian.BUDGET * jacobian.LARGEST // max(1, traced.footprint)))
+    filled = np.concatenate([pairs, np.repeat(pairs[-1:], -len(pairs) % chunk, axis=0)])
 
-    def sample(consts: Any, key: Any, x: Any, others: Any = ()) -> Any:
+    def part(consts: Any, key: Any, x: Any, others: Any, pairs: Any) -> Any:
         def whole(x: Any) -> Any:
             return traced.evaluate(consts, key, (*others[: traced.main], x, *others[traced.main :]))
 
         output, pullback = jax.vjp(whole, x)
-        probes = jacobian.cotangents(channels, traced.channels, output.dtype, key)
+        rows = jacobian.cotangents(channels, traced.channels, output.dtype, key)
 
-        def one_colour(colour: Any) -> Any:
-            lattice = jnp.ones((), output.dtype)
-            for i, line in enumerate(along):
-                at = jnp.arange(output.shape[target.spatial[i]]) - line.first
-                chosen = (at >= 0) & (at < line.count) & (at % line.spacing == colour[i])
-                lattice = lattice * _along(chosen.astype(output.dtype), target.spatial[i], output.ndim)
+        def pull(pair: Any) -> Any:
+            row = rows[pair[-1]]
+            probe = row if target.channel is None else along_axis(row, target.channel, output.ndim)
 
-            def pull(probe: Any) -> Any:
-                row = probe if target.channel is None else _along(probe, target.channel, output.ndim)
-                return pullback(jnp.broadcast_to(lattice * row, output.shape))[0]
+            def gradient(lattice: Any) -> Any:
+                return pullback(jnp.broadcast_to(lattice * probe, output.shape))[0]
 
-            gradients = jacobian.for_each(pull, probes)
-            for i, line in enumerate(along):
-                gradients = _windows(gradients, 1 + source.spatial[i], line, colour[i])
-            return reduction.reduce(gradients, statistic, source)
+            return one(gradient, pair[:-1], output)
 
-        maps, exponents, finite = jax.lax.map(one_colour, jnp.asarray(colours))
-        mean, top = reduction.mean(maps, exponents, reduction.order(statistic), count)
-        fault = jnp.where(finite.all(), 0, jacobian.GRADIENT_FAULT)
-        fault = jnp.where(jnp.isfinite(output).all(), fault, jacobian.OUTPUT_FAULT)
-        return jnp.pad(mean, sides)[None], top[None], fault
+        return jax.vmap(pull)(pairs), jnp.isfinite(output).all()
 
-    return sample
+    def joined(found: Sequence[Any]) -> Any:
+        kept = jax.tree.map(lambda *leaves: jnp.concatenate([jnp.moveaxis(leaf, 1, 0) for leaf in leaves])[: len(pairs)],
+                            *(leaves for leaves, _ in found))  # fmt: skip
+        return join(kept, found[0][1])
+
+    cost = chunk * traced.footprint // jacobian.LARGEST
+    return Parted(part, [jnp.asarray(rows) for rows in filled.reshape(-1, chunk, pairs.shape[1])], joined, cost)
 
 
-def _along(line: Any, axis: int, ndim: int) -> Any:
+def faults(finite: Any, output: Any) -> Any:
+    """The fault of every sample: of its output, else of any of its gradients (pullbacks, samples)."""
+    fault = jnp.where(finite.all(0), 0, jacobian.GRADIENT_FAULT)
+    return jnp.where(output, fault, jacobian.OUTPUT_FAULT)
+
+
+def sample_map(
+    traced: Traced, along: Sequence[Line], unit: Sequence[int], statistic: Statistic, channels: Channels
+) -> Parted:
+    """The one map of a sample: the mean over all units, where the given unit has its window; see `jacobian.sample_maps`."""
+    target, source = traced.target, traced.source
+    shape = source.space(traced.sample[traced.main].shape)
+    colours = list(itertools.product(*(range(line.spacing) for line in along)))
+    count = math.prod(line.count for line in along)
+    sides = [(line.start(u), n - line.start(u) - line.window) for line, u, n in zip(along, unit, shape, strict=True)]
+    plain: Statistic = "square" if statistic == "share" else statistic  # of the mean over units, divided at the end
+
+    def one(gradient: Callable[[Any], Any], colour: Any, output: Any) -> Any:
+        lattice = jnp.ones((), output.dtype)
+        for i, line in enumerate(along):
+            at = jnp.arange(output.shape[target.spatial[i]]) - line.first
+            chosen = (at >= 0) & (at < line.count) & (at % line.spacing == colour[i])
+            lattice = lattice * along_axis(chosen.astype(output.dtype), target.spatial[i], output.ndim)
+        gradients = gradient(lattice)[None]
+        for i, line in enumerate(along):
+            gradients = _windows(gradients, 1 + source.spatial[i], line, colour[i])
+        return reduction.reduce(gradients, plain, source)
+
+    def join(kept: Any, output: Any) -> Any:
+        maps, exponents, finite = kept
+        mean, top = reduction.mean(maps, exponents, reduction.order(plain), count)
+        if statistic == "share":
+            total = mean.sum(tuple(range(1, mean.ndim)), keepdims=True)
+            mean = mean / jnp.where(total > 0, total, 1)
+        return jnp.pad(mean, [(0, 0), *sides])[:, None], top[:, None], faults(finite, output)
+
+    return in_parts(traced, colours, channels, one, join)
+
+
+def along_axis(line: Any, axis: int, ndim: int) -> Any:
     """A vector as an array that varies along one axis."""
     return line.reshape([-1 if a == axis else 1 for a in range(ndim)])
 

@@ -14,11 +14,16 @@ import numpy as np
 
 from erfjax.measurement import reduction
 from erfjax.measurement.probe import Piece, Probe
+from erfjax.tracing.windows.cpu_taps import on_cpu
 from erfjax.typing import Channels, Statistic
 
-CHUNK = 16  # cotangents pulled back at once
+CHUNK = 16  # cotangents pulled back at once, in a loop over chunks
+MOST = 64  # at once on a CPU, where XLA's convolutions are 10 times slower inside a loop than outside ...
+UNROLLED = 8  # ... in as many chunks one after the other; more are a loop: compiling has a cost too
+BUDGET = 1 << 29  # bytes of intermediate gradients of one sample
+LARGEST = 8  # the largest array of a network is about this part of all that it computes
 
-OUTPUT_FAULT, GRADIENT_FAULT = 1, 2
+OUTPUT_FAULT, GRADIENT_FAULT, LOST_FAULT = 1, 2, 3
 
 
 def sample_maps(probe: Probe, statistic: Statistic, channels: Channels) -> Callable[..., Any]:
@@ -29,14 +34,16 @@ def sample_maps(probe: Probe, statistic: Statistic, channels: Channels) -> Calla
     """
 
     def piece_maps(piece: Piece, function: Callable[[Any], Any], key: Any, window: Any) -> Any:
-        output, jacobian = differentiate(function, probe.piece_of(window, piece), probes(probe, piece, channels))
+        count, limit = probes(probe, piece, channels), at_once(probe.cost)
+        output, jacobian = differentiate(function, probe.piece_of(window, piece), count, limit)
         rows = cotangents(channels, probe.channels, output.dtype, key) * np.asarray(2.0**probe.shift, output.dtype)
 
         def unit_map(unit: Any) -> Any:
             maps, exponent, finite = reduction.reduce(jacobian(unit, rows), statistic, probe.layout)
             return maps, exponent - probe.shift, finite
 
-        maps, exponents, finite = for_each(unit_map, jnp.arange(len(piece.units)))
+        several = limit if limit == CHUNK else max(1, limit // len(rows))
+        maps, exponents, finite = for_each(unit_map, jnp.arange(len(piece.units)), several)
         fault = jnp.where(finite.all(), 0, GRADIENT_FAULT)
         fault = jnp.where(jnp.isfinite(output).all(), fault, OUTPUT_FAULT)
         return jnp.pad(maps, [(0, 0), *probe.sides(piece)]), exponents, fault
@@ -64,11 +71,18 @@ def probes(probe: Probe, piece: Piece, channels: Channels) -> int:
     return len(piece.units) * (probe.channels if channels == "frobenius" else 1)
 
 
+def at_once(cost: int) -> int:
+    """How many cotangents are pulled back at once through a network of which one sample takes `cost` bytes."""
+    return max(CHUNK, min(MOST, BUDGET * LARGEST // max(1, cost))) if on_cpu() else CHUNK
+
+
 def gradient_bytes(probe: Probe, channels: Channels) -> int:
-    """The bytes of the gradients of one sample that are held at once."""
-    at_once = max(CHUNK, probe.channels)
-    pixels = sum(min(probes(probe, piece, channels), at_once) * math.prod(piece.window) for piece in probe.pieces)
-    return 2 * pixels * probe.pixel_bytes
+    """The bytes of the gradients of one sample that are held at once, those of intermediate results included."""
+    limit = max(at_once(probe.cost), probe.channels)
+    counts = [min(probes(probe, piece, channels), limit) for piece in probe.pieces]
+    pixels = sum(count * math.prod(piece.window) for count, piece in zip(counts, probe.pieces, strict=True))
+    between = min(max(counts, default=1), at_once(probe.cost)) - 1
+    return 2 * pixels * probe.pixel_bytes + between * probe.cost // LARGEST
 
 
 def cotangents(channels: Channels, count: int, dtype: Any, key: Any) -> Any:
@@ -81,8 +95,13 @@ def cotangents(channels: Channels, count: int, dtype: Any, key: Any) -> Any:
     return basis if channels == "frobenius" else basis[int(channels)][None]
 
 
-def differentiate(h: Callable[[Any], Any], window: Any, count: int) -> tuple[Any, Callable[[Any, Any], Any]]:
-    """The value of h, and a function (unit, rows) -> gradients of the combinations `rows` of that unit's channels."""
+def differentiate(
+    h: Callable[[Any], Any], window: Any, count: int, limit: int = CHUNK
+) -> tuple[Any, Callable[[Any, Any], Any]]:
+    """The value of h, and a function (unit, rows) -> gradients of the combinations `rows` of that unit's channels.
+
+    `count` rows of all units are to be expected, `limit` of them at once.
+    """
     if count > window.size and has_forward_mode(h, window):
         jacobian = jax.jacfwd(h)(window)
         return h(window), lambda unit, rows: jnp.tensordot(rows, jacobian[unit], 1)
@@ -91,7 +110,7 @@ def differentiate(h: Callable[[Any], Any], window: Any, count: int) -> tuple[Any
     def pull(unit: Any, row: Any) -> Any:
         return pullback(jnp.zeros_like(output).at[unit].set(row))[0]
 
-    return output, lambda unit, rows: for_each(lambda row: pull(unit, row), rows)
+    return output, lambda unit, rows: for_each(lambda row: pull(unit, row), rows, limit)
 
 
 def has_forward_mode(h: Callable[[Any], Any], window: Any) -> bool:
@@ -103,8 +122,14 @@ def has_forward_mode(h: Callable[[Any], Any], window: Any) -> bool:
     return True
 
 
-def for_each(fn: Callable[[Any], Any], rows: Any) -> Any:
-    """fn of every row, stacked: at once if there are few, in chunks of bounded memory otherwise."""
-    if len(rows) == 1:
+def for_each(fn: Callable[[Any], Any], rows: Any, limit: int = CHUNK) -> Any:
+    """fn of every row, stacked: at once if there are no more than `limit`, in chunks of so many otherwise."""
+    count = len(rows)
+    if count == 1:
         return jax.tree.map(lambda leaf: leaf[None], fn(rows[0]))
-    return jax.vmap(fn)(rows) if len(rows) <= CHUNK else jax.lax.map(fn, rows, batch_size=CHUNK)
+    if count <= limit:
+        return jax.vmap(fn)(rows)
+    if not on_cpu() or count > UNROLLED * limit:
+        return jax.lax.map(fn, rows, batch_size=limit)
+    chunks = [for_each(fn, rows[first : first + limit], limit) for first in range(0, count, limit)]
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *chunks)

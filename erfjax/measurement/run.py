@@ -13,13 +13,13 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from erfjax.errors import SampleError
+from erfjax.errors import SampleError, UnitError
 from erfjax.measurement import reduction
 from erfjax.measurement.accumulate import Accumulator
 from erfjax.measurement.checkpoint import State
 from erfjax.measurement.engine import Engine, out_of_memory
 from erfjax.measurement.inputs import Rows, Source
-from erfjax.measurement.jacobian import OUTPUT_FAULT
+from erfjax.measurement.jacobian import LOST_FAULT, OUTPUT_FAULT
 from erfjax.measurement.waiting import told
 from erfjax.uncertainty import regression
 from erfjax.uncertainty.records import COLUMNS
@@ -85,7 +85,7 @@ class Run:
         save: keeps a state for later, or None.
         progress: whether to show a bar; None shows one on a terminal.
         state: how far the run has come; valid at any moment.
-        controls: how many of the maps, the last ones, are controls of as many others.
+        precision: what the bar says of the samples so far.
     """
 
     engine: Engine
@@ -98,7 +98,7 @@ class Run:
     save: Callable[[State], None] | None
     progress: bool | None
     state: State
-    controls: int = 0
+    precision: Callable[[Accumulator], str] = so_far
 
     def finish(self) -> State:
         """The state at the end of the run, or where Ctrl-C ended it, if anything was measured by then."""
@@ -112,7 +112,7 @@ class Run:
                     kept = self.state
                     if not bar.disable:
                         bar.set_description("measuring", refresh=False)
-                        bar.set_postfix_str(so_far(kept.accumulator, self.controls), refresh=False)
+                        bar.set_postfix_str(self.precision(kept.accumulator), refresh=False)
                     bar.update(kept.position - bar.n)
                     if kept.done:
                         break
@@ -166,6 +166,11 @@ class Run:
         """Adds a batch to the state, sample by sample, until the target is reached."""
         for index, maps, exponents, fault in self._samples(batch):
             if fault and not self.skip:
+                if fault == LOST_FAULT:
+                    raise UnitError(
+                        "The gradient of some units reaches beyond what they see along each axis by itself: what they see along "
+                        "one axis depends on their place along another. Give `empirical` a list of units."
+                    )
                 what = "output of f" if fault == OUTPUT_FAULT else "gradient"
                 raise SampleError(
                     f"Sample {index}: the {what} is not finite. Look at that input and the weights, or leave such "

@@ -25,7 +25,7 @@ from erfjax.measurement.every_unit import lines, sample_map
 from erfjax.measurement.inputs import Source
 from erfjax.measurement.model import cached
 from erfjax.measurement.probe import Probe
-from erfjax.measurement.run import Run
+from erfjax.measurement.run import Run, so_far
 from erfjax.readings import drawn, rounding
 from erfjax.readings.analytic import theory_of
 from erfjax.readings.options import Options
@@ -123,8 +123,9 @@ def measured(
         source.resume(state.position, state.digest)
         skip = settings.nonfinite == "skip"
         controls = len(question.units) if settings.variance == "control" else 0
+        precision = functools.partial(so_far, controls=controls)
         state = Run(
-            engine, source, base, degree, count, reached, skip, save, settings.progress, state, controls
+            engine, source, base, degree, count, reached, skip, save, settings.progress, state, precision
         ).finish()
     if not state.accumulator.count:
         raise SampleError(f"None of the {state.position} samples is finite: look at the weights and the inputs.")
@@ -160,9 +161,9 @@ def _compiled(f: Function, question: Question, source: Source, settings: Setting
         (field,) = theory = fields_of(question, f)
         along = lines(field)
         count = math.prod(line.count for line in along)
-        one = sample_map(question, along, field.unit, settings.statistic, settings.channels)
+        every = sample_map(question, along, field.unit, settings.statistic, settings.channels)
         note = f"the mean over {count} units that see the image alone, each moved to unit {field.unit}"
-        return _Compiled(assemble(whole_probe(question), *options, one), theory, (note, *notes))
+        return _Compiled(assemble(whole_probe(question), *options, every), theory, (note, *notes))
 
     identity = (
         "empirical",

@@ -273,7 +273,10 @@ class MomentPass:
         if self.options.gates == "data":
             values = cone.values(*self.windows(cone, leaves))
         else:
-            values, gates = paired_states.still(cone), paired_states.gates(parts, asked_first(self.question, leaves)[0], weigh)
+            values, gates = (
+                paired_states.still(cone),
+                paired_states.gates(parts, asked_first(self.question, leaves)[0], weigh),
+            )
 
         def one(place: Any) -> Scaled:
             sent = at.split(self.cotangent(at.shape, precision(cone), place))

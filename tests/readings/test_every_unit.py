@@ -85,3 +85,8 @@ def test_units_that_share_a_pullback_are_few_pullbacks():
 def test_what_has_no_mean_over_units_is_said(f, says):
     with pytest.raises(UnitError, match=says):
         ej.empirical(f, X, unit="all")
+
+
+def test_shares_of_the_mean_over_units_sum_to_one():
+    field = ej.empirical(plain, X, unit="all", channels="frobenius", statistic="share", progress=False)
+    assert field.map.sum() == pytest.approx(1, rel=1e-5)
