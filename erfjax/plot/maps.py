@@ -71,7 +71,7 @@ def effective(
     if kind not in KINDS:
         raise MapError(f"`kind` must be one of {', '.join(KINDS)}, but got {kind!r}.")
     if ax is not None and kind == "section":
-        return _section(ax, field, label or field.coverage, axis, spacing, units)
+        return _section(ax, field, label or field.promise, axis, spacing, units)
     if ax is not None:
         draw_field(ax, field, cut(field.map, plane), spacing, units)
         ax.set_title(label or _title(field))
@@ -99,7 +99,7 @@ def effective(
 
 
 def _title(field: Any) -> str:
-    return f"{field.coverage}, unit {indices(field.unit)}"
+    return f"{field.promise}, unit {indices(field.unit)}"
 
 
 def _section(

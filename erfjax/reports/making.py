@@ -288,7 +288,7 @@ class _Steps:
         Args:
             what: the name of the step.
             read: the step.
-            strict: let errors of the user's own function through: it could not be traced.
+            strict: let errors through that erfjax does not raise itself: no other reading is possible after them.
         """
         self._say(f"{what} ...")
         start = time.perf_counter()

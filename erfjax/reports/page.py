@@ -180,8 +180,8 @@ def _notes(made: Report) -> str:
         found.append(f"<h3>Theoretical</h3>{summary.bullets(made.theoretical.notes)}")
     for name, field in (("Analytic", made.analytic), ("Measured", made.measured)):
         if field is not None:
-            said = f"{COVERAGES[field.coverage]} It is {mean_of(field)}."
-            found.append(f"<h3>{name}: {field.coverage}</h3>{_paragraphs([said])}{summary.bullets(field.notes)}")
+            said = f"{COVERAGES[field.promise]} It is {mean_of(field)}."
+            found.append(f"<h3>{name}: {field.promise}</h3>{_paragraphs([said])}{summary.bullets(field.notes)}")
     return "".join(found)
 
 

@@ -52,6 +52,8 @@ MEANS = {
 }
 COVERAGES = {
     "exact": "The closed form is exact for this program under the assumptions in its notes.",
+    "exact in the limit of width": "The closed form is exact for this program as its channels become many; finite widths differ "
+    "as the notes say.",
     "approximate": "The closed form is approximate; its notes name the places.",
     "measured": "Measured by differentiation, averaged over samples.",
 }

@@ -29,7 +29,7 @@ from erfjax.growth_laws.result import COLUMNS, SLOPES, Growth, slope_row
 from erfjax.studies import datasets
 from erfjax.studies._slopes import REPORTED
 from erfjax.studies._support.pairs import Claim, Result
-from erfjax.typing import Statistic
+from erfjax.typing import Progress, Statistic
 
 Nonlinearity = Literal["linear", "relu"]
 Weights = Literal["uniform", "random"]
@@ -108,7 +108,7 @@ def growth(
     statistic: Statistic = "square",
     image: str | os.PathLike[str] | None = None,
     seed: int = 0,
-    progress: bool | None = None,
+    progress: Progress = None,
 ) -> GrowthResult:
     """The growth of the ERF with depth, in closed form and measured side by side.
 
@@ -123,7 +123,7 @@ def growth(
         statistic: of the gradient of random networks: "square" E[g²], "rms" its root, "abs" E|g|, "relu" E[max(g, 0)].
         image: an image file to crop inputs from; None is the portrait that matplotlib ships.
         seed: of every random number.
-        progress: whether to show a bar; None shows it on a terminal.
+        progress: whether to show a bar, or a function that takes lines; None shows a bar on a terminal.
 
     Returns:
         A `GrowthResult`; sizes in pixels of the input.
