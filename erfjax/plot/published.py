@@ -86,9 +86,15 @@ def circles(
     with figure(2 * WIDTH - 1.0, 0.85 * WIDTH * _tall(values) + 0.9) as drawing:
         left, right = drawing.subplots(1, 2)
         _map(left, values)
+        row, column = map(float, middle)
         inside = [radius for radius in masses if radius < max(values.shape)]
         for style, radius in enumerate(inside):
-            _outlined(left, lambda r=radius, **look: Circle((middle[1], middle[0]), r, **look), style % 2, f"{radius}")
+            _outlined(
+                left,
+                lambda r=radius, **look: Circle((column, row), r, **look),
+                style % 2,
+                f"{radius}",
+            )
         left.plot(centre[1], centre[0], marker="+", color=INK[2], markersize=9, linestyle="", label="centre of mass")
         left.set_title("radii of the right panel; +: centre of mass")
         right.plot([0, *masses], [0, *masses.values()], color=INK[1], marker="o", markersize=4, linewidth=1.2)

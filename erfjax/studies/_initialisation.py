@@ -249,7 +249,7 @@ def initialisation(
     pairs: list[Pair] = []
     learning: dict[str, dict[str, Learning]] = {}
     curves = functools.partial(learn, depth=learning_depth, width=learning_width, epochs=epochs, rate=rate)
-    for kind, what in (shown := bar(jobs, progress, "part")):
+    for kind, what in (shown := bar(jobs, progress, unit="part")):
         shown.set_postfix_str(f"{kind}: {what}")
         if kind == "ascent":
             ascents[what] = ascend(what, seed=seed)
