@@ -55,12 +55,15 @@ class GrowthResult(Result):
     def table(self) -> summary.Table:
         """One row per network and depth: TRF, size in closed form, size measured with its 95 % interval, their ratio."""
         rows = tuple((curve.name, *row) for curve in self.curves for row in curve.rows())
-        s, notes = (
-            self.settings,
-            dict.fromkeys(f"{c.name.split(',')[0]}: {note}" for c in self.curves for note in c.notes()),
-        )
+        s, notes = self.settings, dict.fromkeys(said for curve in self.curves for said in self._notes(curve))
         title = f"ERF of n convolutions {s['kernel']} x {s['kernel']}, width {s['width']}, on crops of {s['image']}"
         return summary.Table(title, ("network", *COLUMNS), rows, tuple(notes))
+
+    def _notes(self, curve: Growth) -> list[str]:
+        """The notes of a curve, under the name of its kind of weights where all curves of that kind share them."""
+        kind = curve.name.split(",")[0]
+        alike = [set(other.notes()) for other in self.curves if other.name.split(",")[0] == kind]
+        return [f"{kind if all(note in notes for notes in alike) else curve.name}: {note}" for note in curve.notes()]
 
     def slopes(self) -> summary.Table:
         """Two rows per network: log-log slopes of the size and of its share of the TRF, with 95 % intervals."""
