@@ -8,6 +8,7 @@ option ends with status 2.
 import contextlib
 import inspect
 import shlex
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -33,6 +34,12 @@ def _explained() -> Iterator[None]:
         raise click.ClickException(f"{error.filename}: {error.strerror}." if named else str(error)) from error
     except ErfjaxError as error:
         raise click.ClickException(str(error)) from error
+
+
+def _told(study: Callable[..., Any], say: Callable[[str], None], log: Path | None) -> dict[str, Any]:
+    """Lines in place of a bar for a study that has one, where they are kept or nobody looks at a terminal."""
+    lines = log is not None or not sys.stderr.isatty()
+    return {"progress": say} if lines and "progress" in inspect.signature(study).parameters else {}
 
 
 BEGUN = "unfinished.json"  # in the folder of a run of all studies, while it runs
@@ -198,7 +205,7 @@ def reproduce(name: str, out: Path, settings: dict[str, Any], log: Path | None) 
         say(f"study {i} of {len(chosen)}: {study}")
         try:
             with _explained():
-                _show(BY_NAME[study](**settings), out / study)
+                _show(BY_NAME[study](**{**_told(BY_NAME[study], say, log), **settings}), out / study)
             begun.add(study)
         except Exception as error:
             if name != "all":

@@ -54,7 +54,7 @@ class MissingDependencyError(ErfjaxError, ImportError):
 
 
 class FunctionError(ErfjaxError, TypeError, ValueError):
-    """The function is none that JAX can trace or differentiate. Remedy: the message says which change makes it one."""
+    """The function raises an error, or is none that JAX can trace or differentiate. Remedy: the message names its line."""
 
 
 class UnsupportedPrimitiveError(ErfjaxError, NotImplementedError):

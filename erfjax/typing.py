@@ -44,6 +44,9 @@ Number = float | int | np.number
 Extent = int | float
 """An integer number of pixels, or a float infinity on an axis that is seen globally."""
 
+Progress = bool | Callable[[str], None] | None
+"""Whether to show a bar, or a function that takes lines for a log; None shows a bar on a terminal."""
+
 JSON = dict[str, Any]
 
 Option = Number | str | Sequence[int | float] | None

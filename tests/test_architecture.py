@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "erfjax"
 ROWS = (  # from the ground up; boxes on one row do not know each other
     {"errors", "typing"},
-    {"files", "jackknife"},
+    {"files", "jackknife", "calling", "progress"},
     {"geometry", "layouts", "measures", "summary"},
     {"plot", "uncertainty"},
     {"fields"},

@@ -29,6 +29,19 @@ def mystery(x):
     return jax.pure_callback(lambda a: a, x, x)
 
 number = 7
+
+def wrong(x):
+    y = x + 1
+    return y @ jnp.ones((5, 2))
+
+def mode(x, train):
+    return x
+
+def unfinished(x):
+    return mode(x)
+
+def family(n):
+    return wrong
 """
 
 
@@ -214,6 +227,17 @@ def test_reproduce_passes_settings_on(tmp_path, monkeypatch):
         assert len(done.output.splitlines()) <= 6, done.output
 
 
+def test_a_study_says_how_far_it_is_where_there_is_no_terminal(tmp_path):
+    small = [word for pair in ("widths=(1,)", "depths=(1, 2)", "runs=2", "repeats=2") for word in ("--set", pair)]
+    done = run("reproduce", "slopes", *small, "--out", tmp_path, "--log", tmp_path / "log.txt")
+    assert done.exit_code == 0, done.output
+    said = ["study 1 of 1: slopes", "0 of 2 nets: width 1, 1 layers", "2 of 2 nets"]
+    assert [line[20:] for line in (tmp_path / "log.txt").read_text().splitlines()] == said
+    assert done.stderr.splitlines() == said
+    quiet = run("reproduce", "slopes", *small, "--set", "progress=False", "--out", tmp_path)
+    assert quiet.stderr.splitlines() == said[:1]
+
+
 def test_report_prints_field_layers_and_advice(model):
     done = run("report", f"{model}:blur", "--shape", "1,20,31,2", "--samples", "3")
     assert done.exit_code == 0, done.output
@@ -287,6 +311,50 @@ def test_what_the_library_refuses_ends_in_one_line(model):
     done = run("report", f"{model}:blur", "--shape", "1,20,31,2", "--unit", "0,99")
     assert done.exit_code == 1
     assert done.output.splitlines()[-1].startswith("Error: ")
+
+
+@pytest.mark.parametrize(
+    ("command", "target", "says"),
+    [
+        (
+            "report",
+            "wrong",
+            r"raised TypeError: dot_general.*\n  at .*model.py:19, in wrong: return y @ jnp.*\n.*on float32",
+        ),
+        (
+            "report",
+            "unfinished",
+            r"TypeError: mode\(\) missing 1.*\n  at .*:25, in unfinished: return mode\(x\)[^$]*Bind the",
+        ),
+        ("context", "wrong", r"raised TypeError: dot_general.*\n  at .*toy_model.py:19, in wrong"),
+        ("growth", "family", r"raised TypeError: dot_general.*\n  at .*toy_model.py:19, in wrong"),
+    ],
+)
+def test_what_the_users_function_raises_is_one_error_with_its_line(model, command, target, says):
+    done = run(command, f"{model}:{target}", "--shape", "1,9,3", "--layout", "NWC", "--out-layout", "NWC")
+    assert done.exit_code == 1
+    assert isinstance(done.exception, SystemExit)
+    assert re.search(says, done.output), done.output
+    assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            "import no_such_package",
+            r"raised ModuleNotFoundError: No module .*\n  at .*:1: import no_such",
+        ),
+        ("f = 1 / 0", r"raised ZeroDivisionError: division by zero\n  at .*:1: f = 1 / 0"),
+        ("def f(x) return x", r"raised SyntaxError.*\n  at .*:1: def f\(x\) return x"),
+    ],
+)
+def test_a_file_that_cannot_be_imported_is_named_with_its_line(tmp_path, text, says):
+    (tmp_path / "broken.py").write_text(text)
+    done = run("report", f"{tmp_path / 'broken.py'}:f", "--shape", "1,9,9,3")
+    assert done.exit_code == 1
+    assert isinstance(done.exception, SystemExit)
+    assert re.search(says, done.output), done.output
 
 
 def test_options_are_checked():

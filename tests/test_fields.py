@@ -88,7 +88,10 @@ def test_theoretical_prints(field):
     assert "conv &lt;1&gt;" in html
     assert html.count("<table") == 3
     assert "phase" in str(field.phases())
-    assert "<table" in field.phases()._repr_html_()
+    assert "<img" in field.phases()._repr_html_()
+    for panel, axis in zip(field.phases().plot().axes, (0, 1), strict=True):
+        rows = [row for row in field.phases().rows if row.axis == axis]
+        assert [(bar.get_x(), bar.get_width()) for bar in panel.patches] == [(row.start, row.size) for row in rows]
 
 
 VGG16 = [w for n in (2, 2, 3, 3, 3) for w in [Window(3, padding_low=1)] * n + [Window(2, 2)]]

@@ -147,7 +147,7 @@ def test_the_coherent_part_of_summed_channels_is_said():
 
 def test_what_is_assumed_is_said():
     assert (C * RELU * C).analytic().coverage == "exact"
-    assert "infinite width" in (C * RELU * C).analytic().notes[0]
+    assert "limit of width" in (C * RELU * C).analytic().notes[0]
     assert "maximum equally often" in (C * MaxPool(2)).analytic().notes[0]
     border = (C**5).analytic(image_shape=(7, 20))
     assert border.coverage == "approximate"

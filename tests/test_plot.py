@@ -12,6 +12,7 @@ import pytest
 import erfjax as ej
 from erfjax import plot
 from erfjax.errors import MapError
+from erfjax.plot import panels
 
 
 def field(shape, stderr=True, **options):
@@ -358,3 +359,12 @@ def test_decisions_have_pictures():
     assert found.best == ("P3", "P4")
     for shown in (tiles, lags, lags.plan(8), found):
         assert "<img" in shown._repr_html_()
+
+
+def test_sections_of_one_panel_run_through_one_pixel():
+    """Two maps with their peak at one pixel and tails of different length: the peaks stand at one place."""
+    t = np.arange(21)
+    maps = [np.exp(-np.abs(t - 15) / s) * (t <= 15) for s in (0.5, 6.0)]
+    fields = {str(i): ej.EffectiveField(m, None, "square", 0, (15,), None, "exact") for i, m in enumerate(maps)}
+    first, second = panels.section_panel(fields, 0, "along position").axes[0].lines
+    assert first.get_xdata()[first.get_ydata().argmax()] == second.get_xdata()[second.get_ydata().argmax()] == 0

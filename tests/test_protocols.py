@@ -7,6 +7,7 @@ import pytest
 
 from erfjax import protocols
 from erfjax.errors import LayoutError, MapError
+from erfjax.fields import EffectiveField
 
 # X. Ding et al. 2022, `get_rectangle` of erf/analyze_erf.py run on synthetic maps: (side, area ratio) at 0.2, 0.3, 0.5, 0.99.
 LOGARITHMIC = (
@@ -91,7 +92,7 @@ def test_replknet_measures_as_its_script_does():
     assert result.squares == protocols.replknet_squares(result.field.map, (0.2, 0.5))
     assert result.field.samples == 5
     assert "area ratio" in str(result)
-    assert "<table" in result._repr_html_()
+    assert result._repr_html_().count("<img") == 1
 
 
 def test_replknet_leaves_images_out_whose_gradient_is_not_finite():
@@ -121,7 +122,7 @@ def test_openerf_clips_after_the_mean_over_colours():
     assert 0 < result.r_squared < 1
     for part in ("com_x", "mass within 4 pixels", "Gaussian σ", "5 images"):
         assert part in str(result)
-    assert "<table" in result._repr_html_()
+    assert result._repr_html_().count("<img") == 1
 
 
 def test_openerf_channels_first_and_from_an_iterable():
@@ -169,7 +170,7 @@ def test_luo2016_finds_the_reported_slopes():
     assert 0.003 < result.slope_stderr < 0.05
     assert [m.shape for m in result.maps] == [(n, n) for n in result.theoretical]
     assert "reported 0.56" in str(result)
-    assert "<table" in result._repr_html_()
+    assert result._repr_html_().count("<img") == 1
 
 
 def test_luo2016_with_an_activation_and_a_key():
@@ -234,12 +235,35 @@ def test_unet_study_measures_as_the_study_does(as_array):
     assert study.images == 5
     assert study.rate == protocols.erf_rate(study.map, study.start, study.stop)
     assert "ERF rate" in str(study)
-    assert "<table" in study._repr_html_()
+    assert study._repr_html_().count("<img") == 1
 
 
 def test_unet_study_needs_images():
     with pytest.raises(MapError, match="at least one image"):
         protocols.unet_study(network, iter(()))
+
+
+def boxes(drawing):
+    """Corner and size of every square and circle that is drawn, once each."""
+    return sorted({(*patch.get_xy(), patch.get_width(), patch.get_height()) for patch in drawing.axes[0].patches})
+
+
+def test_pictures_show_what_the_numbers_say():
+    values = gaussian(41, 20, 4)[:, 5:]
+    squares = protocols.replknet_squares(values, (0.3, 0.9))
+    field = EffectiveField(values, None, "relu", 3, (20, 15), None, "measured")
+    (_, small, _), (_, large, _) = squares
+    y, x = 20, 18  # the pixel n // 2
+    drawn = protocols.RepLKNet(field, (*squares, (0.99, None, None))).plot()
+    assert boxes(drawn) == [(x - n / 2, y - n / 2, n, n) for n in (large, small)]
+    metrics = protocols.radial_metrics(values, (3, 6))
+    found = protocols.OpenERF(field, values / values.sum(), metrics, None, None).plot()
+    assert [(c.center, c.radius) for c in found.axes[0].patches[::2]] == [((x, y), 3), ((x, y), 6)]
+    (masses,) = found.axes[1].lines
+    assert masses.get_ydata().tolist() == [0, *metrics["radial_cumulative_mass"].values()]
+    study = protocols.UNetStudy(values, (8, 4), (33, 29), (25, 25), 0.5, 3).plot()
+    assert boxes(study) == [(3.5, 7.5, 25, 25)]
+    assert study.axes[0].get_title() == "dashed: theoretical box; solid: above the threshold"
 
 
 def test_all_four_side_by_side(tmp_path):

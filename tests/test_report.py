@@ -262,3 +262,20 @@ def test_tables_on_a_page_have_heads_with_scope():
     assert shown.count('scope="col"') == 2
     assert "a note &lt; 1" in shown
     assert summary.facts("t", {"size": 3})._repr_html_().count('scope="row"') == 1
+
+
+def test_a_constant_sum_of_channels_is_asked_about_with_random_signs():
+    """Behind a layer norm the sum of the channels has no gradient; a page of rounding would be of no use."""
+
+    def normed(x):
+        y = jnp.tanh(jax.lax.conv_general_dilated(x, KERNEL[0], (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC")))
+        y = jnp.concatenate([y, y[..., ::-1] * 3, x], -1)
+        return (y - y.mean(-1, keepdims=True)) / (y.std(-1, keepdims=True) + 1e-3)
+
+    said = []
+    made = ej.report(normed, jax.ShapeDtypeStruct((1, 19, 3), jnp.float32), samples=4, progress=said.append)
+    assert any("random signs" in line for line in said)
+    assert made.analytic.channels == made.measured.channels == "random-signs"
+    assert made.measured.map.sum() > 0.1
+    assert "channels='random-signs'" in made.command
+    assert {row[-1] for row in made.table().rows} == {"positions"}

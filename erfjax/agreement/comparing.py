@@ -38,7 +38,7 @@ def compare(a: Given, b: Given, *, labels: Sequence[str] | None = None, total: b
     Args:
         a, b: usually theory and measurement; either may have error bars. Both of one statistic and, where they say which, of
             the same output channels ("random-signs" and "frobenius" are one: the second is the mean of the first).
-        labels: what tables and figures call the two; None takes their coverage: "exact", "measured".
+        labels: what tables and figures call the two; None takes their coverage: "exact", "limit of width", "measured".
         total: whether `within_chance` asks for equal totals as well; False where a map is known up to a factor only,
             normalised by hand for one.
 
@@ -109,7 +109,8 @@ def compare(a: Given, b: Given, *, labels: Sequence[str] | None = None, total: b
 def _labels(a: EffectiveField, b: EffectiveField, labels: Sequence[str] | None) -> tuple[str, str]:
     """The labels given, or the coverage of both, told apart where it is the same."""
     if labels is None:
-        return (a.coverage, b.coverage) if a.coverage != b.coverage else (f"{a.coverage} a", f"{b.coverage} b")
+        one, other = (field.promise.removeprefix("exact in the ") for field in (a, b))
+        return (one, other) if one != other else (f"{one} a", f"{one} b")
     names = tuple(labels)
     if isinstance(labels, str) or len(names) != 2 or names[0] == names[1]:
         raise ComparisonError(f"`labels` must be two different words, one for each field, but got {labels!r}.")

@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 
+from erfjax.calling import explained
 from erfjax.decisions.certificate import Traced, Verdict, traced, verdict
 from erfjax.errors import ErfjaxError, GeometryError, LayoutError
 from erfjax.layouts import Layout, parse_input
@@ -96,7 +97,8 @@ class Asked:
         if tuple(shape) in self.traces:
             return self.traces[tuple(shape)].output.shape
         spec = jax.ShapeDtypeStruct(tuple(shape), jax.dtypes.canonicalize_dtype(self.dtype))
-        return tuple(jax.eval_shape(self.f, spec).shape)
+        with explained("The function", spec):
+            return tuple(jax.eval_shape(self.f, spec).shape)
 
     def name(self, axis: int) -> str:
         """The letter of a spatial axis."""

@@ -28,6 +28,7 @@ _STATISTICS = {
     "mean": "E[g]",
     "share": "E[g²/Σg²]",
 }
+IN_LIMIT = "in the limit of width"  # in notes on what is exact for many channels alone
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -227,6 +228,12 @@ class EffectiveField(summary.Shown):
         """
         return diagnose(self.record, self.batches, self._reference(), self.statistic == "rms")
 
+    @property
+    def promise(self) -> str:
+        """`coverage` as it is printed: "exact in the limit of width" where a note says that finite widths differ."""
+        limited = self.coverage == "exact" and any(IN_LIMIT in note for note in self.notes)
+        return f"exact {IN_LIMIT}" if limited else self.coverage
+
     def _reference(self) -> tuple[int, ...]:
         """The pixel nearest to the centre of the theoretical field, or the middle pixel."""
         middle = tuple(n // 2 for n in self.map.shape)
@@ -238,11 +245,7 @@ class EffectiveField(summary.Shown):
 
     def facts(self) -> summary.Table:
         """The field, one fact a row: what it is, its sizes with standard errors, its share of the theoretical field."""
-        pairs: dict[str, Any] = {
-            "unit": str(self.unit),
-            "statistic": self.formula,
-            "coverage": self.coverage,
-        }
+        pairs: dict[str, Any] = {"unit": str(self.unit), "statistic": self.formula, "coverage": self.promise}
         if self.channels is not None:
             pairs["output channels"] = str(self.channels)
         if self.averages is not None:
@@ -289,7 +292,7 @@ class EffectiveField(summary.Shown):
 
     def _brief(self) -> str:
         samples = f", {self.samples} samples, error bars: {self._verdict()}" if self.samples else ""
-        return f"{summary.cell(self.map.shape)} pixels, {self.formula}, {self.coverage}{samples}"
+        return f"{summary.cell(self.map.shape)} pixels, {self.formula}, {self.promise}{samples}"
 
     def plot(self, ax: Axes | None = None, label: str | None = None, **options: Any) -> Figure | Axes:
         """A figure of the map and its cross-sections; or one cross-section in given axes.

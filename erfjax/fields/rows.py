@@ -3,7 +3,8 @@
 import dataclasses
 
 from erfjax import summary
-from erfjax.typing import Extent
+from erfjax.plot import published
+from erfjax.typing import Extent, Figure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,3 +63,9 @@ class PhaseTable(summary.Shown):
         rows = tuple((row.axis, row.phase, row.unit, row.start, row.stop, row.size) for row in self.rows)
         title = f"period {summary.cell(self.period)}, shift {summary.cell(self.shift)}"
         return summary.Table(title, ("axis", "phase", "unit", "start", "stop", "size"), rows)
+
+    def plot(self) -> Figure:
+        """A matplotlib figure: for every phase of every axis a bar over the pixels that the unit sees."""
+        names = summary.axis_names(len(self.period))
+        each = {name: [(r.unit, r.start, r.stop) for r in self.rows if r.axis == a] for a, name in enumerate(names)}
+        return published.phases(each, self.shift)

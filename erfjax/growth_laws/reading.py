@@ -13,17 +13,18 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
+from erfjax.calling import explained
 from erfjax.errors import SampleError, StackError
 from erfjax.fields import EffectiveField
 from erfjax.growth_laws.result import Growth, check
 from erfjax.layers import Stack
 from erfjax.layouts import parse_input, shaped
+from erfjax.progress import bar
 from erfjax.readings.analytic import analytic
 from erfjax.readings.empirical import empirical
 from erfjax.readings.redrawn import redraw
-from erfjax.typing import Channels, Gates, Given, Statistic
+from erfjax.typing import Channels, Gates, Given, Progress, Statistic
 
 ROWS = 8  # inputs of a closed form whose gates come from data, where they are drawn by a function
 GAUSSIAN = {"abs": math.sqrt(2 / math.pi), "relu": math.sqrt(0.5 / math.pi)}
@@ -47,7 +48,7 @@ def growth(
     key: Any = None,
     predict: Iterable[int] = (),
     name: str | None = None,
-    progress: bool | None = None,
+    progress: Progress = None,
     **settings: Any,
 ) -> Growth:
     """How the effective field of a family of networks grows with depth: in closed form, and measured on drawn weights.
@@ -67,7 +68,7 @@ def growth(
         key: of every random number; None is `jax.random.key(0)`.
         predict: further n, for which the closed form alone is computed.
         name: what tables and figures call the family; by default its own name.
-        progress: whether to show a bar; None shows it on a terminal.
+        progress: whether to show a bar, or a function that takes lines; None shows a bar on a terminal.
         settings: of the networks of a stack: width, activation, init (see `erfjax.layers.Settings`).
 
     Returns:
@@ -109,10 +110,10 @@ def growth(
     reader = _Reader(family, x, layout, out_layout, unit, channels, statistic, gates, settings, key)
     closed: dict[int, EffectiveField] = {}
     found: dict[int, EffectiveField] = {}
-    bar = tqdm((*measured, *predicted), unit="net", disable=None if progress is None else not progress)
-    for n in bar:
-        bar.set_postfix_str(f"{name or ''} n = {n}, closed form".strip())
-        network = family(n)
+    for n in (shown := bar((*measured, *predicted), progress)):
+        shown.set_postfix_str(f"{name or ''} n = {n}, closed form".strip())
+        with explained(f"The family, at n = {n},"):
+            network = family(n)
         if not (callable(network) or isinstance(network, Stack)):
             raise StackError(
                 f"`family` must give a function of an array, or a stack, for every n, but gave {type(network).__name__} "
@@ -120,7 +121,7 @@ def growth(
             )
         closed[n] = reader.closed(network, n)
         if n in measured:
-            bar.set_postfix_str(f"{name or ''} n = {n}, measuring".strip())
+            shown.set_postfix_str(f"{name or ''} n = {n}, measuring".strip())
             found[n] = reader.measured(network, n, samples[n] if isinstance(samples, Mapping) else samples)
     return check(
         Growth(

@@ -161,7 +161,7 @@ class Growth(summary.Shown):
 
     def notes(self) -> tuple[str, ...]:
         """What both sides are of, and what limits the closed form."""
-        s, kinds = self.settings, {field.coverage for field in (*self.closed, *self.predicted)}
+        s, kinds = self.settings, {field.promise for field in (*self.closed, *self.predicted)}
         channels = s["channels"] if isinstance(s["channels"], str) else f"channel {s['channels']}"
         lines = [
             f"both sides: statistic {s['statistic']!r}, channels {channels!r}; size: {self.measure!r}, in pixels of the input"

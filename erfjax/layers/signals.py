@@ -114,8 +114,10 @@ class Signals:
     def gate(self, gate: Gate) -> None:
         """Says what is assumed about a gate."""
         if gates.slopes(gate.function) is None:
-            self.assume(gate, "mean field, for an input of unit second moment and infinite width")
+            self.assume(gate, "mean field, in the limit of width, for an input of unit second moment")
         if self.random:
-            self.notes[f"{gate.label}: gates are taken as independent of the weights, as at infinite width"] = None
+            self.notes[f"{gate.label}: gates are taken as independent of the weights: exact in the limit of width"] = (
+                None
+            )
         else:
             self.notes[f"{gate.label}: without random weights gates are constant, as for positive activations"] = None

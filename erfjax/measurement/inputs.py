@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from erfjax import layouts
+from erfjax.calling import explained
 from erfjax.errors import CheckpointError, LayoutError, SampleError
 from erfjax.layouts import Layouts
 from erfjax.measurement.designs import Noise
@@ -136,7 +137,8 @@ def open_source(inputs: Any, key: Any, layout: Any = None, per_draw: int = 1) ->
             raise SampleError(
                 "`inputs` is a function of a random key, but there is no key: pass key=jax.random.key(0)."
             )
-        x = jax.eval_shape(inputs, key)
+        with explained("The function of a key that draws `inputs`"):
+            x = jax.eval_shape(inputs, key)
         found = layouts.of_tree(x, layout)
         return Source(found, jax.tree.leaves(x), itertools.repeat(()), draw=inputs)
     if not isinstance(inputs, Iterable):

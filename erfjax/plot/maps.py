@@ -39,6 +39,7 @@ def effective(
     *,
     kind: str = "section",
     axis: int = -1,
+    through: Sequence[int] | None = None,
     plane: Mapping[int, int] | None = None,
     spacing: Number = 1,
     units: str = "pixels",
@@ -51,6 +52,8 @@ def effective(
         label: of the cross-section in the legend of `ax`; the title of a map, or of the figure.
         kind: what is drawn into `ax`: a cross-section with a band of ± 2 standard errors ("section"), or the "map".
         axis: along which the cross-section into `ax` runs.
+        through: the pixel that it runs through and is measured from, one for fields that are to stand in place; None is the
+            middle of mass of the map.
         plane: of a map of three dimensions or more, the index of each axis that is cut away, as in {0: 5}; None cuts through
             the largest value.
         spacing: the distance between two pixels in `units`.
@@ -71,7 +74,7 @@ def effective(
     if kind not in KINDS:
         raise MapError(f"`kind` must be one of {', '.join(KINDS)}, but got {kind!r}.")
     if ax is not None and kind == "section":
-        return _section(ax, field, label or field.coverage, axis, spacing, units)
+        return _section(ax, field, label or field.promise, axis, spacing, units, through=through)
     if ax is not None:
         draw_field(ax, field, cut(field.map, plane), spacing, units)
         ax.set_title(label or _title(field))
@@ -99,15 +102,23 @@ def effective(
 
 
 def _title(field: Any) -> str:
-    return f"{field.coverage}, unit {indices(field.unit)}"
+    return f"{field.promise}, unit {indices(field.unit)}"
 
 
 def _section(
-    axes: Axes, field: Any, label: str, axis: int, spacing: Number, units: str, share: bool = False, bound: bool = True
+    axes: Axes,
+    field: Any,
+    label: str,
+    axis: int,
+    spacing: Number,
+    units: str,
+    share: bool = False,
+    bound: bool = True,
+    through: Sequence[int] | None = None,
 ) -> Axes:
-    """A cross-section through the middle of mass, in a style of its own, beside those that are there."""
+    """A cross-section through a pixel (None: the middle of mass), in a style of its own, beside those that are there."""
     style = sum(1 for line in axes.lines if line.get_gid() == "section")
-    at, scale = middle(field.map), abs(field.map.sum()) if share else 1.0
+    at, scale = middle(field.map) if through is None else through, abs(field.map.sum()) if share else 1.0
     line = line_through(field.map, at, axis) / scale
     offset = spacing * (np.arange(len(line)) - at[axis])
     look: Any = {"color": INK[style % len(INK)], "linestyle": DASHES[style % len(DASHES)], "linewidth": 1.2}

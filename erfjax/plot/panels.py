@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from erfjax.plot.boxes import theoretical
-from erfjax.plot.canvas import CONTOUR, INK, cut, figure
+from erfjax.plot.canvas import CONTOUR, INK, cut, figure, middle
 from erfjax.plot.maps import crop, draw_field, effective
 from erfjax.plot.side_by_side import depth
 from erfjax.typing import Figure
@@ -46,11 +46,15 @@ def map_panel(field: Any, title: str) -> Figure:
 
 
 def section_panel(fields: Mapping[str, Any], axis: int, title: str) -> Figure:
-    """The cross-sections of fields along one axis, those with error bars in a band of ± 2 standard errors."""
+    """The cross-sections of fields of one unit along one axis, those with error bars in a band of ± 2 standard errors.
+
+    All pass through one pixel, the middle of mass of the first field, so that the same pixel stands at the same place.
+    """
+    through = middle(next(iter(fields.values())).map)
     with figure(WIDTH, 3.2) as drawing:
         axes = drawing.subplots()
         for name, field in fields.items():
-            effective(field, axes, name, axis=axis)
+            effective(field, axes, name, axis=axis, through=through)
         axes.set_title(title)
     return drawing
 
@@ -78,7 +82,9 @@ def error_panel(field: Any, title: str) -> Figure:
         image = draw_field(axes, field, shown, values=values, top=float(values.max()) or 1.0, contour=None)
         _close_up(axes, field, shown)
         axes.set_title(title)
-        drawing.colorbar(image, ax=axes, shrink=0.85).set_label("standard error / peak of the map")
+        drawing.colorbar(image, ax=axes, shrink=0.85).set_label(
+            "standard error / peak of the map" if field.map.ndim > 1 else "se / peak"
+        )
     return drawing
 
 

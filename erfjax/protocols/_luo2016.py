@@ -12,8 +12,9 @@ from jaxtyping import Float
 from erfjax import jackknife, measures, summary
 from erfjax.errors import MapError
 from erfjax.layers import Activation, Conv
+from erfjax.plot import published
 from erfjax.protocols._single import measured
-from erfjax.typing import ArrayLike, Function
+from erfjax.typing import ArrayLike, Figure, Function
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -53,6 +54,14 @@ class LuoGrowth(summary.Shown):
         )
         title = f"one channel, {self.runs} runs, mean of |g|"
         return summary.Table(title, ("depth", "theoretical", "Luo size", "ratio"), rows, notes)
+
+    def plot(self) -> Figure:
+        """A matplotlib figure: sizes and their share of the theoretical field by depth, the fitted and the reported slopes."""
+        slopes = {
+            "size": (self.slope, self.slope_stderr, 0.56),
+            "share": (self.ratio_slope, self.ratio_slope_stderr, -0.43),
+        }
+        return published.growth(self.depths, self.sizes, self.sizes_stderr, self.theoretical, slopes)
 
 
 def luo_map(gradients: ArrayLike) -> Float[np.ndarray, "*space"]:

@@ -9,8 +9,9 @@ import numpy as np
 from erfjax import measures, summary
 from erfjax.errors import LayoutError, MapError
 from erfjax.fields import EffectiveField
+from erfjax.plot import published
 from erfjax.protocols._single import measured
-from erfjax.typing import ArrayLike, Function
+from erfjax.typing import ArrayLike, Figure, Function
 
 RADII = (5, 10, 20, 30, 40, 60, 80)
 
@@ -47,6 +48,12 @@ class OpenERF(summary.Shown):
                 "R²": self.r_squared,
             }
         return summary.facts(f"OpenERF metrics, {self.field.samples} images", pairs, self.field.notes)
+
+    def plot(self) -> Figure:
+        """A matplotlib figure: the map with circles of the radii, and the mass within them."""
+        found = self.metrics
+        centre = (found["com_y"], found["com_x"])
+        return published.circles(self.map, found["radial_cumulative_mass"], found["center_yx"], centre)
 
 
 def radial_metrics(map: ArrayLike, radii: tuple[int, ...] = RADII) -> dict[str, Any]:

@@ -9,8 +9,9 @@ import numpy as np
 from erfjax import summary
 from erfjax.errors import MapError
 from erfjax.fields import EffectiveField
+from erfjax.plot import published
 from erfjax.protocols._single import measured
-from erfjax.typing import ArrayLike, Function
+from erfjax.typing import ArrayLike, Figure, Function
 
 THRESHOLDS = (0.2, 0.3, 0.5, 0.99)
 
@@ -31,6 +32,11 @@ class RepLKNet(summary.Shown):
         """One row per threshold."""
         title = f"RepLKNet area ratios of log10(map + 1), {self.field.samples} images"
         return summary.Table(title, ("threshold", "side", "area ratio"), self.squares, self.field.notes)
+
+    def plot(self) -> Figure:
+        """A matplotlib figure: log10(map + 1) / max with the squares, each around its share of the sum."""
+        sides = {f"{t:.0%} in {side} × {side}": side for t, side, _ in self.squares if side is not None}
+        return published.squares(np.log10(np.asarray(self.field.map) + 1), sides, "log10(map + 1) / peak")
 
 
 def replknet_squares(

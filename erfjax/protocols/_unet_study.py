@@ -9,8 +9,9 @@ from jaxtyping import Float
 
 from erfjax import summary
 from erfjax.errors import MapError
+from erfjax.plot import published
 from erfjax.protocols._single import measured
-from erfjax.typing import ArrayLike, Extent, Function
+from erfjax.typing import ArrayLike, Extent, Figure, Function
 
 BINS = 100
 
@@ -42,6 +43,10 @@ class UNetStudy(summary.Shown):
             "largest TRF over units": self.trf,
         }
         return summary.facts(f"U-Net study, {self.images} images", pairs)
+
+    def plot(self) -> Figure:
+        """A matplotlib figure: the map, the theoretical box, and a line around what lies above the threshold of the rate."""
+        return published.rated(self.map, self.start, self.stop, _threshold(_zone(self.map, self.start, self.stop)))
 
 
 def unet_map(gradients: ArrayLike) -> Float[np.ndarray, "*space"]:
@@ -80,17 +85,30 @@ def erf_rate(map: ArrayLike, start: Sequence[int], stop: Sequence[int]) -> float
         >>> round(erf_rate(np.outer(np.hanning(31), np.hanning(31)), (0, 0), (31, 31)), 4)
         0.7221
     """
-    zone = np.asarray(map, dtype=np.float64)[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
+    zone = _zone(map, start, stop)
     if not zone.size or not np.isfinite(zone).all():
         raise MapError(
             f"The ERF rate needs a finite map with pixels in the field, but got {zone.shape} from {start} to {stop}."
         )
+    threshold = _threshold(zone)
+    if threshold is None:
+        return None
+    above = zone[zone > threshold]
+    return float(above.size / zone.size * (1 + above.mean()))
+
+
+def _zone(map: ArrayLike, start: Sequence[int], stop: Sequence[int]) -> np.ndarray:
+    """The map inside the theoretical field."""
+    return np.asarray(map, dtype=np.float64)[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
+
+
+def _threshold(zone: np.ndarray) -> float | None:
+    """The threshold of `erf_rate`."""
     counts, edges = np.histogram(zone.ravel(), bins=BINS)
     before, after = BINS // 10, BINS // 20
     for i in range(before, BINS):
         if counts[i] < counts[i - before : i + after].mean():
-            above = zone[zone > (edges[i] + edges[i + 1]) / 2]
-            return float(above.size / zone.size * (1 + above.mean()))
+            return float((edges[i] + edges[i + 1]) / 2)
     return None
 
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from erfjax import layouts
+from erfjax.calling import explained
 from erfjax.errors import DataDependentError, ErfjaxError, FunctionError, SampleError
 from erfjax.layouts import Layout, Layouts
 from erfjax.measurement.model import Model, cached, require_function, take_apart
@@ -277,7 +278,7 @@ def of_image(answer: Callable[[Any], Any], x: Any, layout: Any) -> Any:
         try:
             return answer("NHWC")
         except Exception:
-            raise error from None
+            raise error from error.__cause__
 
 
 def require_floating(x: Any, inputs: Layouts) -> None:
@@ -308,7 +309,8 @@ def _recorded(model: Model, inputs: Layouts, sample: Sequence[jax.ShapeDtypeStru
         *keys, leaves = rest
         return model.rebuild(weights)(*keys, inputs.tree(leaves))
 
-    with _explained(sample, inputs):
+    how = f" (layout {', '.join(map(str, inputs.letters))}, a batch of one)"
+    with explained("The function", sample, "; ".join([how, *inputs.notes])):
         return record(call, model.weights, *keys, list(sample))
 
 
@@ -329,32 +331,6 @@ def reversible() -> Iterator[None]:
             "number of steps (lax.scan, lax.fori_loop; jnp.where keeps what is finished), or a derivative of its own "
             "(jax.custom_vjp, jax.lax.custom_root)."
         ) from error
-
-
-@contextlib.contextmanager
-def _explained(sample: Sequence[jax.ShapeDtypeStruct], inputs: Layouts) -> Iterator[None]:
-    """Errors of the user's own function with what erfjax called it on, and the remedy where it is known."""
-    called = ", ".join(f"{spec.dtype}{list(spec.shape)}" for spec in sample)
-    said = f"erfjax called the function on {called} (layout {', '.join(map(str, inputs.letters))}, a batch of one)"
-    try:
-        yield
-    except ErfjaxError:
-        raise
-    except jax.errors.TracerArrayConversionError as error:
-        raise FunctionError(
-            "The function hands its input to NumPy, which JAX can neither trace nor differentiate: use jax.numpy in its place "
-            f"({said})."
-        ) from error
-    except Exception as error:
-        if "is not a valid JAX type" in str(error):
-            raise FunctionError(f"f must return arrays ({said}): {error}") from error
-        if type(error).__name__ == "TraceContextError":
-            raise FunctionError(
-                "The model changes its own state while it is traced (batch statistics or dropout counts in training mode): call "
-                f"model.eval() first, or wrap it as a function that returns its output alone ({said})."
-            ) from error
-        error.add_note("; ".join([said, *inputs.notes]))
-        raise
 
 
 def _known(value: Any, captured: bool = False) -> Known:

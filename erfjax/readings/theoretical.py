@@ -151,4 +151,4 @@ def _asked(f: Given, x: Any, unit: Any, layout: Any, out_layout: str | None) -> 
         try:
             return ask(f, whole, inputs, unit=unit, out_layout=out_layout)
         except Exception:
-            raise error from None
+            raise error from error.__cause__

@@ -20,13 +20,14 @@ from erfjax.fields import EffectiveField, TheoreticalField
 from erfjax.fields.advice import image_size_per_axis
 from erfjax.fields.intervals import intervals
 from erfjax.fields.sizes import LISTED
+from erfjax.readings import rounding
 from erfjax.readings.analytic import analytic
 from erfjax.readings.by_layer import by_layer
 from erfjax.readings.empirical import empirical
 from erfjax.readings.theoretical import theoretical
 from erfjax.reports import layers as by_depth
 from erfjax.reports.inputs import Inputs, inputs_of
-from erfjax.reports.words import SIZES, TASKS, advice, agreement
+from erfjax.reports.words import SIZES, TASKS, advice, agreement, pixels
 from erfjax.typing import Channels, Function, Given, Number, Statistic
 from erfjax.uncertainty import Interval
 
@@ -75,9 +76,8 @@ class Report(summary.Shown):
 
     def _unit(self, measure: str) -> str:
         """Pixels, or an area in pixels."""
-        return "pixels" + (
-            {1: "", 2: "²", 3: "³"}.get(len(self.inputs.spec.shape) - 2, "ⁿ") if "area" in measure else ""
-        )
+        ndim = sum(letter not in "NC" for letter in self.inputs.letters)
+        return pixels(ndim) + ({1: "", 2: "²", 3: "³"}.get(ndim, "ⁿ") if "area" in measure else "")
 
     def _tables(self) -> tuple[summary.Table, ...]:
         fields = (self.analytic, self.measured)
@@ -147,6 +147,7 @@ def report(
         images: photographs, as paths or arrays (height, width[, channels]).
         unit: spatial index of the output; None is the centre.
         layout, out_layout, statistic, channels, unknown: as in `theoretical`, `analytic` and `empirical`.
+            Where the sum of the unit's channels is constant, as behind a layer norm, `channels` is "random-signs" in its place.
         samples: how many inputs to make where `x` is only a shape.
         seed: of crops and noise.
         task: "classify", "segment", "detect", "track" or "sequence"; None gives general advice.
@@ -190,6 +191,10 @@ def report(
         raise FunctionError("A report is about a function that returns one array: pick one of the outputs.")
     asked |= {"channels": channels, "statistic": statistic}
     closed = step("analytic", lambda: analytic(f, given.rows, **asked))
+    if statistic == "square" and closed is not None and rounding.NOTE in closed.notes:
+        step.say("the sum of the unit's channels is constant: random signs are taken in its place")
+        asked["channels"] = channels = "random-signs"
+        closed = step("analytic", lambda: analytic(f, given.rows, **asked))
     measured = step("measured", lambda: empirical(f, given.rows, **asked, progress=False))
     if theory is None and closed is None and measured is None:
         raise next(iter(step.errors.values()))
@@ -288,9 +293,9 @@ class _Steps:
         Args:
             what: the name of the step.
             read: the step.
-            strict: let errors of the user's own function through: it could not be traced.
+            strict: let errors through that erfjax does not raise itself: no other reading is possible after them.
         """
-        self._say(f"{what} ...")
+        self.say(f"{what} ...")
         start = time.perf_counter()
         try:
             found = read()
@@ -300,12 +305,12 @@ class _Steps:
             if strict and not isinstance(error, ErfjaxError):
                 raise
             self.errors[what] = error
-            self._say(f"{what}: not possible, {_reason(error)}")
+            self.say(f"{what}: not possible, {_reason(error)}")
             return None
-        self._say(f"{what}: {time.perf_counter() - start:.1f} s")
+        self.say(f"{what}: {time.perf_counter() - start:.1f} s")
         return found
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
         if callable(self.says):
             self.says(text)
         elif self.says:

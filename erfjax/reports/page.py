@@ -15,7 +15,7 @@ from erfjax.plot import panels
 from erfjax.reports import layers as by_depth
 from erfjax.reports.doctor import versions
 from erfjax.reports.making import Report
-from erfjax.reports.words import COVERAGES, SIZES, agreement, in_short, mean_of
+from erfjax.reports.words import COVERAGES, SIZES, agreement, in_short, mean_of, pixels
 
 
 def body(made: Report) -> str:
@@ -82,7 +82,8 @@ def _glance(made: Report) -> str:
 
 def _box(theory: TheoreticalField) -> str:
     size = summary.cell(theory.size)
-    return f"{size} pixels" if all(map(math.isfinite, theory.size)) else f"{size} pixels, ∞ for all of an axis"
+    said = f"{size} {pixels(len(theory.size))}"
+    return said if all(map(math.isfinite, theory.size)) else f"{said}, ∞ for all of an axis"
 
 
 def _usable(field: EffectiveField) -> bool:
@@ -96,7 +97,8 @@ def _where(field: EffectiveField) -> str:
     except MapError:
         return "The map is zero everywhere."
     at = ", ".join(f"{c:.1f}" for c in centre)
-    return f"The effective field is centred on pixel ({at}), with σ {' × '.join(f'{s:.3g}' for s in spread)} pixels."
+    noun = pixels(len(spread))
+    return f"The effective field is centred on pixel ({at}), with σ {' × '.join(f'{s:.3g}' for s in spread)} {noun}."
 
 
 def _size_table(made: Report) -> str:
@@ -113,7 +115,12 @@ def _size_table(made: Report) -> str:
         rows.append(f"<tr>{first}{''.join(f'<td>{html.escape(text)}</td>' for text in cells[1:-1])}</tr>")
     notes = ["Click a name for its definition."]
     if made.measured is not None and not any(i is not None and i.units for _, i in made.sizes.values()):
-        notes.append(f"No intervals: they need two samples, and {made.measured.samples} was measured.")
+        few = (
+            "they need two samples, and one was measured"
+            if made.measured.samples < 2
+            else "see the notes on the measured map"
+        )
+        notes.append(f"No intervals: {few}.")
     elif made.measured is not None:
         notes.append(
             "An interval holds the true value in 95 % of such measurements; it is about the inputs named below."
@@ -133,7 +140,7 @@ def _maps(made: Report) -> str:
         if not _usable(field):
             found.append(f"<p>The {name} map is zero or not finite: the unit is dead, or the gradient diverged.</p>")
             continue
-        alt = f"Map of the {name} {field.formula}, {summary.cell(field.map.shape)} pixels. {_where(field)}"
+        alt = f"Map of the {name} {field.formula}, {summary.cell(field.map.shape)} {pixels(field.map.ndim)}. {_where(field)}"
         caption = f"{name.capitalize()}, {mean_of(field)}. Dotted: theoretical box; dashed: 4.55 % of the peak."
         found.append(_figure(panels.map_panel(field, name), alt, caption))
         if field.stderr is not None and np.isfinite(field.stderr).all() and field.stderr.any():
@@ -180,8 +187,9 @@ def _notes(made: Report) -> str:
         found.append(f"<h3>Theoretical</h3>{summary.bullets(made.theoretical.notes)}")
     for name, field in (("Analytic", made.analytic), ("Measured", made.measured)):
         if field is not None:
-            said = f"{COVERAGES[field.coverage]} It is {mean_of(field)}."
-            found.append(f"<h3>{name}: {field.coverage}</h3>{_paragraphs([said])}{summary.bullets(field.notes)}")
+            said = f"{COVERAGES[field.promise]} It is {mean_of(field)}."
+            head = name if field.coverage == "measured" else f"{name}: {field.promise}"
+            found.append(f"<h3>{head}</h3>{_paragraphs([said])}{summary.bullets(field.notes)}")
     return "".join(found)
 
 

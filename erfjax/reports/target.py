@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from erfjax.errors import FileFormatError
+from erfjax.calling import explained
+from erfjax.errors import FileFormatError, FunctionError
 
 
 def load_target(target: str) -> Callable[..., Any]:
@@ -16,6 +17,7 @@ def load_target(target: str) -> Callable[..., Any]:
 
     Raises:
         FileFormatError: the text is no such name, or there is no such module, file or function.
+        FunctionError: the module raises an error when it is imported.
 
     Example:
         >>> from erfjax.reports import load_target
@@ -42,13 +44,15 @@ def _from_package(name: str) -> Any:
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name and not name.startswith(error.name):
-            raise  # the module is there, but lacks something itself
+        with explained(f"Importing {name}"):
+            return importlib.import_module(name)
+    except FunctionError as error:
+        lacking = error.__cause__
+        if not isinstance(lacking, ModuleNotFoundError) or (lacking.name and not name.startswith(lacking.name)):
+            raise  # the module is there, but fails itself
         raise FileFormatError(
             f"There is no module {name!r}: run the command where it can be imported, or name a file."
-        ) from error
+        ) from lacking
 
 
 def _from_file(path: Path) -> Any:
@@ -62,5 +66,6 @@ def _from_file(path: Path) -> Any:
     if spec is None or spec.loader is None:
         raise FileFormatError(f"{os.fspath(path)!r} cannot be imported as Python.")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with explained(f"Importing {os.fspath(path)}"):
+        spec.loader.exec_module(module)
     return module

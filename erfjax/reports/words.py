@@ -52,9 +52,16 @@ MEANS = {
 }
 COVERAGES = {
     "exact": "The closed form is exact for this program under the assumptions in its notes.",
+    "exact in the limit of width": "The closed form is exact for this program as its channels become many; finite widths differ "
+    "as the notes say.",
     "approximate": "The closed form is approximate; its notes name the places.",
     "measured": "Measured by differentiation, averaged over samples.",
 }
+
+
+def pixels(ndim: int) -> str:
+    """What a place of an input of so many spatial axes is called: tokens and samples of sound are no pixels."""
+    return "positions" if ndim == 1 else "pixels"
 
 
 def mean_of(field: EffectiveField) -> str:
@@ -65,17 +72,18 @@ def mean_of(field: EffectiveField) -> str:
 def in_short(theory: TheoreticalField, used: EffectiveField | None) -> str:
     """The two fields in one or two sentences."""
     everything = "" if all(map(math.isfinite, theory.size)) else " (∞: all of the axis)"
-    said = f"Unit {theory.unit} can look at {summary.cell(theory.size)} pixels{everything}."
+    said = f"Unit {theory.unit} can look at {summary.cell(theory.size)} {pixels(len(theory.size))}{everything}."
     if used is None:
         return said
     try:
         share, radius = used.size("luo") ** used.map.ndim, used.size("energy_radius", fraction=0.9)
     except MapError:
         return said
+    noun = pixels(used.map.ndim)
     seen = math.prod(b - a for a, b in zip(*theory.clipped, strict=True))
     part = f" ({share / seen:.0%} of those that it can look at in this image)" if seen else ""
-    most = f"90 % of the effective field lies within {radius:.3g} pixels of its centre"
-    return f"{said} {share:.0f} pixels{part} count for more than 4.55 % of the peak; {most}."
+    most = f"90 % of the effective field lies within {radius:.3g} {noun} of its centre"
+    return f"{said} {share:.0f} {noun}{part} count for more than 4.55 % of the peak; {most}."
 
 
 def agreement(result: Comparison) -> tuple[str, ...]:
@@ -114,9 +122,9 @@ def advice(
     if theory is not None:
         pairs["theoretical receptive field"] = theory.size
         pairs["theoretical field / image"] = _ratios(theory.size, image_size)
-    diameter = _diameter(used)
+    diameter, noun = _diameter(used), pixels(len(image_size))
     if diameter is not None:
-        pairs["diameter that holds 90 % of the effective field"] = f"{diameter:.4g} pixels"
+        pairs["diameter that holds 90 % of the effective field"] = f"{diameter:.4g} {noun}"
     if task in (None, "classify") and theory is not None and theory.layers:
         found = theory.advice(image_size)
         pairs["first layer behind the border"] = found.border_layer
@@ -139,7 +147,7 @@ def advice(
             "says whether it is exact."
         )
         if diameter is not None:
-            notes.append(f"A label rests mostly on context within {diameter / 2:.3g} pixels.")
+            notes.append(f"A label rests mostly on context within {diameter / 2:.3g} {noun}.")
     if task == "detect":
         notes += _detection(theory, diameter, objects)
     if task == "track" and theory is not None:

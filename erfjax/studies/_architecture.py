@@ -19,7 +19,9 @@ from erfjax.errors import StackError
 from erfjax.layers import Activation, AvgPool, Conv, Dropout, Identity, MaxPool, Stack, gates
 from erfjax.plot.canvas import INK, draw_map, figure, legend_below, middle
 from erfjax.plot.profiles import GREY, limits, markers, theory
-from erfjax.studies._support.pairs import Claim, Pair, Result, bar, pair, pair_arrays
+from erfjax.progress import bar
+from erfjax.studies._support.pairs import Claim, Pair, Result, pair, pair_arrays
+from erfjax.typing import Progress
 
 
 def architectures(activation: str = "relu") -> dict[str, Stack]:
@@ -112,7 +114,7 @@ def architecture(
     width: int = 32,
     samples: int = 128,
     seed: int = 0,
-    progress: bool | None = None,
+    progress: Progress = None,
 ) -> ArchitectureResult:
     """The ERF of fifteen layers: dense, strided, dilated, pooled, with dropout, with skip connections.
 
@@ -122,7 +124,7 @@ def architecture(
         width: channels of the networks.
         samples: pairs of fresh weights and inputs.
         seed: of every random number.
-        progress: whether to show a bar; None shows it on a terminal.
+        progress: whether to show a bar, or a function that takes lines; None shows a bar on a terminal.
 
     Raises:
         StackError: no stacks.

@@ -29,9 +29,10 @@ from erfjax.errors import SampleError, StackError
 from erfjax.layers import Activation, Attention, Conv, Dense, Norm, Stack
 from erfjax.plot.canvas import DASHES, INK, MARKERS, figure
 from erfjax.plot.profiles import GREY
+from erfjax.progress import bar
 from erfjax.readings.empirical import empirical
-from erfjax.studies._support.pairs import Claim, Pair, Result, bar, noise, pair_arrays
-from erfjax.typing import Number
+from erfjax.studies._support.pairs import Claim, Pair, Result, noise, pair_arrays
+from erfjax.typing import Number, Progress
 
 SKIPS = (0.5, 0.8, 0.95)  # residual weights whose horizon is drawn
 BEYOND = 0.01  # the share of the map behind the horizon
@@ -202,7 +203,7 @@ def attention(
     samples: int = 64,
     layers: Sequence[int] = (10, 20, 40, 80, 160),
     seed: int = 0,
-    progress: bool | None = None,
+    progress: Progress = None,
 ) -> AttentionResult:
     """The ERF of decoders and encoders by depth, with and without windows, residuals, norms, MLPs: closed form and measured.
 
@@ -215,7 +216,7 @@ def attention(
         samples: pairs of fresh weights and fresh tokens for each network and depth.
         layers: numbers of layers for which the horizon of windows with residuals is computed.
         seed: of every random number.
-        progress: whether to show a bar; None shows it on a terminal.
+        progress: whether to show a bar, or a function that takes lines; None shows a bar on a terminal.
 
     Returns:
         An `AttentionResult`; sizes in tokens.

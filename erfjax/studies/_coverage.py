@@ -22,9 +22,10 @@ from erfjax.fields.intervals import intervals
 from erfjax.layers import Activation, Conv
 from erfjax.layers.networks import Sampler
 from erfjax.plot.canvas import INK, MARKERS, figure
+from erfjax.progress import bar
 from erfjax.readings.empirical import empirical
-from erfjax.studies._support.pairs import Claim, Result, bar, noise
-from erfjax.typing import Statistic
+from erfjax.studies._support.pairs import Claim, Result, noise
+from erfjax.typing import Progress, Statistic
 from erfjax.uncertainty.records import Record, summarise
 
 MEASURES = ("total", "luo", "sigma", "effective_area", "energy_radius", "fwhm", "share")
@@ -207,7 +208,7 @@ def coverage(
     repeats: int = 60,
     networks: int = 2000,
     seed: int = 0,
-    progress: bool | None = None,
+    progress: Progress = None,
 ) -> CoverageResult:
     """Actual against nominal coverage of the confidence intervals of random networks.
 
@@ -222,7 +223,7 @@ def coverage(
         repeats: data sets per cell.
         networks: size of the population of every depth, width and statistic; large where tails are heavy.
         seed: of every random number.
-        progress: whether to show a bar; None shows it on a terminal.
+        progress: whether to show a bar, or a function that takes lines; None shows a bar on a terminal.
 
     Raises:
         StackError: an unknown statistic or measure, or numbers that make no experiment.

@@ -17,7 +17,9 @@ from erfjax.decisions.schedules import Budget, Design, Layer, search
 from erfjax.errors import StackError
 from erfjax.plot.canvas import DASHES, INK, MARKERS, draw_section, figure, legend_below
 from erfjax.plot.profiles import GREY, centre, limits, markers, profile
-from erfjax.studies._support.pairs import Pair, Result, bar, pair, pair_arrays
+from erfjax.progress import bar
+from erfjax.studies._support.pairs import Pair, Result, pair, pair_arrays
+from erfjax.typing import Progress
 
 PAPER = {
     "dilated 2, 4, 8": Design((Layer(3),) * 12 + (Layer(3, 2), Layer(3, 4), Layer(3, 8))),
@@ -97,7 +99,7 @@ def design(
     width: int = 32,
     samples: int = 64,
     seed: int = 0,
-    progress: bool | None = None,
+    progress: Progress = None,
 ) -> DesignResult:
     """The widest fields that the budgets of given designs allow, found exactly and checked by measurement.
 
@@ -107,7 +109,7 @@ def design(
         width: channels of the measured networks.
         samples: pairs of fresh weights and inputs.
         seed: of every random number.
-        progress: whether to show a bar; None shows it on a terminal.
+        progress: whether to show a bar, or a function that takes lines; None shows a bar on a terminal.
 
     Raises:
         StackError: no designs, or one without layers.

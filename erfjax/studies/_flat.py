@@ -25,8 +25,10 @@ from erfjax.fields import EffectiveField
 from erfjax.layers import Conv, Identity, Stack
 from erfjax.plot.canvas import DASHES, INK, MARKERS, draw_map, draw_section, figure, legend_below, log_log
 from erfjax.plot.profiles import GREY, limits, markers, profile
+from erfjax.progress import bar
 from erfjax.readings.empirical import empirical
-from erfjax.studies._support.pairs import Claim, Pair, Result, bar, pair_arrays
+from erfjax.studies._support.pairs import Claim, Pair, Result, pair_arrays
+from erfjax.typing import Progress
 
 ORDERS = ("natural", "Leja")
 
@@ -130,14 +132,14 @@ def flat(
     depths: Sequence[int] = (5, 10, 20, 40),
     *,
     rounding_depths: Sequence[int] = (4, 8, 12, 16, 24, 32, 48, 96),
-    progress: bool | None = None,
+    progress: Progress = None,
 ) -> FlatResult:
     """Flat fields of size O(n) from signed weights: closed form, measurement, and what rounding leaves of them.
 
     Args:
         depths: numbers of layers of the fields shown.
         rounding_depths: numbers of layers at which the deviation from a flat field is measured.
-        progress: whether to show a bar; None shows it on a terminal.
+        progress: whether to show a bar, or a function that takes lines; None shows a bar on a terminal.
 
     Raises:
         StackError: a depth below 1, or none.

@@ -29,7 +29,7 @@ from erfjax.growth_laws.result import COLUMNS, SLOPES, Growth, slope_row
 from erfjax.studies import datasets
 from erfjax.studies._slopes import REPORTED
 from erfjax.studies._support.pairs import Claim, Result
-from erfjax.typing import Statistic
+from erfjax.typing import Progress, Statistic
 
 Nonlinearity = Literal["linear", "relu"]
 Weights = Literal["uniform", "random"]
@@ -55,12 +55,15 @@ class GrowthResult(Result):
     def table(self) -> summary.Table:
         """One row per network and depth: TRF, size in closed form, size measured with its 95 % interval, their ratio."""
         rows = tuple((curve.name, *row) for curve in self.curves for row in curve.rows())
-        s, notes = (
-            self.settings,
-            dict.fromkeys(f"{c.name.split(',')[0]}: {note}" for c in self.curves for note in c.notes()),
-        )
+        s, notes = self.settings, dict.fromkeys(said for curve in self.curves for said in self._notes(curve))
         title = f"ERF of n convolutions {s['kernel']} x {s['kernel']}, width {s['width']}, on crops of {s['image']}"
         return summary.Table(title, ("network", *COLUMNS), rows, tuple(notes))
+
+    def _notes(self, curve: Growth) -> list[str]:
+        """The notes of a curve, under the name of its kind of weights where all curves of that kind share them."""
+        kind = curve.name.split(",")[0]
+        alike = [set(other.notes()) for other in self.curves if other.name.split(",")[0] == kind]
+        return [f"{kind if all(note in notes for notes in alike) else curve.name}: {note}" for note in curve.notes()]
 
     def slopes(self) -> summary.Table:
         """Two rows per network: log-log slopes of the size and of its share of the TRF, with 95 % intervals."""
@@ -108,7 +111,7 @@ def growth(
     statistic: Statistic = "square",
     image: str | os.PathLike[str] | None = None,
     seed: int = 0,
-    progress: bool | None = None,
+    progress: Progress = None,
 ) -> GrowthResult:
     """The growth of the ERF with depth, in closed form and measured side by side.
 
@@ -123,7 +126,7 @@ def growth(
         statistic: of the gradient of random networks: "square" E[g²], "rms" its root, "abs" E|g|, "relu" E[max(g, 0)].
         image: an image file to crop inputs from; None is the portrait that matplotlib ships.
         seed: of every random number.
-        progress: whether to show a bar; None shows it on a terminal.
+        progress: whether to show a bar, or a function that takes lines; None shows a bar on a terminal.
 
     Returns:
         A `GrowthResult`; sizes in pixels of the input.

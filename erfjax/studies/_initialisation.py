@@ -24,8 +24,10 @@ from erfjax.errors import KernelError, SampleError, StackError
 from erfjax.layers import Conv
 from erfjax.plot.canvas import CONTOUR, DASHES, INK, MARKERS, draw_map, figure, legend_below
 from erfjax.plot.profiles import GREY, centre, limits, markers, theory
+from erfjax.progress import bar
 from erfjax.studies._support.convergence import Interval, Learning, Readout, interval, learn
-from erfjax.studies._support.pairs import Claim, Pair, Result, bar, pair, pair_arrays
+from erfjax.studies._support.pairs import Claim, Pair, Result, pair, pair_arrays
+from erfjax.typing import Progress
 
 PROFILES = {
     "corners": initializers.corner_weighted(0.0),
@@ -203,7 +205,7 @@ def initialisation(
     rate: float = 0.03,
     readouts: Sequence[Readout] = ("all", "centre"),
     seed: int = 0,
-    progress: bool | None = None,
+    progress: Progress = None,
 ) -> InitialisationResult:
     """The kernel of largest σ, the fields of ERF-shaping initialisers, and their learning curves on digits.
 
@@ -216,7 +218,7 @@ def initialisation(
         readouts: what the linear readout of these networks sees: "all" units, the "centre" unit.
         seeds: networks per initialiser and readout; 0 leaves the learning out, and scikit-learn is not needed.
         seed: of every random number.
-        progress: whether to show a bar; None shows it on a terminal.
+        progress: whether to show a bar, or a function that takes lines; None shows a bar on a terminal.
 
     Raises:
         SampleError: a single seed, which has no confidence interval.
@@ -247,7 +249,7 @@ def initialisation(
     pairs: list[Pair] = []
     learning: dict[str, dict[str, Learning]] = {}
     curves = functools.partial(learn, depth=learning_depth, width=learning_width, epochs=epochs, rate=rate)
-    for kind, what in (shown := bar(jobs, progress, "part")):
+    for kind, what in (shown := bar(jobs, progress, unit="part")):
         shown.set_postfix_str(f"{kind}: {what}")
         if kind == "ascent":
             ascents[what] = ascend(what, seed=seed)

@@ -31,9 +31,11 @@ from erfjax.errors import SampleError, StackError
 from erfjax.layers import Conv
 from erfjax.plot.canvas import DASHES, INK, MARKERS, figure, legend_below
 from erfjax.plot.profiles import GREY
+from erfjax.progress import bar
 from erfjax.readings.analytic import analytic_map, widths
 from erfjax.studies._support.convergence import Interval, interval
-from erfjax.studies._support.pairs import Result, bar
+from erfjax.studies._support.pairs import Result
+from erfjax.typing import Progress
 
 TAPS, DEPTH, WIDTH, BATCH, TEST = 5, 8, 16, 64, 2000
 SIDE = DEPTH * (TAPS - 1) + 1
@@ -161,7 +163,7 @@ def regularisation(
     rate: float = 3e-3,
     seeds: int = 5,
     seed: int = 0,
-    progress: bool | None = None,
+    progress: Progress = None,
 ) -> RegularisationResult:
     """Does a loss that asks for a wide ERF reach one, and does it help where the label depends on far pixels?
 
@@ -171,7 +173,7 @@ def regularisation(
         steps, rate: of Adam on fresh batches of 64.
         seeds: networks per task and kind, at least two.
         seed: of every random number.
-        progress: whether to show a bar; None shows it on a terminal.
+        progress: whether to show a bar, or a function that takes lines; None shows a bar on a terminal.
 
     Raises:
         StackError: no task, a distance outside the theoretical field, an unknown label, or a negative strength.

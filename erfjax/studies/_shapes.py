@@ -18,8 +18,9 @@ from erfjax.errors import StackError
 from erfjax.layers import Conv
 from erfjax.plot.canvas import draw_map, figure, legend_below
 from erfjax.plot.profiles import sections
-from erfjax.studies._support.pairs import Claim, Pair, Result, bar, pair, pair_arrays
-from erfjax.typing import Statistic
+from erfjax.progress import bar
+from erfjax.studies._support.pairs import Claim, Pair, Result, pair, pair_arrays
+from erfjax.typing import Progress, Statistic
 
 KINDS = {
     "uniform": {"width": 1, "init": "uniform"},
@@ -99,7 +100,7 @@ def shapes(
     samples: int = 100,
     statistic: Statistic = "square",
     seed: int = 0,
-    progress: bool | None = None,
+    progress: Progress = None,
 ) -> ShapesResult:
     """The shape of the ERF by depth and kind of weights, and by nonlinearity, in closed form and measured.
 
@@ -110,7 +111,7 @@ def shapes(
         samples: pairs of fresh weights and a fresh input.
         statistic: of the gradient of random networks: "square", "rms", "abs" or "relu".
         seed: of every random number.
-        progress: whether to show a bar; None shows it on a terminal.
+        progress: whether to show a bar, or a function that takes lines; None shows a bar on a terminal.
 
     Raises:
         StackError: a depth below 1, no depths, or a statistic without a closed form.

@@ -25,15 +25,17 @@ from erfjax.fields import EffectiveField
 from erfjax.layers import Conv
 from erfjax.plot.canvas import DASHES, INK, MARKERS, draw_map, figure
 from erfjax.plot.profiles import GREY
+from erfjax.progress import bar
 from erfjax.readings.empirical import empirical
-from erfjax.studies._support.pairs import Claim, Result, bar, noise
+from erfjax.studies._support.pairs import Claim, Result, noise
+from erfjax.typing import Progress
 
 REPORTED = laws.Slopes(size=0.56, ratio=-0.43)  # W. Luo et al. 2016, figure 2
 STATISTICS = {
     "E g²": "square",
     "√E g²": "rms",
     "E |g|, runs to sum 1": "rms",
-}  # and their closed forms at infinite width
+}  # and their closed forms in the limit of width
 MOST_RUNS = 63  # so that every batch of a measured field is one run
 
 
@@ -93,7 +95,7 @@ class SlopesResult(Result):
 
     @property
     def closed(self) -> tuple[float, ...]:
-        """The slopes of the closed forms at infinite width, one per statistic."""
+        """The slopes of the closed forms in the limit of width, one per statistic."""
         return tuple(laws.slope(self.depths, 3, order).size for order in STATISTICS.values())  # type: ignore[arg-type]
 
     def tables(self) -> tuple[summary.Table, ...]:
@@ -120,10 +122,12 @@ class SlopesResult(Result):
         distance = np.abs(self.mean - REPORTED.size)
         i, j = np.unravel_index(int(distance.argmin()), distance.shape)
         near = f"width {self.widths[i]}, {self.statistics[j]}: "
-        limit = f"; at infinite width {min(self.closed):.3f} to {max(self.closed):.3f}"
+        limit = f"; in the limit of width {min(self.closed):.3f} to {max(self.closed):.3f}"
         size, error = float(self.mean[i, j]), float(self.stderr[i, j])
         shares = [closed - self.offset for closed in (min(self.closed), max(self.closed))]
-        share = f"{near}{size - self.offset:.3f} ± {error:.3f}; at infinite width {shares[0]:.3f} to {shares[1]:.3f}"
+        share = (
+            f"{near}{size - self.offset:.3f} ± {error:.3f}; in the limit of width {shares[0]:.3f} to {shares[1]:.3f}"
+        )
         return (
             Claim("slope of the size", f"{REPORTED.size}", f"{near}{size:.3f} ± {error:.3f}{limit}"),
             Claim("slope of the share of the TRF", f"{REPORTED.ratio}", share),
@@ -158,7 +162,7 @@ def slopes(
     runs: int = 20,
     repeats: int = 6,
     seed: int = 0,
-    progress: bool | None = None,
+    progress: Progress = None,
 ) -> SlopesResult:
     """The growth exponents of random linear 3 x 3 networks by width and statistic, beside the reported pair.
 
@@ -168,7 +172,7 @@ def slopes(
         runs: random networks per depth in one study, at most 63.
         repeats: independent studies, at least two; their mean and scatter are shown.
         seed: of every random number.
-        progress: whether to show a bar; None shows it on a terminal.
+        progress: whether to show a bar, or a function that takes lines; None shows a bar on a terminal.
 
     Raises:
         StackError: fewer than two depths, or one below 1; no widths.

@@ -21,7 +21,9 @@ from erfjax.errors import StackError
 from erfjax.layers import Conv, SparseConv, Stack
 from erfjax.plot.canvas import DASHES, INK, MARKERS, draw_map, draw_section, figure, legend_below
 from erfjax.plot.profiles import GREY, centre, limits, markers, profile
-from erfjax.studies._support.pairs import Claim, Pair, Result, bar, pair, pair_arrays
+from erfjax.progress import bar
+from erfjax.studies._support.pairs import Claim, Pair, Result, pair, pair_arrays
+from erfjax.typing import Progress
 
 TAPS = 9  # those of the 3 x 3 convolution whose cost is kept
 
@@ -98,7 +100,7 @@ def sparse(
     width: int = 16,
     samples: int = 100,
     seed: int = 0,
-    progress: bool | None = None,
+    progress: Progress = None,
 ) -> SparseResult:
     """The ERF of random connections off the grid against dilated ones of equal cost, in closed form and measured.
 
@@ -109,7 +111,7 @@ def sparse(
         width: channels of the networks.
         samples: pairs of fresh weights and inputs; the taps stay.
         seed: of every random number, the taps included.
-        progress: whether to show a bar; None shows it on a terminal.
+        progress: whether to show a bar, or a function that takes lines; None shows a bar on a terminal.
 
     Raises:
         StackError: windows that are not odd or smaller than 3, or no layers.

@@ -23,14 +23,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from erfjax import summary
 from erfjax.errors import MissingDependencyError, SampleError, StackError
 from erfjax.plot.canvas import DASHES, INK, MARKERS, around, draw_map, figure, plain_ticks
+from erfjax.progress import bar
 from erfjax.studies import datasets
 from erfjax.studies._support.convergence import Interval, interval
 from erfjax.studies._support.pairs import Claim, Result
+from erfjax.typing import Progress
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "as it is": {},
@@ -219,7 +220,7 @@ def training(
     images: int = 32,
     checkpoint: str | os.PathLike[str] | None = None,
     seed: int = 0,
-    progress: bool | None = None,
+    progress: Progress = None,
     **changes: Any,
 ) -> TrainingResult:
     """Residual networks trained and looked at: σ of the ERF against steps and accuracy, with what its change is made of.
@@ -234,7 +235,7 @@ def training(
         images: how many test images the fields are averaged over.
         checkpoint: a folder that keeps the state of every network; the same call continues from it.
         seed: of the first network; the others follow.
-        progress: whether to show a bar; None shows it on a terminal.
+        progress: whether to show a bar, or a function that takes lines; None shows a bar on a terminal.
         changes: of the setting: blocks, width, subsamplings, normalisation, readout, epochs, batch, rate, decay, augmented.
 
     Raises:
@@ -260,14 +261,13 @@ def training(
         raise SampleError(f"`seeds` must be at least 1, but got {count}.")
     base = _setting(fitting, task, preset, changes)
     steps = max(1, len(task.train) // base.batch)
-    hidden = None if progress is None else not progress
-    with tqdm(total=steps * base.epochs * count * len(named), unit="step", disable=hidden) as bar:
+    with bar(progress=progress, total=steps * base.epochs * count * len(named), unit="step") as shown:
         looks: dict[str, list[Any]] = {name: [] for name in named}
         for name, number in itertools.product(named, range(seed, seed + count)):
-            bar.set_postfix_str(f"{name}, seed {number}")
+            shown.set_postfix_str(f"{name}, seed {number}")
             path = None if checkpoint is None else Path(checkpoint) / f"{re.sub('[^a-z0-9]+', '-', name)}-{number}.npz"
             setting = _changed(base, VARIANTS[name])
-            looks[name].append(fitting.fit(task, setting, seed=number, images=images, path=path, advance=bar.update))
+            looks[name].append(fitting.fit(task, setting, seed=number, images=images, path=path, advance=shown.update))
     settings = dataclasses.asdict(base) | {"data": data, "preset": preset, "variants": list(named), "seeds": count}
     settings |= {"examples": len(task.train), "images": images, "seed": seed}
     return TrainingResult(settings, steps, {name: tuple(found) for name, found in looks.items()})

@@ -220,10 +220,30 @@ def test_numpy_on_the_input_is_named_with_its_remedy(verb):
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_an_error_of_the_function_says_what_it_was_called_on(verb):
-    with pytest.raises(TypeError) as caught:
-        verb(lambda x: conv(x, KERNEL), X[..., 0], layout="NHW")
-    assert any("float32[1, 9, 11]" in note for note in caught.value.__notes__)
+def test_an_error_of_the_function_says_where_and_what_it_was_called_on(verb):
+    def f(x):
+        return conv(x, KERNEL)
+
+    with pytest.raises(FunctionError, match=r"raised TypeError: .*\n  at .*test_question\.py:\d+, in ") as caught:
+        verb(f, X[..., 0], layout="NHW")
+    assert "erfjax called it on float32[1, 9, 11] (layout NHW, a batch of one)." in str(caught.value)
+    assert type(caught.value.__cause__) is TypeError
+
+
+@pytest.mark.parametrize(
+    ("f", "says"),
+    [
+        (lambda x: x if x.sum() > 0 else -x, r"TracerBoolConversionError: .*\n.*\n.*\n  Python cannot branch"),
+        (lambda x: x[:, : int(x.sum())], "Python cannot branch"),
+        (lambda x: x[x > 0], "Python cannot branch"),
+        (lambda x: x.permute(0, 3, 1, 2), r"has no attribute permute.*\n.*\n.*\n  .*torch2jax"),
+        (lambda x: np.asarray(x), r"use jax\.numpy"),
+        (lambda x: "words", "must return an array"),
+    ],
+)
+def test_known_errors_of_functions_come_with_a_remedy(f, says):
+    with pytest.raises(FunctionError, match=says):
+        ej.theoretical(f, X)
 
 
 @pytest.mark.parametrize("verb", [ej.analytic, ej.empirical])

@@ -142,9 +142,9 @@ def test_what_theory_covers_is_called_exact(name):
 def test_what_theory_assumes_of_gates_is_noted_with_its_place(name):
     field = read(ASSUMED[name], X)
     assert field.coverage == "exact"
-    (note,) = [note for note in field.notes if "infinite width" in note]
+    (note,) = [note for note in field.notes if "limit of width" in note]
     assert "test_moments.py:" in note
-    assert not any("infinite width" in note for note in read(EXACT["gates"], X).notes)
+    assert not any("limit of width" in note for note in read(EXACT["gates"], X).notes)
 
 
 @pytest.mark.parametrize("name", APPROXIMATE)
@@ -313,7 +313,7 @@ def test_gates_are_surveyed_in_every_precision():
 
     for gates in ("data", "mean-field"):
         field = read(f, X.astype(jnp.bfloat16), gates=gates)
-        assert any("infinite width" in note for note in field.notes)
+        assert any("limit of width" in note for note in field.notes)
         assert any("silent branch" in note for note in field.notes)
     exchangeable = read(lambda x: conv(conv(x, w1), w3), X.astype(jnp.bfloat16), weights="exchangeable")
     assert len(np.unique(exchangeable.map[4:9])) > 1  # mean squares by tap

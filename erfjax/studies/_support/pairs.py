@@ -12,7 +12,6 @@ from typing import Any, ClassVar, NamedTuple, cast
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from erfjax import agreement, files, measures, plot, summary
 from erfjax.fields import EffectiveField
@@ -188,8 +187,3 @@ def pair_arrays(pairs: Any) -> dict[str, np.ndarray]:
         if one.measured.stderr is not None:
             arrays[f"{one.name} stderr"] = one.measured.stderr
     return arrays
-
-
-def bar(jobs: Any, progress: bool | None, unit: str = "net") -> Any:
-    """The jobs under a progress bar; None shows it on a terminal."""
-    return tqdm(jobs, unit=unit, disable=None if progress is None else not progress)

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from erfjax.calling import explained
 from erfjax.errors import DataDependentError
 from erfjax.tracing import jaxpr as jx
 from erfjax.tracing import registry
@@ -36,6 +37,7 @@ def trace(f: Callable[..., Any], x: Any) -> Program:
 
     Raises:
         DataDependentError: a `while` whose test depends on the input.
+        FunctionError: f raises an error.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -44,7 +46,8 @@ def trace(f: Callable[..., Any], x: Any) -> Program:
         >>> [str(equation.primitive) for equation in program.equations]
         ['sin', 'mul']
     """
-    recorded = record(f, x)
+    with explained("The function", x):
+        recorded = record(f, x)
     return recorded.program([Var(*spec) for spec in recorded.operands])
 
 

@@ -48,10 +48,10 @@ PRODUCT = (
 SHARED = "the same weights are used more than once"
 CHANNELS = "the unit's channels share paths to the input that no weights part"
 GATES = "gates that one fixed window averages are taken as independent, though neighbours share their weights"
-NORMAL = "mean field: normal pre-activations, as at infinite width, for inputs of this second moment"
+NORMAL = "mean field: normal pre-activations, as in the limit of width, for inputs of this second moment"
 WIDE = (
     "gates that know more of the weights before them than the sign of their sum (smooth or shifted nonlinearities, "
-    "max-pooling, sums of activations) are taken as independent of these weights, as at infinite width"
+    "max-pooling, sums of activations) are taken as independent of these weights: exact in the limit of width"
 )
 NEEDS_DATA = (
     'channels are summed after a nonlinearity: the coherent part of their gradient needs data (gates="data"), or is left out on '
@@ -59,7 +59,7 @@ NEEDS_DATA = (
 )
 COHERENT = (
     "channels are summed after a nonlinearity: the coherent part of their gradient is included, by normal weights conditioned on "
-    "the activations that they cause, as at infinite width"
+    "the activations that they cause: exact in the limit of width"
 )
 ASSUMED = (WIDE, COHERENT)
 """What the theory itself assumes, independent gates: notes, not reasons to call its result an approximation."""
