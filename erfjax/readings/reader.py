@@ -110,13 +110,9 @@ class Reader:
         stride = tuple(
             0
             if out is None
-            else extents.number(part.role.stride)
-            if part is not None
-            and part.role.stride is not None
-            and (part.flattened or (per_unit is None and math.isinf(start[i])))
-            else self.step(atom, target, unit, out, i, start, stop)
-            if per_unit is None
             else extents.number(per_unit)
+            if per_unit is not None and not (part and part.flattened and part.role.stride is not None)
+            else self.step(atom, target, unit, out, i, start, stop, part)
             for i, (out, part, (_, per_unit)) in enumerate(zip(paired, along, motion, strict=True))
         )
         phases = functools.partial(self.phases, atom, target, unit, tuple(paired), tuple(motion))
@@ -203,12 +199,23 @@ class Reader:
         axis: int,
         start: Sequence[Extent],
         stop: Sequence[Extent],
+        part: Part | None,
     ) -> Extent:
-        """How far the field moves to the next unit (or from the one before, at the end of the axis): its start, or its stop
-        where the start stays (a field that grows, as a causal one does); 0 where it is global."""
+        """Pixels per unit along an axis whose fields have no period.
+
+        What the shapes say, where they do: units that share a window of attention are apart all the same. Else how far the
+        field moves to the next unit (or from the one before, at the end of the axis): its start, or its stop where the start
+        stays (a field that grows, as a causal one does). 0 between a field that is global and one that is not.
+        """
+        stride = None if part is None else part.role.stride
+        if stride is not None and part is not None and part.flattened:
+            return extents.number(stride)
         by = 1 if unit[out] + 1 < target.space(atom.shape)[out] or unit[out] == 0 else -1
         moved = (*unit[:out], unit[out] + by, *unit[out + 1 :])
         there, end = self.interval(self.region(atom, unit_box(atom.shape, target, moved), clipped=False))
+        same = (math.isinf(start[axis]), math.isinf(stop[axis])) == (math.isinf(there[axis]), math.isinf(end[axis]))
+        if same and stride is not None:
+            return extents.number(stride)
         return extents.moved(start[axis], there[axis], by) or extents.moved(stop[axis], end[axis], by)
 
     def phases(

@@ -15,6 +15,7 @@ from erfjax.tracing.positions.hull import refuse
 
 IMAGE = jax.ShapeDtypeStruct((1, 64, 48, 3), jnp.float32)
 PATCHES = jnp.ones((8, 8, 3, 4))
+DIMS = ("NHWC", "HWIO", "NHWC")
 
 
 def tokens(x, class_token=False):
@@ -62,6 +63,51 @@ def test_patches_by_reshaping():
     field = ej.theoretical(f, IMAGE, unit=8, out_layout="NLC")  # 48 tokens could be one row of 48 pixels, too
     assert (field.stride, field.start, field.stop, field.padding) == ((8, 8), (8, 16), (16, 24), (0, 0))
     assert field.place == (11.5, 19.5)
+
+
+def window_attention(x, size, roll):
+    """Swin: attention inside windows of size x size tokens of (1, H, W, C), of which a roll joins no edges (-inf between)."""
+    _, h, w, c = x.shape
+    rows, columns = np.arange(h), np.arange(w)
+
+    def windows(y):
+        parts = y.reshape(h // size, size, w // size, size, -1).transpose(0, 2, 1, 3, 4)
+        return parts.reshape(-1, size * size, y.shape[-1])
+
+    torn = (rows[:, None] >= h - roll) + 2 * (columns >= w - roll)
+    ids = windows(torn[None, ..., None])[..., 0]
+    y = windows(jnp.roll(x, (-roll, -roll), (1, 2)))
+    scores = jnp.where(ids[:, :, None] == ids[:, None], jnp.einsum("wic,wjc->wij", y, y), -jnp.inf)
+    y = (jax.nn.softmax(scores) @ y).reshape(h // size, w // size, size, size, c).transpose(0, 2, 1, 3, 4)
+    return x + jnp.roll(y.reshape(1, h, w, c), (roll, roll), (1, 2))
+
+
+def merged(x):
+    """Patch merging: 2 x 2 tokens become one."""
+    y = jnp.concatenate([x[:, i::2, j::2] for j in (0, 1) for i in (0, 1)], -1)
+    return y @ jnp.ones((y.shape[-1], x.shape[-1]))
+
+
+@pytest.mark.parametrize("sequence", [False, True])
+@pytest.mark.parametrize("roll", [0, 2])
+def test_units_that_share_a_window_are_a_stride_apart(sequence, roll):
+    """Behind patches of 4 x 4 and patch merging: 8 x 8 pixels per token, though the tokens of a window have one field."""
+
+    def f(x):
+        x = lax.conv_general_dilated(x, jnp.ones((4, 4, 3, 2)), (4, 4), "VALID", dimension_numbers=DIMS)
+        x = merged(window_attention(window_attention(x, 4, 0), 4, roll))
+        x = window_attention(x, 4, 0)
+        return x.reshape(1, -1, 2) if sequence else x
+
+    x = jax.ShapeDtypeStruct((1, 128, 96, 3), jnp.float32)
+    units = [(0, 0), (7, 5), (8, 3), (15, 11)]
+    starts = {0: [(0, 0), (32, 32), (64, 0), (96, 64)], 2: [(0, 0), (16, 16), (48, 0), (80, 48)]}[roll]
+    asked = [12 * i + j for i, j in units] if sequence else units
+    for (i, j), start, field in zip(units, starts, ej.theoretical(f, x, unit=asked), strict=True):
+        assert (field.stride, field.start) == ((8, 8), start)
+        assert field.padding == (8 * i - start[0], 8 * j - start[1])
+    if not sequence:
+        assert {row.stride for row in field.layers} == {(4, 4), (16, 16), (8, 8), (32, 32)}
 
 
 def recurrent(x):
