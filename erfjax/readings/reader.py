@@ -14,7 +14,7 @@ from erfjax.measurement.cone import unit_box
 from erfjax.readings import extents
 from erfjax.tracing import registry
 from erfjax.tracing.positions.access import IrregularError, Shift
-from erfjax.tracing.positions.axis_roles import Part, Roles, apart, parts, roles
+from erfjax.tracing.positions.axis_roles import Part, Roles, parts, roles
 from erfjax.tracing.positions.hull import Views, period, remembered, walk
 from erfjax.tracing.positions.index_sets import EMPTY, Box, Points, Region, clip, mask, shadow
 from erfjax.tracing.positions.known_values import Facts
@@ -52,16 +52,12 @@ class Reader:
     @functools.cached_property
     def views(self) -> Views:
         """How its equations are seen past known zeros."""
-        seen = past_zeros(self.plain, self.facts, self.apart)
+        seen = past_zeros(self.plain, self.facts, self.program, self.source.spatial)
         return remembered(gradients(seen) if self.follow == "gradients" else seen)
 
     @functools.cached_property
     def roles(self) -> dict[Atom, Roles]:
         return roles(self.program, remembered(self.plain))
-
-    def apart(self, atom: Atom, axes: Sequence[int]) -> bool:
-        """Whether some axes of an array run along different spatial axes of the input."""
-        return atom in self.roles and apart(self.roles[atom], axes, self.source.spatial)
 
     @functools.cached_property
     def made(self) -> dict[Var, int]:
@@ -201,11 +197,10 @@ class Reader:
         stop: Sequence[Extent],
         part: Part | None,
     ) -> Extent:
-        """Pixels per unit along an axis whose fields have no period.
+        """Pixels per unit along an axis of fields without a period: what the shapes say, also of units that share a window.
 
-        What the shapes say, where they do: units that share a window of attention are apart all the same. Else how far the
-        field moves to the next unit (or from the one before, at the end of the axis): its start, or its stop where the start
-        stays (a field that grows, as a causal one does). 0 between a field that is global and one that is not.
+        Else how far the field moves to the next unit (or from the one before, at the end of the axis): its start, or its stop
+        where the start stays (a field that grows, as a causal one does); 0 where it is global, or the other one is.
         """
         stride = None if part is None else part.role.stride
         if stride is not None and part is not None and part.flattened:

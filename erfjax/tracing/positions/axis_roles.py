@@ -92,18 +92,6 @@ def parts(played: Roles) -> dict[int, Part]:
     return found
 
 
-def apart(roles: Roles, axes: Sequence[int], spatial: Sequence[int]) -> bool:
-    """Whether some axes of an array run along different spatial axes of the input."""
-    found = {tuple(p.axis for p in _plain(roles[a]) if p.axis in spatial) for a in axes} - {()}
-    return len(found) > 1
-
-
-def _plain(role: Played) -> list[Role]:
-    """The roles of an axis, those of a flattened one one by one."""
-    some = role.parts if isinstance(role, Flattened) else (role,)
-    return [part for part in some if isinstance(part, Role)]
-
-
 def roles(program: Program, views: Views) -> dict[Atom, Roles]:
     """The roles of the axes of every variable; None for an axis along which nothing moves (channels, batch, new axes)."""
     source = program.input

@@ -89,6 +89,12 @@ class IntervalRows:
         """The rows that hold something."""
         return self.rows[np.flatnonzero(np.diff(self.rows, prepend=-1))]
 
+    def meeting(self, columns: Points) -> np.ndarray:
+        """The rows that hold some of these columns."""
+        before = np.append(0, np.cumsum(columns.dense()))
+        first, last = (np.clip(ends - int(columns.start), 0, before.size - 1) for ends in (self.starts, self.stops))
+        return np.unique(self.rows[before[last] > before[first]])
+
     def dense(self) -> np.ndarray:
         """The matrix written out."""
         edges = np.zeros((self.count, self.width + 1), np.int8)

@@ -162,9 +162,10 @@ class Pattern:
         return Pattern(axes, sizes, whole.held if sizes[-1] == whole.sizes[-1] else whole.held.recut(sizes[-1]))
 
     def within(self, box: Box, most: int = FEW) -> list[Box]:
-        """The boxes that hold what a box has in common with the set; in place of more than `most` a box around them.
+        """The boxes that hold what a box has in common with the set.
 
-        A box around many is `Loose`; that a few are too many is known to do no harm.
+        In place of more than `most` groups of rows that are alike, all rows with all columns. That is `Loose` where many are too
+        many; where a few are, it does no harm (`separate`).
         """
         around: type = Loose if most > FEW else tuple
         if not self.axes:
@@ -180,7 +181,7 @@ class Pattern:
         kinds = held.alike(most)
         loose = kinds is None
         if kinds is None:
-            some = held.filled
+            some = held.meeting(box[last])
             kinds = [(some, held.union_of(some))]
         found: list[Box] = []
         for which, columns in kinds:
@@ -188,12 +189,12 @@ class Pattern:
             if not columns:
                 continue
             places = np.stack(np.unravel_index(which, [len(line) for line in lines]), 1) if rows else None
-            for part in [()] if places is None else _products(places, lines, most):
+            for part in [()] if places is None else _products(places, lines, MANY):
                 cut = list(box)
                 for a, points in zip(rows, part, strict=True):
                     cut[a] = points
                 cut[last] = columns
-                found.append(around(cut) if loose or isinstance(part, Loose) else tuple(cut))
+                found.append(Loose(cut) if isinstance(part, Loose) else around(cut) if loose else tuple(cut))
         return found
 
 

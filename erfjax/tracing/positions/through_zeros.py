@@ -5,55 +5,22 @@ by zero (a value beside a zero weight of attention, a tap of a masked kernel). F
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
-from fractions import Fraction
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax.numpy as jnp
 
 from erfjax.tracing import jaxpr as jx
-from erfjax.tracing.positions.access import Seen, Shift
-from erfjax.tracing.positions.hull import Views
-from erfjax.tracing.positions.index_sets import Box, Loose, Points, shadow
+from erfjax.tracing.positions.access import Seen
+from erfjax.tracing.positions.hull import Views, remembered
+from erfjax.tracing.positions.index_sets import Box, Points, shadow
 from erfjax.tracing.positions.known_values import Facts
-from erfjax.tracing.positions.pattern import FEW, MANY, Pattern, rest
-from erfjax.tracing.program.equations import Atom, Equation, Known
+from erfjax.tracing.positions.pattern import FEW, MANY, Pattern
+from erfjax.tracing.positions.separate import Separate
+from erfjax.tracing.positions.zero_views import Onto, Through, Where
+from erfjax.tracing.program.equations import Atom, Equation, Known, Program
 
 Follow = Literal["values", "gradients"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Where:
-    """A view through those positions of the result only that are in a pattern."""
-
-    view: Seen
-    seen: Pattern
-    most: int = FEW
-
-    def pull(self, box: Box) -> Iterable[Box]:
-        for part in rest(self.seen, box, self.most):
-            found = self.view.pull(part)
-            yield from map(Loose, found) if isinstance(part, Loose) else found
-
-    def shift(self, shifts: Sequence[Shift], whole: list[Fraction]) -> tuple[Shift, ...]:
-        return self.view.shift(shifts, whole)
-
-
-@dataclasses.dataclass(frozen=True)
-class Onto:
-    """A view of those positions of the operand only that are in a pattern."""
-
-    view: Seen
-    seen: Pattern
-    most: int = FEW
-
-    def pull(self, box: Box) -> Iterable[Box]:
-        for part in self.view.pull(box):
-            yield from rest(self.seen, part, self.most)
-
-    def shift(self, shifts: Sequence[Shift], whole: list[Fraction]) -> tuple[Shift, ...]:
-        return self.view.shift(shifts, whole)
-
 
 Sharpen = Callable[[Equation, int, Sequence[Seen | None], Facts], Sequence[Seen | None]]
 _SHARPENED: dict[Any, Sharpen] = {}
@@ -64,40 +31,44 @@ def sharpens(names: str, sharpen: Sharpen) -> None:
     _SHARPENED.update(dict.fromkeys(jx.named(names), sharpen))
 
 
-Apart = Callable[[Atom, Sequence[int]], bool]
-
-
-def past_zeros(views: Views, facts: Facts, apart: Apart = lambda atom, axes: False) -> Views:
+def past_zeros(views: Views, facts: Facts, program: Program, spatial: Sequence[int]) -> Views:
     """The same views, without what known zeros hide.
+
+    A mask over several axes is cut into as many boxes as it takes; into a few where its shadows on the axes say the same.
 
     Args:
         views: how equations are seen if no value is known.
         facts: what is known to be zero.
-        apart: whether some axes of an array lead to different axes of space. Then a mask over them is cut into as many boxes
-            as it takes. Else a few serve: the shadows of a mask over queries and keys say what tokens are seen.
+        program: the program whose equations are asked for.
+        spatial: the axes of its input that a field is about.
     """
 
-    def look(equation: Equation, result: int) -> Sequence[Seen | None]:
+    @remembered
+    def sharp(equation: Equation, result: int) -> Sequence[Seen | None]:
         seen, sharpen = views(equation, result), _SHARPENED.get(equation.primitive)
-        if sharpen is None:
-            return seen
-        found = sharpen(equation, result, seen, facts)
+        return seen if sharpen is None else sharpen(equation, result, seen, facts)
+
+    separate = Separate(program, sharp, spatial)
+
+    def look(equation: Equation, result: int) -> Sequence[Seen | None]:
         output = equation.outputs[result]
         return [
-            None if view is None else _apart(view, output, atom, apart)
-            for view, atom in zip(found, equation.inputs, strict=True)
+            None if view is None else _cut(view, output, atom, separate)
+            for view, atom in zip(sharp(equation, result), equation.inputs, strict=True)
         ]
 
     return look
 
 
-def _apart(view: Seen, output: Atom, atom: Atom, apart: Apart) -> Seen:
+def _cut(view: Seen, output: Atom, atom: Atom, separate: Separate) -> Seen:
     """The view, its mask cut into many boxes where that matters."""
-    if not isinstance(view, Where | Onto):
-        return view
-    inner = _apart(view.view, output, atom, apart)
-    many = apart(output if isinstance(view, Where) else atom, view.seen.axes)
-    return dataclasses.replace(view, view=inner, most=MANY if many else FEW)
+    if isinstance(view, Through):
+        return dataclasses.replace(view, most=FEW if separate(atom, view.pattern) else MANY)
+    if isinstance(view, Where | Onto):
+        few = separate(output, view.seen, view.view, atom) if isinstance(view, Where) else separate(atom, view.seen)
+        inner = _cut(view.view, output, atom, separate)
+        return dataclasses.replace(view, view=inner, most=FEW if few else MANY)
+    return view
 
 
 Trim = Callable[[Equation, Sequence[Box], Facts], Sequence[Box]]

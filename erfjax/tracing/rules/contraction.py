@@ -1,21 +1,20 @@
 """Contractions: dot products, and the dense linear algebra that sees its matrices whole."""
 
-import dataclasses
 import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
 from jax import lax
 
-from erfjax.tracing.positions.access import WHOLE, Along, AxisView, Fixed, IrregularError, Lookup, Seen, Shift, View
+from erfjax.tracing.positions.access import WHOLE, Along, AxisView, Fixed, Lookup, Seen, View
 from erfjax.tracing.positions.index_sets import Box
 from erfjax.tracing.positions.interval_rows import IntervalRows
 from erfjax.tracing.positions.known_values import Facts, zeros
 from erfjax.tracing.positions.pattern import Pattern
-from erfjax.tracing.positions.through_zeros import Where, sharpens, trims, visible
+from erfjax.tracing.positions.through_zeros import sharpens, trims, visible
+from erfjax.tracing.positions.zero_views import Through, Where
 from erfjax.tracing.program.equations import Atom, Equation, Known, Var
 from erfjax.tracing.registry import Rule, WindowRule, bind, row
 from erfjax.tracing.second_moments.kinds import Kind
@@ -96,29 +95,6 @@ def past(view: View, held: Pattern, names: Mapping[int, int], outs: Mapping[int,
         return View(tuple(axes), view.guards)
     line = {a: i - len(rows) for i, a in enumerate(rows)}  # free axes first, under negative names
     return Through(view, held.renamed(line | dict(names)), tuple(outs[a] for a in rows))
-
-
-@dataclasses.dataclass(frozen=True)
-class Through:
-    """A view of what some of the asked results need: axes -n to -1 of `held` are the axes `outs` of the result."""
-
-    view: View
-    held: Pattern
-    outs: tuple[int, ...]
-
-    def pull(self, box: Box) -> Iterable[Box]:
-        held = self.held
-        for name, out in zip(range(-len(self.outs), 0), self.outs, strict=True):
-            size = held.sizes[held.axes.index(name)]
-            held = held.chosen(name, box[out].clip(0, size).positions)
-        held = held.without(range(-len(self.outs), 0), every=False)
-        for part in self.view.pull(box):
-            yield from held.within(part)
-
-    def shift(self, shifts: Sequence[Shift], whole: list[Fraction]) -> tuple[Shift, ...]:
-        if any(shifts[out] for out in self.outs):
-            raise IrregularError
-        return self.view.shift(shifts, whole)
 
 
 def without_zeros(equation: Equation, boxes: Sequence[Box], facts: Facts) -> Sequence[Box]:

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from erfjax.tracing.positions.access import SCALAR, WHOLE, Along, Seen, View
 from erfjax.tracing.positions.index_sets import Box, Points
 from erfjax.tracing.positions.known_values import Facts
-from erfjax.tracing.positions.through_zeros import Onto, sharpens, trims, visible
+from erfjax.tracing.positions.through_zeros import sharpens, trims, visible
+from erfjax.tracing.positions.zero_views import Onto
 from erfjax.tracing.program.equations import Equation
 from erfjax.tracing.registry import SAME, Hull, Rule, WindowRule, bind, row
 from erfjax.tracing.second_moments.kinds import Choice, Kind
