@@ -33,6 +33,10 @@ MOST_STEPS = 4  # grid steps by which a window may grow beyond the halo until it
 MOST_CORNERS = 9  # with more ways to lie to the borders of all axes together, each axis is proved by itself
 
 
+class OtherSizeError(ErfjaxError):
+    """The function itself fails on an array of another size than the one it was given for."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Asked:
     """The function, the array and the layouts that a plan is asked for."""
@@ -70,8 +74,21 @@ class Asked:
         """The function at some shape."""
         key = tuple(shape)
         if key not in self.traces:
-            self.traces[key] = traced(self.f, key, self.dtype, self.layout, self.out_layout)
+            self.traces[key] = traced(self._called(key), key, self.dtype, self.layout, self.out_layout)
         return self.traces[key]
+
+    def _called(self, shape: Sequence[int]) -> Function:
+        """The function, whose own errors on arrays of another size are told from those of a plan."""
+
+        def f(x: Any) -> Any:
+            try:
+                return self.f(x)
+            except Exception as error:
+                if isinstance(error, ErfjaxError):
+                    raise
+                raise OtherSizeError(str(error)) from error
+
+        return self.f if tuple(shape) == self.shape else f
 
     def with_space(self, space: Sequence[int]) -> tuple[int, ...]:
         """The shape of the array with another spatial shape."""
@@ -98,7 +115,7 @@ class Asked:
             return self.traces[tuple(shape)].output.shape
         spec = jax.ShapeDtypeStruct(tuple(shape), jax.dtypes.canonicalize_dtype(self.dtype))
         with explained("The function", spec):
-            return tuple(jax.eval_shape(self.f, spec).shape)
+            return tuple(jax.eval_shape(self._called(shape), spec).shape)
 
     def name(self, axis: int) -> str:
         """The letter of a spatial axis."""
@@ -187,9 +204,7 @@ def plan(asked: Asked, tiles: tuple[int | None, ...], space: tuple[int, ...], st
     if key not in asked.plans:
         try:
             asked.plans[key] = _plan(asked, tiles, space, streamed)
-        except (TypeError, ValueError) as error:  # the function itself fails at another size
-            if isinstance(error, ErfjaxError):
-                raise
+        except OtherSizeError as error:
             asked.plans[key] = Plan(
                 tuple(map(Cut, tiles)), f"the function does not take an array of another size ({error})."
             )
@@ -258,7 +273,7 @@ def _stride(asked: Asked, space: tuple[int, ...], a: int, out: int) -> Fraction:
         try:
             there = asked.out_shape(asked.with_space([n + longer * (i == a) for i, n in enumerate(space)]))[out]
             break
-        except (TypeError, ValueError):  # a table of positions ends before
+        except OtherSizeError:  # a table of positions ends before
             if longer == LONGER[-1]:
                 raise
     return Fraction(longer, there - here)

@@ -36,7 +36,8 @@ class Span:
         return np.asarray(self.stop > self.start)
 
     def clip(self, low: Any, high: Any) -> "Span":
-        return Span(np.maximum(self.start, low), np.minimum(self.stop, high))
+        start, stop = np.broadcast_arrays(np.maximum(self.start, low), np.minimum(self.stop, high))
+        return Span(start, stop)
 
 
 Spans = tuple[Span, ...]

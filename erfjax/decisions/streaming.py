@@ -283,18 +283,12 @@ def _measured(asked: _Asked, letter: str, rate: float | None) -> Context:
     wanted: Spans = tuple(Span.of(p.start, p.stop) for p in full(output.shape))
     wanted = (*wanted[:time], Span(np.arange(units, dtype=float), np.arange(1.0, units + 1)), *wanted[time + 1 :])
 
-    def reaches(clipped: bool) -> tuple[np.ndarray, np.ndarray, tuple[bool, bool]]:
-        """Look-back and look-ahead of every unit; where it is infinite, up to the end of the array."""
-        found = through(program, {output: wanted}, reader.views, clipped=clipped).get(program.input)
-        if found is None:
-            return np.zeros(units), np.zeros(units), (False, False)
-        held = np.broadcast_to(all_held(found), units)
-        start, stop = (np.broadcast_to(edge, units) for edge in (found[axis].start, found[axis].stop))
-        infinite = bool(np.isinf(start[held]).any()), bool(np.isinf(stop[held]).any())
-        start, stop = np.where(np.isinf(start), 0, start), np.where(np.isinf(stop), n, stop)
-        return np.where(held, first - start, -np.inf), np.where(held, stop - 1 - last, -np.inf), infinite
-
-    back, ahead, infinite = reaches(clipped=False)
+    seen = [through(program, {output: wanted}, reader.views, clipped=cut).get(program.input) for cut in (False, True)]
+    (start, stop, held), inside = (_edges(found, axis, units) for found in seen)
+    start, stop = _reached(start, stop, *inside[:2], n)
+    infinite = bool(np.isinf(start[held]).any()), bool(np.isinf(stop[held]).any())
+    back = np.where(held, first - np.where(np.isinf(start), 0, start), -np.inf)
+    ahead = np.where(held, np.where(np.isinf(stop), n, stop) - 1 - last, -np.inf)
     both = [_largest(asked, time, side, axis, first, last, values) for side, values in enumerate((back, ahead))]
     (left, left_exact), (right, right_exact) = both
     grows = (infinite[0] or _growing(back[::-1])), (infinite[1] or _growing(ahead))
@@ -309,6 +303,23 @@ def _measured(asked: _Asked, letter: str, rate: float | None) -> Context:
     grown = grows[0] and left > 0, grows[1] and right > 0
     exact = left_exact and right_exact
     return Context(letter, n, stride, left, right, grown, exact, tuple(blamed), rate, tuple(notes), asked)
+
+
+def _edges(found: Spans | None, axis: int, units: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where what every unit sees along an axis starts and stops, and which units see anything."""
+    if found is None:
+        return np.zeros(units), np.zeros(units), np.zeros(units, bool)
+    start, stop, held = (np.broadcast_to(a, units) for a in (found[axis].start, found[axis].stop, all_held(found)))
+    return start, stop, held
+
+
+def _reached(start: Any, stop: Any, inner: Any, end: Any, n: int) -> tuple[Any, Any]:
+    """The ends of fields, padding included, but only where they touch the ends of the input: inside there is no padding.
+
+    A sum over a buffer that a loop shifts, say, has padding that is no position of the sequence.
+    """
+    touching = np.asarray(end) <= np.asarray(inner)
+    return np.where(touching | (inner <= 0), start, inner), np.where(touching | (end >= n), stop, end)
 
 
 def _growing(values: np.ndarray) -> bool:
@@ -329,9 +340,13 @@ def _largest(
         if count == MOST_ASKED:
             return int(bounds[unit]), False
         box = Traced(reader, asked.output, asked.target).units(time, int(unit), 1)
-        region = reader.region(asked.output, box, clipped=False)
+        region, inside = (reader.region(asked.output, box, clipped=cut) for cut in (False, True))
         if region:
-            start, stop = min(b[axis].start for b in region), max(b[axis].stop for b in region)
+            (start, stop), (inner, end) = (
+                (min((b[axis].start for b in r), default=0), max((b[axis].stop for b in r), default=0))
+                for r in (region, inside)
+            )
+            start, stop = map(float, _reached(start, stop, inner, end, n))
             start, stop = (0 if math.isinf(start) else start), (n if math.isinf(stop) else stop)
             reach: Any = first[unit] - start if side == 0 else stop - 1 - last[unit]
             best = max(best, int(reach))

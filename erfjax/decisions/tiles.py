@@ -23,7 +23,7 @@ from erfjax.errors import ErfjaxError, GeometryError
 from erfjax.layouts import shaped
 from erfjax.measurement.model import require_function
 from erfjax.plot import plans
-from erfjax.typing import ArrayLike, Extent, Figure, Function, Given
+from erfjax.typing import ArrayLike, Figure, Function, Given
 
 Slices = tuple[slice, ...]
 TRIED = (
@@ -56,8 +56,8 @@ class Tiling(summary.Shown):
     Attributes:
         tile: the size of a tile in pixels of the input, per spatial axis; None on an axis that is read whole.
         grid: the corners of tiles are multiples of it, in pixels.
-        halo: (before, after) per axis: how many pixels around a tile are needed; not one of them can be spared. Infinite
-            where the function looks everywhere.
+        halo: (before, after) per axis: how many pixels around a tile are needed; not one of them can be spared. None if the
+            plan is not exact.
         stride: pixels per unit of the output, per axis.
         exact: whether the tiles are the whole.
         why: if not, the operation that is to blame, with its line.
@@ -78,7 +78,7 @@ class Tiling(summary.Shown):
 
     tile: tuple[int | None, ...]
     grid: tuple[int, ...]
-    halo: tuple[tuple[Extent, Extent], ...]
+    halo: tuple[tuple[int, int], ...] | None
     stride: tuple[Fraction, ...]
     exact: bool
     why: str | None
@@ -192,7 +192,7 @@ class Tiling(summary.Shown):
             "image": self.image_shape,
             "tile": tuple("whole" if n is None else n for n in self.tile),
             "grid": self.grid,
-            "halo": " × ".join(f"{summary.cell(a)} + {summary.cell(b)}" for a, b in self.halo),
+            "halo": None if self.halo is None else " × ".join(f"{a} + {b}" for a, b in self.halo),
             "exact": self.exact,
         }
         if self.exact:
@@ -286,6 +286,7 @@ def tiling(
             f"but got {tile!r}."
         )
     found = plan(asked, sizes, space, streamed)
-    grid, halo, stride = (tuple(getattr(cut, name) for cut in found.cuts) for name in ("grid", "halo", "stride"))
+    grid, stride = tuple(cut.grid for cut in found.cuts), tuple(cut.stride for cut in found.cuts)
+    halo = None if found.why else tuple((int(cut.halo[0]), int(cut.halo[1])) for cut in found.cuts)
     notes = (*TRIED * found.tried, *asked.assumed)
     return Tiling(sizes, grid, halo, stride, found.why is None, found.why, space, notes, streamed, asked)

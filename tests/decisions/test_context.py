@@ -282,3 +282,29 @@ def test_a_context_pickles_without_its_function():
     assert pickle.loads(pickle.dumps(loaded)).left == 3
     with pytest.raises(ErfjaxError, match="leave out the function"):
         loaded.plan(4)
+
+
+def test_a_buffer_that_a_loop_shifts():
+    """The last four rows: what lies before the first row of the buffer is no position of the sequence."""
+    taps = jnp.arange(1.0, 5.0)[:, None]
+
+    def f(x):
+        def step(rows, row):
+            rows = jnp.concatenate([rows[1:], row[None]])
+            return rows, (rows * taps).sum(0)
+
+        return jax.lax.scan(step, jnp.zeros((4, 2)), x[0])[1][None]
+
+    found = ej.context(f, jax.ShapeDtypeStruct((1, 24, 2), jnp.float32))
+    assert (found.left, found.right, found.grows, found.exact) == (3, 0, (False, False), True)
+
+
+def test_a_mean_over_some_positions():
+    """A mask and a sum over the sequence: the first unit looks as far as the mask does."""
+    mask = (jnp.arange(24) < 15)[None, :, None]
+
+    def f(x):
+        return x + jnp.where(mask, x, 0.0).sum(1, keepdims=True)
+
+    found = ej.context(f, jax.ShapeDtypeStruct((1, 24, 2), jnp.float32))
+    assert (found.left, found.right, [leak.operation for leak in found.leaks]) == (23, 14, ["reduce_sum"])

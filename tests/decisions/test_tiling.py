@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import erfjax as ej
+from erfjax.decisions import lines
 from erfjax.errors import ErfjaxError, GeometryError, LayoutError
 from tests.catalogue import LAYOUTS
 from tests.decisions import networks
@@ -170,11 +171,31 @@ def test_what_is_not_the_same_everywhere_is_refused_by_name(f, why):
     out_layout = "NWC" if jax.eval_shape(f, x).ndim == 3 else None
     plan = ej.tiling(f, x, tile=16, out_layout=out_layout)
     assert not plan.exact
+    assert plan.halo is None
     assert re.search(why, str(plan))
     with pytest.raises(ErfjaxError, match=why):
         plan(f, np.zeros((1, 64, 64, 1), np.float32))
     with pytest.raises(ErfjaxError, match=why):
         next(plan.tiles())
+
+
+def test_errors_of_the_function_are_told_from_those_of_the_plan(monkeypatch):
+    """Whatever the function raises at another size refuses the plan; what the planner raises is not caught."""
+    x = jax.ShapeDtypeStruct((1, 64, 64, 1), jnp.float32)
+
+    def picky(x):
+        if x.shape != (1, 64, 64, 1):
+            raise KeyError("64 only")
+        return x
+
+    assert "does not take an array of another size ('64 only')" in ej.tiling(picky, x, tile=16).why
+
+    def broken(*_):
+        raise TypeError("a bug")
+
+    monkeypatch.setattr(lines, "_reach", broken)
+    with pytest.raises(TypeError, match="a bug"):
+        ej.tiling(lambda x: x, x, tile=16)
 
 
 def test_errors_teach():
