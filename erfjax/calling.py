@@ -71,6 +71,7 @@ def explained(what: str, on: Any = None, how: str = "") -> Iterator[None]:
         ...     {}["depth"]
         Traceback (most recent call last):
         erfjax.errors.FunctionError: The function raised KeyError: 'depth'
+          at <...>:2: {}["depth"]
           erfjax called it on float32[1, 9].
           If it expects another input, give that shape, and the layout that says what its axes are.
     """

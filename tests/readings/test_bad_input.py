@@ -40,7 +40,9 @@ def test_a_function_of_a_key_must_take_it() -> None:
         ej.empirical(identity, x, key=jax.random.key(0), samples=2)
 
 
-@pytest.mark.parametrize(("output", "words"), [(None, "must return an array"), ("word", "must return arrays")])
+@pytest.mark.parametrize(
+    ("output", "words"), [(None, "must return an array"), ("word", "must return an array, or a tree of arrays")]
+)
 def test_what_returns_no_array_is_refused(output: Any, words: str) -> None:
     with pytest.raises(FunctionError, match=words):
         ej.theoretical(lambda x: output, x)
