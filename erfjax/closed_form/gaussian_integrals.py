@@ -19,6 +19,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Float64
 
+from erfjax.closed_form.kernels import namespace
 from erfjax.errors import KernelError
 from erfjax.typing import Number
 
@@ -136,6 +137,33 @@ def two_slopes(both: Both) -> tuple[float, float] | None:
     left, right = -value[2], value[5]
     straight = np.allclose(value, np.where(at < 0, -left, right), rtol=1e-5, atol=1e-12)
     return (float(left), float(right)) if straight else None
+
+
+def straight_pairs(slopes: tuple[Number, Number], root: Any, rho: Any) -> tuple[Any, Any, Any]:
+    """E φ, E[φ(z) φ(z')] and E[φ'(z) φ'(z')] of all pairs for two straight lines through 0: the arc-cosine kernels.
+
+    Args:
+        slopes: left and right of 0.
+        root: standard deviations (n,) of normal variables of zero mean; NumPy or JAX.
+        rho: their correlations (n, n).
+
+    Source: Y. Cho, L. Saul, Kernel Methods for Deep Learning, NeurIPS 2009.
+
+    Example:
+        >>> import numpy as np
+        >>> from erfjax.closed_form.gaussian_integrals import straight_pairs
+        >>> straight_pairs((0.0, 1.0), np.ones(2), np.array([[1.0, 0.5], [0.5, 1.0]]))[2].round(4)
+        array([[0.5   , 0.3333],
+               [0.3333, 0.5   ]])
+    """
+    left, right = slopes
+    xp = namespace(root, rho)
+    angle = xp.arccos(rho)
+    same, opposite = (math.pi - angle) / (2 * math.pi), angle / (2 * math.pi)  # both on one side, one on each
+    sine = xp.sqrt(xp.maximum(1 - rho**2, 0)) / (2 * math.pi)
+    even, odd = left**2 + right**2, 2 * left * right
+    values = xp.outer(root, root) * (even * (sine + same * rho) + odd * (opposite * rho - sine))
+    return (right - left) * root / math.sqrt(2 * math.pi), values, even * same + odd * opposite
 
 
 def kinks(both: Both, eps: Number) -> Float64[np.ndarray, " kinks"]:

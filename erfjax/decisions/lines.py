@@ -83,9 +83,9 @@ class Asked:
         def f(x: Any) -> Any:
             try:
                 return self.f(x)
+            except ErfjaxError:
+                raise
             except Exception as error:
-                if isinstance(error, ErfjaxError):
-                    raise
                 raise OtherSizeError(str(error)) from error
 
         return self.f if tuple(shape) == self.shape else f

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from erfjax.closed_form import mean_field
-from erfjax.closed_form.gaussian_integrals import Profile, expectations, two_slopes
+from erfjax.closed_form.gaussian_integrals import Profile, expectations, straight_pairs, two_slopes
 from erfjax.closed_form.mean_field import ACTIVATIONS
 from erfjax.errors import StackError
 
@@ -116,13 +116,8 @@ def pairs(function: Function, second: np.ndarray) -> PairMoments:
     np.fill_diagonal(rho, 1.0)
     found = slopes(function)
     if found is not None:
-        angle = np.arccos(rho)
-        same, opposite = (math.pi - angle) / (2 * math.pi), angle / (2 * math.pi)  # both on one side, one on each
-        even, odd = (found.left**2 + found.right**2) / 2, found.left * found.right
-        sine = np.sqrt(1 - rho**2) / (2 * math.pi)
-        values = np.outer(root, root) * (2 * even * (sine + same * rho) + 2 * odd * (opposite * rho - sine))
-        mean, slope = (found.right - found.left) * root / math.sqrt(2 * math.pi), (found.left + found.right) / 2
-        return PairMoments(mean, np.full(len(q), slope), values, 2 * (even * same + odd * opposite))
+        mean, values, products = straight_pairs(found, root, rho)
+        return PairMoments(mean, np.full(len(q), (found.left + found.right) / 2), values, products)
     sizes, which = np.unique(np.round(q, 12), return_inverse=True)
     terms = np.array([_hermite(function, float(size)) for size in sizes])[which]  # (n, 2, terms)
     pair = [

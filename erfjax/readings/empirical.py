@@ -193,7 +193,7 @@ def empirical(
     every = isinstance(unit, str) and unit == "all"
     if gates == "shuffled" and (every or key is not None):
         raise SampleError('gates="shuffled" is for the units of one network: give units, not "all", and no key.')
-    variance = _check_variance(variance, key, chosen, every or gates == "shuffled")
+    variance = _variance(variance, key, chosen, every or gates == "shuffled")
     samples = _nested(samples, key) if isinstance(samples, tuple | list) else samples
     per_draw = samples[1] if isinstance(samples, tuple) else 1
     tied = tied if isinstance(tied, int | np.integer) else tuple(tied)
@@ -241,7 +241,7 @@ def _nested(samples: Any, key: Any) -> tuple[int, int]:
     return int(numbers[0]), int(numbers[1])
 
 
-def _check_variance(variance: str, key: Any, statistic: str, special: bool) -> str:
+def _variance(variance: str, key: Any, statistic: str, special: bool) -> str:
     """The variance, "plain" for "auto" where there is no control; refuses a control there."""
     if variance not in ("plain", "control", "auto", CLOSED):
         raise SampleError(f'`variance` must be "plain", "control" or "auto", but got {variance!r}.')

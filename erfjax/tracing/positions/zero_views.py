@@ -10,36 +10,34 @@ from erfjax.tracing.positions.pattern import FEW, Pattern, rest
 
 
 @dataclasses.dataclass(frozen=True)
-class Where:
-    """A view through those positions of the result only that are in a pattern."""
+class _Cut:
+    """A view of which a pattern leaves a part."""
 
     view: Seen
     seen: Pattern
     most: int = FEW
-
-    def pull(self, box: Box) -> Iterable[Box]:
-        for part in rest(self.seen, box, self.most):
-            found = self.view.pull(part)
-            yield from map(Loose, found) if isinstance(part, Loose) else found
 
     def shift(self, shifts: Sequence[Shift], whole: list[Fraction]) -> tuple[Shift, ...]:
         return self.view.shift(shifts, whole)
 
 
 @dataclasses.dataclass(frozen=True)
-class Onto:
-    """A view of those positions of the operand only that are in a pattern."""
+class Where(_Cut):
+    """A view through those positions of the result only that are in a pattern."""
 
-    view: Seen
-    seen: Pattern
-    most: int = FEW
+    def pull(self, box: Box) -> Iterable[Box]:
+        for part in rest(self.seen, box, self.most):
+            found = self.view.pull(part)
+            yield from map(Loose, found) if isinstance(part, Loose) else found
+
+
+@dataclasses.dataclass(frozen=True)
+class Onto(_Cut):
+    """A view of those positions of the operand only that are in a pattern."""
 
     def pull(self, box: Box) -> Iterable[Box]:
         for part in self.view.pull(box):
             yield from rest(self.seen, part, self.most)
-
-    def shift(self, shifts: Sequence[Shift], whole: list[Fraction]) -> tuple[Shift, ...]:
-        return self.view.shift(shifts, whole)
 
 
 @dataclasses.dataclass(frozen=True)

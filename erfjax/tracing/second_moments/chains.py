@@ -214,11 +214,8 @@ def at_mean(
 
 def run(cone: Cone, chain: Chain, base: Any) -> Any:
     """The result of a chain for values of its base, which are rounded to the precision of the model."""
-    held: dict[Atom, Any] = {chain.base: jnp.asarray(base, chain.base.dtype)}
-    for step in chain.steps:
-        held[step.output] = step.apply(cone.operands(step, held))
-    result = held[chain.steps[-1].output]
-    return jnp.asarray(result, base.dtype)
+    held = cone.run(chain.steps, {chain.base: jnp.asarray(base, chain.base.dtype)})
+    return jnp.asarray(held[chain.steps[-1].output], base.dtype)
 
 
 def outermost(cone: Cone) -> dict[Atom, Chain | None]:

@@ -52,19 +52,19 @@ class Meeting:
     place: int
 
     @property
-    def _axes(self) -> tuple[Sequence[int], ...]:
+    def axes(self) -> tuple[Sequence[int], ...]:
         """Contracted axes of the operand and of its partner, batch axes of these."""
         return dot_axes(self.step.equation, self.operand)
 
     @property
     def summed(self) -> bool:
         """Whether positions are summed over, as those of values are."""
-        return self.place in self._axes[0]
+        return self.place in self.axes[0]
 
     @property
     def rows(self) -> range:
         """The axes of the result that are the partner's."""
-        mine, _, batch, _ = self._axes
+        mine, _, batch, _ = self.axes
         free = len(self.step.output.shape) - len(batch)
         own = len(self.step.equation.inputs[self.operand].shape) - len(batch) - len(mine)
         first = len(batch) if self.operand == 1 else len(batch) + own
@@ -72,7 +72,7 @@ class Meeting:
 
     def arranged(self, partner: Any, result: Any) -> tuple[Any, Any]:
         """The partner as (batch, rows, contracted, 1) or (batch, rest, rows, positions); the result the other way round."""
-        mine, theirs, batch, their_batch = self._axes
+        mine, theirs, batch, their_batch = self.axes
         free = [a for a in range(partner.ndim) if a not in theirs and a not in their_batch]
         partner = jnp.transpose(partner, (*their_batch, *free, *theirs))
         count = len(batch)
@@ -127,7 +127,7 @@ def meeting(parts: Partition, segment: Segment, start: Var) -> Meeting | None:
     if place is None:
         return None
     met = Meeting(step, operand, tuple(before), tuple(after), place)
-    return met if place not in met._axes[2] and _by_rows(parts, segment, end, met) else None
+    return met if place not in met.axes[2] and _by_rows(parts, segment, end, met) else None
 
 
 def _relabels(step: Step) -> bool:
@@ -182,10 +182,7 @@ def through_meeting(
     cone, step = parts.cone, met.step
 
     def forwards(array: Any) -> Any:
-        held: dict[Atom, Any] = {**values, step.output: array}
-        for later in met.after:
-            held.update(later.results(cone.operands(later, held)))
-        return held[segment.end]
+        return cone.run(met.after, {**values, step.output: array})[segment.end]
 
     value, pull = jax.vjp(forwards, values[step.output])
     other = 1 - met.operand
@@ -238,9 +235,7 @@ def _scale(parts: Partition, met: Meeting, way: Passage, values: Mapping[Atom, A
     start = next(atom for atom in met.before[0].equation.inputs if isinstance(atom, Var))
 
     def forwards(array: Any) -> Any:
-        held: dict[Atom, Any] = {**values, start: array}
-        for step in met.before:
-            held.update(step.results(parts.cone.operands(step, held)))
+        held = parts.cone.run(met.before, {**values, start: array})
         return held[met.step.equation.inputs[met.operand]]
 
     value, pull = jax.vjp(forwards, values[start])

@@ -49,7 +49,7 @@ from erfjax.tracing.windows.cone import Cone, Step, cut
 TERMS = 32  # of the Hermite expansion
 NARROWEST = 1e-150  # standard deviation below which an array is taken as constant
 INPUT = "mean field: gates of two positions go together as for an input of independent pixels of zero mean."
-NORMAL = "what a nonlinearity acts on is taken as normal, though it is no sum of random terms alone"
+MIXED = "what a nonlinearity acts on is taken as normal, though it is no sum of random terms alone"
 LINEAR = {Kind.LINEAR, Kind.SELECTION, *TOTALS}
 
 
@@ -148,7 +148,7 @@ def survey(parts: Partition, found: Survey) -> Survey:
         return atom is source or atom in bent or (segment is not None and any(map(mixed, segment.links)))
 
     places = [place(made[end]) for end, chain in bent.items() if end in parts.segments and mixed(chain.base)]
-    reasons = (f"{NORMAL}{listed(list(dict.fromkeys(places)))}.",) if places else ()
+    reasons = (f"{MIXED}{listed(list(dict.fromkeys(places)))}.",) if places else ()
     return Survey((*found.reasons, *reasons), (*found.notes, INPUT))
 
 
@@ -253,7 +253,8 @@ def _bent(parts: Partition, segment: Segment, chain: Chain, base: State) -> tupl
     rho = jnp.where(jnp.eye(len(rho), dtype=bool), 1, rho)
     lines = chains.two_lines(chain)
     if lines is not None and base.mean is None:
-        return _straight(lines, root, rho)
+        mean, second, gate = gaussian_integrals.straight_pairs(lines, root, rho)
+        return State(mean, second - jnp.outer(mean, mean)), gate
     value, square, squared_slope, slopes = _expanded(parts.cone, chain, frame(parts, start), end, base)
 
     def summed(terms: Any, exact: Any, shift: int) -> Any:
@@ -271,18 +272,6 @@ def _bent(parts: Partition, segment: Segment, chain: Chain, base: State) -> tupl
     terms = slopes * weights[:, None, None] * root[None, :, None]
     spread = summed(terms, jnp.mean(square - value**2, 1), 1)
     return _spread(value, spread), summed(slopes, squared_slope.mean(1), 0)
-
-
-def _straight(lines: tuple[float, float], root: Any, rho: Any) -> tuple[State, Any]:
-    """The same for two straight lines through 0 of these slopes and a base of zero mean: the arc-cosine kernels."""
-    left, right = lines
-    angle = jnp.arccos(rho)
-    same, opposite = (math.pi - angle) / (2 * math.pi), angle / (2 * math.pi)  # both on one side, one on each
-    sine = jnp.sqrt(jnp.maximum(1 - rho**2, 0)) / (2 * math.pi)
-    even, odd = left**2 + right**2, 2 * left * right
-    second = jnp.outer(root, root) * (even * (sine + same * rho) + odd * (opposite * rho - sine))
-    mean = (right - left) * root / math.sqrt(2 * math.pi)
-    return State(mean, second - jnp.outer(mean, mean)), even * same + odd * opposite
 
 
 def _expanded(cone: Cone, chain: Chain, at: Frame, end: Frame, base: State) -> tuple[Any, Any, Any, Any]:

@@ -240,6 +240,4 @@ def run(
     """The end of a segment for these arrays at starts, everything else as it is."""
     held: dict[Atom, Any] = {**values}
     held.update(zip(starts, arrays, strict=True))
-    for step in segment.steps:
-        held.update(step.results(parts.cone.operands(step, held)))
-    return held[segment.end]
+    return parts.cone.run(segment.steps, held)[segment.end]

@@ -8,7 +8,7 @@ whole program has there, so `vjp`, `jit`, `vmap` and sharding apply. Where an op
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -133,10 +133,14 @@ class Cone:
 
     def values(self, *windows: Any) -> dict[Atom, Any]:
         """Every variable on its box."""
-        held: dict[Atom, Any] = dict(zip(self.block.inputs, windows, strict=True))
-        for step in self.steps:
-            held.update(step.results(self.operands(step, held)))
-        return held
+        return self.run(self.steps, dict(zip(self.block.inputs, windows, strict=True)))
+
+    def run(self, steps: Iterable[Step], held: Mapping[Atom, Any]) -> dict[Atom, Any]:
+        """The variables held, each on its box, and beside them (or in their place) the results of these steps."""
+        found = dict(held)
+        for step in steps:
+            found.update(step.results(self.operands(step, found)))
+        return found
 
     def operands(self, step: Step, held: Mapping[Atom, Any]) -> list[Any]:
         """The operands of a step on their boxes; None for one that is not needed."""
