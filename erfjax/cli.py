@@ -43,6 +43,9 @@ def _told(study: Callable[..., Any], say: Callable[[str], None], log: Path | Non
 
 
 BEGUN = "unfinished.json"  # in the folder of a run of all studies, while it runs
+OUTPUT = click.option(
+    "--output", help="Which output of a TARGET that returns several: keys and numbers, such as hidden_states/2."
+)
 LOG = click.option(
     "--log", type=click.Path(dir_okay=False, path_type=Path), help="File that what is being done is added to."
 )
@@ -261,6 +264,7 @@ def reproduce(name: str, out: Path, settings: dict[str, Any], log: Path | None) 
     help="What a primitive without a rule may see of its operands.",
 )
 @click.option("--dtype", default="float32", show_default=True, help="Of the input; int32 for tokens.")
+@OUTPUT
 @click.option("--quiet", is_flag=True, help="Do not say on stderr what is being done.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="HTML page to write.")
 @LOG
@@ -270,10 +274,9 @@ def report(
 ) -> None:
     """What a unit of TARGET sees, in three readings side by side: theoretical, in closed form, measured.
 
-    TARGET is package.module:function or file.py:function, a function from an array to an array. A reading that is not possible
-    is left out, and the report says why.
+    TARGET is package.module:function or file.py:function, a function from an array to an array; file.py:make() is the function
+    that `make` returns. A reading that is not possible is left out, and the report says why.
     """
-    from erfjax.reports import load_target
     from erfjax.reports import report as make
 
     if options["objects"] and options["task"] != "detect":
@@ -283,7 +286,7 @@ def report(
     with _explained():
         _folder(out and out.parent)
         made = make(
-            load_target(target),
+            _target(target, options.pop("output")),
             x,
             channels=int(channels) if channels.isdigit() else channels,
             objects=options.pop("objects") or (),
@@ -296,6 +299,14 @@ def report(
         click.echo(str(made))
         if out is not None:
             click.echo(f"\nwritten: {made.save(out)}")
+
+
+def _target(name: str, output: str | None) -> Callable[..., Any]:
+    """The function of a TARGET, to one of its outputs."""
+    from erfjax.reports import load_target, output_of
+
+    f = load_target(name)
+    return f if output is None else output_of(f, output)
 
 
 def _input(shape: tuple[int, ...], dtype: str) -> Any:
@@ -349,14 +360,16 @@ def doctor() -> None:
 @click.option("--rate", type=float, help="Positions per second, to have times in milliseconds.")
 @click.option("--chunk", type=int, help="Positions per chunk: also print how the model is streamed.")
 @click.option("--dtype", default="float32", show_default=True, help="Of the input; int32 for tokens.")
-def context(target: str, shape: tuple[int, ...], chunk: int | None, dtype: str, **options: Any) -> None:
+@OUTPUT
+def context(
+    target: str, shape: tuple[int, ...], chunk: int | None, dtype: str, output: str | None, **options: Any
+) -> None:
     """Whether TARGET is causal, how far it looks back and ahead, and what makes it look ahead."""
     from erfjax.decisions.streaming import context as look
-    from erfjax.reports import load_target
 
     x = _input(shape, dtype)
     with _explained():
-        found = look(load_target(target), x, **options)
+        found = look(_target(target, output), x, **options)
         click.echo(str(found))
         if chunk is not None:
             click.echo(f"\n{found.plan(chunk)}")

@@ -290,23 +290,6 @@ def test_report_writes_one_page(model, tmp_path):
     assert "neither one nor three channels" in page
 
 
-@pytest.mark.parametrize(
-    ("target", "says"),
-    [
-        ("no colon", "package.module:function or file.py:function"),
-        ("no_such_package.module:f", "There is no module"),
-        ("no_such_file.py:f", "There is no file"),
-        ("math:nothing", "has no 'nothing'"),
-        ("math:pi", "should be a function"),
-    ],
-)
-def test_targets_that_are_none(target, says):
-    done = run("report", target, "--shape", "1,8,8,1")
-    assert done.exit_code == 1
-    assert says in done.output
-    assert "Traceback" not in done.output
-
-
 def test_what_the_library_refuses_ends_in_one_line(model):
     done = run("report", f"{model}:blur", "--shape", "1,20,31,2", "--unit", "0,99")
     assert done.exit_code == 1

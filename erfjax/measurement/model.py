@@ -81,6 +81,10 @@ def require_function(f: Any, arguments: Sequence[str] = ("x",)) -> None:
         signature.bind(*arguments)
     except TypeError:
         called = ", ".join(arguments)
+        if not signature.parameters:
+            raise FunctionError(
+                "`f` takes no arguments. If it makes the function, pass what it returns: f() (on the command line FILE:f())."
+            ) from None
         raise FunctionError(
             f"`f` is called as f({called}), but takes {signature}: bind other arguments first, lambda {called}: f({called}, ...)."
             " A function that draws its own weights takes (key, x), and needs `key` and `samples`."

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 import numpy as np
 
 from erfjax import files, summary
@@ -188,7 +189,12 @@ def report(
     asked: Any = {"unit": unit, "layout": given.letters, "out_layout": out_layout}
     theory = step("theoretical", lambda: theoretical(f, given.spec, **asked, unknown=unknown), strict=True)
     if theory is not None and not isinstance(theory, TheoreticalField):
-        raise FunctionError("A report is about a function that returns one array: pick one of the outputs.")
+        paths = jax.tree_util.tree_flatten_with_path(theory, lambda node: isinstance(node, TheoreticalField))[0]
+        names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
+        raise FunctionError(
+            f"A report is about a function that returns one array, but this one returns {', '.join(names)}: pick one, "
+            f"lambda x: f(x)[...], or --output {names[0]} on the command line."
+        )
     asked |= {"channels": channels, "statistic": statistic}
     closed = step("analytic", lambda: analytic(f, given.rows, **asked))
     if statistic == "square" and closed is not None and rounding.NOTE in closed.notes:

@@ -249,5 +249,5 @@ def source_line(equation: Equation) -> str:
 
 
 def scope(equation: Equation) -> str:
-    """The layer path: named scopes, Flax and Haiku module names, Equinox class names."""
-    return str(equation.source_info.name_stack)
+    """The layer path: named scopes, module names; the transformations between them (`vmap`) are left out."""
+    return "/".join(part.name for part in equation.source_info.name_stack.stack if type(part).__name__ == "Scope")

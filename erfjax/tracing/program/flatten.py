@@ -21,6 +21,7 @@ from erfjax.calling import explained
 from erfjax.errors import DataDependentError
 from erfjax.tracing import jaxpr as jx
 from erfjax.tracing import registry
+from erfjax.tracing.program import modules
 from erfjax.tracing.program.around_scans import taken_out
 from erfjax.tracing.program.equations import Atom, Block, Equation, Known, Program, Scan, Var
 from erfjax.tracing.second_moments.kinds import Kind
@@ -125,7 +126,8 @@ class Trace:
 
 def record(f: Callable[..., Any], *args: Any) -> Trace:
     """Calls `f` once with abstract arrays of the shapes of `args` (trees of arrays or `jax.ShapeDtypeStruct`s)."""
-    body, tree = jx.make(f, *args)
+    with modules.named():
+        body, tree = jx.make(f, *args)
     distinct = {id(const): const for const in jx.constants(body)}
     return Trace(body, tuple(const for const in distinct.values() if _may_be_weight(const)), tree)
 
