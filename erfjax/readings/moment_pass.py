@@ -40,7 +40,7 @@ from erfjax.tracing.second_moments.random_weights import Operand
 from erfjax.tracing.second_moments.scaled import SIZE_STEP, Scaled, in_double_precision, unscaled
 from erfjax.tracing.second_moments.scans import length_of, with_weights
 from erfjax.tracing.second_moments.segments import Partition, partition
-from erfjax.tracing.second_moments.steps import kind_of, passes, precision
+from erfjax.tracing.second_moments.steps import kind_of, multiplies, passes, precision
 from erfjax.tracing.windows.cone import Cone
 
 GIVEN_GATES = (
@@ -154,6 +154,7 @@ class MomentPass:
             found = dataclasses.replace(found, notes=(*found.notes, *self.notes))
         kinds = {kind_of(step.equation) for step in self.cone.every if passes(step)}
         gated = {Kind.GATE, Kind.EXCLUSIVE} & kinds or any(isinstance(kind, Choice) for kind in kinds)
+        gated = gated or any(map(multiplies, self.cone.every))
         if options.pairable and options.gates == "data" and self.random and gated:
             return dataclasses.replace(found, notes=(*found.notes, GIVEN_GATES))
         return found

@@ -22,7 +22,7 @@ from erfjax.tracing.second_moments.meetings import meeting
 from erfjax.tracing.second_moments.passages import passage
 from erfjax.tracing.second_moments.random_weights import Uses, independence, listed, unlikely
 from erfjax.tracing.second_moments.segments import Drawn, Partition, Segment
-from erfjax.tracing.second_moments.steps import dependent, kind_of
+from erfjax.tracing.second_moments.steps import kind_of, multiplies
 from erfjax.tracing.second_moments.two_points import variances_only
 from erfjax.tracing.windows.cone import Cone, Step
 
@@ -30,9 +30,11 @@ MOST_OPERATIONS = 5e12  # a minute or two on two cores
 MOST_ENTRIES = 1 << 29  # of 4 bytes: 2 GiB
 SOME = 0.02  # of the weights of a tap: more zeros are no accident
 FEW = 25  # terms of a random sum, below which the limit of width is far
+FAR = 0.2  # sum of 1 / terms over all random contractions, beyond which it is far too: totals are off by a quarter to all of that
 
 WIDTH = (
-    "exact in the limit of width, the input's included; finite layers add the order of (positions that meet) / width"
+    "exact in the limit of width, the input's included; finite layers add the order of 1 / (terms of a sum) each and of "
+    "(positions that meet) / width"
 )
 NARROW = "random sums of few terms are taken as wide"
 GROUPED = (
@@ -41,6 +43,10 @@ GROUPED = (
 KNOWING = (
     "gates, choices and products that know more of the weights before them than a sign are taken as independent of these, "
     "though the weights sum few terms"
+)
+DEEP = (
+    "gates, choices and products that know more of the weights before them than a sign are taken as independent of these, "
+    "though the layers are many for their width (1 / terms adds up to {:.2g}); the narrowest"
 )
 MASKED = "random weights of which some are zero are taken to be as large as all others on average"
 UNKNOWN = "random weights that are no ordinary contraction with one array are taken as fixed"
@@ -123,6 +129,8 @@ def survey(parts: Partition, drawn: Drawn, apart: Survey, *, summed: bool) -> Su
     notes: dict[str, list[str]] = {WIDTH: []}
     tests: list[tuple[str, str, float]] = []
     used = Uses()
+    sums: dict[str, float] = {}  # terms of the random sums
+    depth = 0.0
     for step in parts.cone.steps:
         for i, weight in _random(step, drawn):
             here = place(step.equation)
@@ -136,10 +144,17 @@ def survey(parts: Partition, drawn: Drawn, apart: Survey, *, summed: bool) -> Su
             if used.again(weight) and weight.any():
                 reasons.setdefault(SHARED, []).append(here)
             terms = weight.size / max(1, math.prod(_own(parts, step.output)))
+            sums[here] = min(terms, sums.get(here, terms))
+            depth += 1 / max(1, terms)
             if terms < FEW:
                 notes.setdefault(NARROW, []).append(here)
-    if NARROW in notes and (_multiplies(parts) or any(note.startswith(WIDE) for note in apart.notes)):
-        reasons[KNOWING] = notes.pop(NARROW)
+    products = _products(parts)
+    if products or any(note.startswith(WIDE) for note in apart.notes):
+        if NARROW in notes:
+            reasons[KNOWING] = [*notes.pop(NARROW), *products]
+        elif depth > FAR:
+            least = min(sums.values())
+            reasons[DEEP.format(depth)] = [here for here, terms in sums.items() if terms == least]
     if summed and any(
         bent for atom, bent in nonlinear_downstream(parts.cone, drawn).reached.items() if atom in parts.draws
     ):
@@ -158,14 +173,17 @@ def _random(step: Step, drawn: Drawn) -> Iterable[tuple[int, np.ndarray]]:
             yield i, np.asarray(atom.value, np.float64)
 
 
-def _multiplies(parts: Partition) -> bool:
-    """Whether two arrays that depend on the input are contracted with each other."""
-    return any(
-        jnp.issubdtype(step.output.dtype, jnp.inexact)
-        and kind_of(step.equation) is Kind.BILINEAR
-        and len(set(dependent(step))) > 1
-        for step in parts.cone.every
-    )
+def _products(parts: Partition) -> list[str]:
+    """Where arrays that random weights have made are multiplied with each other, or by themselves."""
+    behind: set[Atom] = set()
+    found = []
+    for step in parts.cone.steps:
+        made = [atom in behind for atom in step.equation.inputs if isinstance(atom, Var)]
+        if any(made) or step.output in parts.draws:
+            behind.update(step.outputs)
+        if all(made) and multiplies(step):
+            found.append(place(step.equation))
+    return found
 
 
 def _masked(weight: np.ndarray, channels: Sequence[int]) -> bool:

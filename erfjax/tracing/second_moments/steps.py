@@ -13,7 +13,7 @@ from erfjax.tracing import jaxpr as jx
 from erfjax.tracing import registry
 from erfjax.tracing.program.equations import Equation, Var
 from erfjax.tracing.registry import lengths
-from erfjax.tracing.second_moments.kinds import ELEMENTWISE, Kind, Moment
+from erfjax.tracing.second_moments.kinds import ELEMENTWISE, PRODUCTS, Kind, Moment
 from erfjax.tracing.second_moments.scaled import searches, widened, wider
 from erfjax.tracing.windows.cone import Cone, Step
 
@@ -59,6 +59,13 @@ def dependent(step: Step) -> list[int]:
         for i, (atom, box) in enumerate(zip(step.equation.inputs, step.operands, strict=True))
         if isinstance(atom, Var) and box is not None and jnp.issubdtype(atom.dtype, jnp.inexact)
     ]
+
+
+def multiplies(step: Step) -> bool:
+    """Whether the step is a product whose two factors a gradient can pass through: each is in the other's slope."""
+    if step.inner is not None or not passes(step) or kind_of(step.equation) not in (Kind.BILINEAR, *PRODUCTS):
+        return False
+    return len(dependent(step)) > 1
 
 
 def exchanged(step: Step, values: Sequence[Any], places: Sequence[int], arrays: Sequence[Any]) -> Any:
