@@ -30,7 +30,7 @@ MOST_OPERATIONS = 5e12  # a minute or two on two cores
 MOST_ENTRIES = 1 << 29  # of 4 bytes: 2 GiB
 SOME = 0.02  # of the weights of a tap: more zeros are no accident
 FEW = 25  # terms of a random sum, below which the limit of width is far
-FAR = 0.2  # sum of 1 / terms over all random contractions, beyond which it is far too: totals are off by a quarter to all of that
+FAR = 0.15  # sum of 1 / terms over all random contractions, beyond which it is far too: totals are off by a quarter to all of it
 
 WIDTH = (
     "exact in the limit of width, the input's included; finite layers add the order of 1 / (terms of a sum) each and of "
