@@ -250,6 +250,12 @@ def _plan(asked: Asked, tiles: tuple[int | None, ...], whole: tuple[int, ...], s
         if all((tiles[a] or 0) % guess == 0 and Fraction(guess) % cuts[a].stride == 0 for a in unknown):
             guessed = [dataclasses.replace(c, grid=guess) if a in unknown else c for a, c in enumerate(cuts)]
             tried = _proved(asked, guessed, whole, guess == GRIDS[0])
+            for a in unknown if tried.why is None else ():
+                looked_up = here.disordered(asked.source.spatial[a])
+                if looked_up and tried.cuts[a].window(whole[a]) == whole[a]:
+                    return Plan(
+                        tried.cuts, f"{looked_up} takes positions along axis {asked.name(a)} in no order that repeats."
+                    )
             if tried.why is None:
                 return tried
             refused = refused or tried

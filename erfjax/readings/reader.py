@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -12,15 +12,14 @@ from erfjax.fields import LayerRow, Phase, PhaseTable, TheoreticalField
 from erfjax.layouts import Layout, paired_axes
 from erfjax.measurement.cone import unit_box
 from erfjax.readings import extents
-from erfjax.tracing import registry
+from erfjax.readings.remarks import NOTHING, loosened, unknown
 from erfjax.tracing.positions.access import IrregularError, Shift
 from erfjax.tracing.positions.axis_roles import Part, Roles, parts, roles
 from erfjax.tracing.positions.hull import Views, period, remembered, walk
 from erfjax.tracing.positions.index_sets import EMPTY, Box, Points, Region, clip, mask, shadow
 from erfjax.tracing.positions.known_values import Facts
-from erfjax.tracing.positions.pattern import MANY
 from erfjax.tracing.positions.through_zeros import Follow, gradients, past_zeros
-from erfjax.tracing.program.equations import Atom, Block, Equation, Known, Program, Var
+from erfjax.tracing.program.equations import Atom, Equation, Known, Program, Var
 from erfjax.tracing.program.layer_rows import Visit, named_visits
 from erfjax.typing import Extent
 
@@ -80,11 +79,19 @@ class Reader:
     def region(
         self, atom: Atom, box: Box, clipped: bool, until: int | None = None, loose: set[Equation] | None = None
     ) -> Region:
-        """The region of the input that a box of a variable needs; `loose` collects equations at which it is an upper bound."""
+        """The region of the input that a box of a variable needs; `loose` collects equations at which it is an upper bound.
+
+        What sees padding alone is known to be zero, so a later product would not look at it: unclipped, it keeps its place.
+        """
         if isinstance(atom, Known):
             return ()
-        found = walk(self.program, {atom: (box,)}, clipped=clipped, views=self.views, until=until, loosened=loose)
-        return found.get(self.program.input, ())
+
+        def seen(views: Views, cut: bool) -> Region:
+            found = walk(self.program, {atom: (box,)}, clipped=cut, views=views, until=until, loosened=loose)
+            return found.get(self.program.input, ())
+
+        region = seen(self.views, clipped)
+        return region if region or clipped or seen(self.plain, True) else seen(self.plain, False)
 
     def interval(self, region: Region) -> tuple[tuple[Extent, ...], tuple[Extent, ...]]:
         """Start and stop of the hull along the spatial axes; (0, 0) if nothing is seen."""
@@ -99,6 +106,7 @@ class Reader:
         start, stop = self.interval(self.region(atom, box, clipped=False))
         loose: set[Equation] = set()
         true = self.region(atom, box, clipped=True, loose=loose)
+        blind = not true and isinstance(atom, Var)
         paired = paired_axes(self.source, target)
         motion = [self.motion(atom, target, out, i) for i, out in enumerate(paired)]
         played = {} if isinstance(atom, Known) else parts(self.roles.get(atom, (None,) * len(atom.shape)))
@@ -130,7 +138,10 @@ class Reader:
             clipped=extents.integers(self.interval(true)),
             shift_invariant=invariant,
             channels=self.channels(true),
-            notes=self.notes(atom) + _loosened(loose) + self.misnamed(atom, target, unit, start, stop),
+            notes=self.notes(atom)
+            + loosened(loose)
+            + self.misnamed(atom, target, unit, start, stop)
+            + (NOTHING,) * blind,
             place=tuple(
                 None if part is None or out is None else part.centre(unit[out])
                 for out, part in zip(paired, along, strict=True)
@@ -250,11 +261,7 @@ class Reader:
     def notes(self, atom: Atom) -> tuple[str, ...]:
         if isinstance(atom, Known):
             return (*self.inferred, "The output does not depend on the input: nothing is seen.")
-        unknown = [e for e in _all(self.program) if not e.blocks and not registry.known(e.primitive)]
-        notes = list(self.inferred)
-        if unknown:
-            notes.append(f"{len(unknown)} equation(s) without a rule, seen whole: {', '.join(map(str, unknown))}.")
-        return (*notes, *self.facts.assumptions)
+        return (*self.inferred, *unknown(self.program), *self.facts.assumptions)
 
     def misnamed(
         self, atom: Atom, target: Layout, unit: tuple[int, ...], start: Sequence[Extent], stop: Sequence[Extent]
@@ -370,25 +377,6 @@ class Reader:
             start, stop = self.hidden(var, self.centre(var)[1])
             self.sizes[var] = tuple(b - a for a, b in zip(start, stop, strict=True))
         return self.sizes[var]
-
-
-def _loosened(equations: set[Equation]) -> tuple[str, ...]:
-    """A note where regions fell apart into more boxes than are kept."""
-    if not equations:
-        return ()
-    (first, *others) = sorted(map(str, equations))
-    return (
-        f"Approximate: what {first}{f' and {len(others)} more' if others else ''} sees falls apart into more than {MANY} boxes, "
-        "so holes of the mask may be filled.",
-    )
-
-
-def _all(block: Block) -> Iterator[Equation]:
-    """The equations of a block and of the bodies inside."""
-    for equation in block.equations:
-        yield equation
-        for body in equation.blocks:
-            yield from _all(body)
 
 
 def _steady(table: PhaseTable, stride: Sequence[Extent]) -> bool:
