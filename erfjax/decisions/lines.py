@@ -278,6 +278,8 @@ def _stride(asked: Asked, space: tuple[int, ...], a: int, out: int) -> Fraction:
     for longer in LONGER:
         try:
             there = asked.out_shape(asked.with_space([n + longer * (i == a) for i, n in enumerate(space)]))[out]
+            if there == here:
+                raise OtherSizeError(f"the output has {here} units along {asked.name(a)} at any size")
             break
         except OtherSizeError:  # a table of positions ends before
             if longer == LONGER[-1]:

@@ -2,9 +2,12 @@
 
 from collections.abc import Iterator
 
+from jax import lax
+
 from erfjax.tracing import registry
 from erfjax.tracing.positions.pattern import MANY
-from erfjax.tracing.program.equations import Block, Equation
+from erfjax.tracing.program.equations import Atom, Block, Equation, Program
+from erfjax.tracing.rules.reduction import inverts
 
 NOTHING = "Nothing of the image is seen: this unit sees padding, or what masks hide, alone."
 
@@ -17,6 +20,28 @@ def loosened(equations: set[Equation]) -> tuple[str, ...]:
     return (
         f"Approximate: what {first}{f' and {len(others)} more' if others else ''} sees falls apart into more than {MANY} boxes, "
         "so holes of the mask may be filled.",
+    )
+
+
+def transforms(program: Program, atom: Atom) -> tuple[str, ...]:
+    """A note where a transform is inverted on the way to an array: what the pair sees depends on the numbers in between."""
+    needed, behind = {atom}, set[Atom]()
+    for equation in reversed(program.equations):
+        if not needed.isdisjoint(equation.outputs):
+            needed.update(equation.inputs)
+    found = []
+    for equation in program.equations:
+        depends = not behind.isdisjoint(equation.inputs)
+        if equation.primitive is lax.fft_p or depends:
+            behind.update(equation.outputs)
+        if depends and inverts(equation) and not needed.isdisjoint(equation.outputs):
+            found.append(str(equation))
+    if not found:
+        return ()
+    (first, *others) = dict.fromkeys(found)
+    return (
+        f"Upper bound: {first}{f' and {len(others)} more' if others else ''} inverts a Fourier transform. Both count as seen "
+        "whole, but a product of spectra is a convolution, which may see less: ej.empirical shows what it sees.",
     )
 
 

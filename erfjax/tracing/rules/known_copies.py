@@ -16,7 +16,7 @@ import numpy as np
 from erfjax.tracing import jaxpr as jx
 from erfjax.tracing.positions.known_values import Constant, Fact, Facts, gathered, relate
 from erfjax.tracing.positions.pattern import EVERYTHING, NOTHING, Pattern, slab
-from erfjax.tracing.program.equations import Atom, Equation, Var
+from erfjax.tracing.program.equations import Atom, Equation, Known, Var
 
 EXP, LOG, SUB = (jx.lax_primitive(f"{name}_p") for name in ("exp", "log", "sub"))
 MOST = 12  # arrays that one is compared with, the nearest first
@@ -252,9 +252,10 @@ def _logarithm(equation: Equation, facts: Facts) -> Iterator[Copy]:
 
 def _where_equal(value: float) -> Callable[[Equation, Facts], Fact | None]:
     def relation(equation: Equation, facts: Facts) -> Fact | None:
-        if not all(isinstance(atom, Var) for atom in equation.inputs):
+        a, b = equation.inputs
+        if isinstance(a, Known) or isinstance(b, Known):
             return None
-        where = equal(*equation.inputs, facts)
+        where = equal(a, b, facts)
         return gathered([(value, where)]) if where else None
 
     return relation
