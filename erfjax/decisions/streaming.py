@@ -296,6 +296,7 @@ def _measured(asked: _Asked, letter: str, rate: float | None) -> Context:
     blamed, complete = find_leaks(clock, wanted, time, clipped=True) if right else ([], True)
     if right and not blamed:
         blamed, complete = find_leaks(clock, wanted, time, clipped=infinite[1])
+    left, right = (min(reach, n - 1) if all_ else reach for reach, all_ in zip((left, right), grows, strict=True))
     notes = list(reader.notes(output))
     if not complete:
         notes.append("More than what is listed looks ahead.")

@@ -110,3 +110,39 @@ def test_a_number_less_itself():
     assert alone(lambda x: x / x + x.max(1, keepdims=True)) == [4]
     assert alone(lambda x: x - x[::-1]) == [4]
     assert alone(lambda x: jnp.roll(x, 1, 0) - x) == [3, 4]
+
+
+def chunked(x):
+    """Linear attention in chunks of two, the state before each chunk as a running sum less its last term."""
+    q, k, v = (part.reshape(N // 2, 2, D) for part in parts(x))
+    state = jnp.einsum("cjd,cje->cde", k, v)
+    state = jnp.cumsum(state, 0) - state
+    return ((jnp.einsum("cid,cjd->cij", q, k) * TRI[:2, :2]) @ v + q @ state).reshape(N, D)
+
+
+def behind(x):
+    z = jnp.tanh(x)
+    return lax.cumsum(z, 0, reverse=True) - z
+
+
+def less_another(x):
+    return jnp.cumsum(x, 0) - 2 * x
+
+
+@pytest.mark.parametrize("f", [chunked, behind, less_another])
+def test_running_sums_less_their_last_term(f):
+    x = jnp.asarray(np.random.default_rng(5).standard_normal((N, D)))
+    seen = np.abs(np.asarray(jax.jit(jax.jacrev(f), compiler_options=oracles.QUICK)(x))).sum((1, 3)) > 1e-13
+    fields = ej.theoretical(f, x, layout="LC", unit=list(range(N)))
+    np.testing.assert_array_equal([field.mask() for field in fields], seen)
+
+
+def test_all_that_came_before_is_not_more_than_the_sequence():
+    """A recurrence behind a padded convolution looks at padding too, which is no part of what came before."""
+
+    def f(x):
+        x = jnp.pad(x, ((0, 0), (2, 0), (0, 0)))
+        return jnp.cumsum(x[:, 2:] + x[:, :-2], 1)
+
+    found = ej.context(f, jax.ShapeDtypeStruct((1, 12, 3), jnp.float32))
+    assert (found.left, found.right, found.grows) == (11, 0, (True, False))
