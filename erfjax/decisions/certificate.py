@@ -9,6 +9,7 @@ import collections
 import dataclasses
 import re
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 import jax
@@ -19,6 +20,8 @@ from erfjax.errors import LayoutError
 from erfjax.layouts import Layout, parse_input, parse_output
 from erfjax.readings.reader import Reader
 from erfjax.tracing import jaxpr as jx
+from erfjax.tracing import registry
+from erfjax.tracing.positions.access import IrregularError
 from erfjax.tracing.positions.hull import refuse, remembered, walk
 from erfjax.tracing.positions.index_sets import Box, Points, full
 from erfjax.tracing.program.equations import Atom, Known, Program, Var
@@ -90,6 +93,21 @@ class Traced:
                 return str(equation)
         return None
 
+    def disordered(self, axis: int) -> str | None:
+        """The equation nearest to the output that looks up positions along an axis of the input in no order that repeats."""
+        for equation in reversed(self.program.equations):
+            local = registry.lookup(equation).restrict if registry.known(equation.primitive) else None
+            if local is None or local.relative is None:
+                continue
+            view, roles = self.reader.views(equation, 0)[0], self.reader.roles.get(equation.outputs[0], ())
+            for a, role in enumerate(roles):
+                if view is not None and role is not None and role.axis == axis:
+                    try:
+                        view.shift([Fraction(int(a == b)) for b in range(len(roles))], [])
+                    except IrregularError:
+                        return str(equation)
+        return None
+
 
 def traced(f: Function, shape: Sequence[int], dtype: Any, layout: str, out_layout: str | None) -> Traced:
     """A function of one array that returns one array, at one shape.
@@ -159,8 +177,8 @@ def _compared(ours: Cone, theirs: Cone) -> tuple[str | None, tuple[list[Any], li
             if not isinstance(atom, Known) or not isinstance(twin, Known) or box is None or held is None:
                 continue
             here, there = atom.value, twin.value
-            if here is not there or box != held:
-                here, there = _part(atom, box), _part(twin, held)
+            if here is not there or box != held or mine.local.relative is not None:
+                here, there = mine.own(i, _part(atom, box)), other.own(i, _part(twin, held))
                 if not _same(here, there):
                     return (
                         f"{mine.equation} uses numbers that depend on the position or on the size of the array",
@@ -236,7 +254,7 @@ def _text(cone: Cone, known: Sequence[Any]) -> str:
             given = dict(zip(places, rest[len(rest) - len(places) :], strict=True))
             del rest[len(rest) - len(places) :]
             operands = [
-                given[i] if i in given else None if box is None else cone.read(held, atom, box)
+                given[i] if i in given else None if box is None else step.own(i, cone.read(held, atom, box))
                 for i, (atom, box) in enumerate(zip(step.equation.inputs, step.operands, strict=True))
             ]
             held[step.output] = step.apply(operands)

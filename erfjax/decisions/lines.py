@@ -250,6 +250,12 @@ def _plan(asked: Asked, tiles: tuple[int | None, ...], whole: tuple[int, ...], s
         if all((tiles[a] or 0) % guess == 0 and Fraction(guess) % cuts[a].stride == 0 for a in unknown):
             guessed = [dataclasses.replace(c, grid=guess) if a in unknown else c for a, c in enumerate(cuts)]
             tried = _proved(asked, guessed, whole, guess == GRIDS[0])
+            for a in unknown if tried.why is None else ():
+                looked_up = here.disordered(asked.source.spatial[a])
+                if looked_up and tried.cuts[a].window(whole[a]) == whole[a]:
+                    return Plan(
+                        tried.cuts, f"{looked_up} takes positions along axis {asked.name(a)} in no order that repeats."
+                    )
             if tried.why is None:
                 return tried
             refused = refused or tried
@@ -272,6 +278,8 @@ def _stride(asked: Asked, space: tuple[int, ...], a: int, out: int) -> Fraction:
     for longer in LONGER:
         try:
             there = asked.out_shape(asked.with_space([n + longer * (i == a) for i, n in enumerate(space)]))[out]
+            if there == here:
+                raise OtherSizeError(f"the output has {here} units along {asked.name(a)} at any size")
             break
         except OtherSizeError:  # a table of positions ends before
             if longer == LONGER[-1]:

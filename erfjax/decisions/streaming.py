@@ -25,6 +25,7 @@ from erfjax.layouts import BATCH, CHANNEL, Layout, parse_input, shaped
 from erfjax.measurement.model import require_function
 from erfjax.plot import plans
 from erfjax.readings.reader import Reader
+from erfjax.readings.remarks import transforms
 from erfjax.tracing.positions.index_sets import full
 from erfjax.tracing.program.equations import Var
 from erfjax.typing import Figure, Function, Given
@@ -42,7 +43,7 @@ class Context(summary.Shown):
         stride: positions per unit of the output.
         left, right: the largest look-back and look-ahead of any unit, in positions.
         grows: whether these are what the length allows (all that came before, all that follows) and grow with it.
-        exact: whether some unit does look that far; else both are upper bounds.
+        exact: whether some unit does look that far; else both are upper bounds (as behind Fourier transforms).
         leaks: the equations that look ahead, each with its layer and the user's line.
         rate: positions per second, or None.
 
@@ -295,13 +296,14 @@ def _measured(asked: _Asked, letter: str, rate: float | None) -> Context:
     blamed, complete = find_leaks(clock, wanted, time, clipped=True) if right else ([], True)
     if right and not blamed:
         blamed, complete = find_leaks(clock, wanted, time, clipped=infinite[1])
+    left, right = (min(reach, n - 1) if all_ else reach for reach, all_ in zip((left, right), grows, strict=True))
     notes = list(reader.notes(output))
     if not complete:
         notes.append("More than what is listed looks ahead.")
     if right and complete:
         notes.append("With what is listed looking no further than it may, nothing looks ahead.")
     grown = grows[0] and left > 0, grows[1] and right > 0
-    exact = left_exact and right_exact
+    exact = left_exact and right_exact and not transforms(program, output)
     return Context(letter, n, stride, left, right, grown, exact, tuple(blamed), rate, tuple(notes), asked)
 
 

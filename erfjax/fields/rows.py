@@ -1,6 +1,7 @@
 """The rows of a theoretical receptive field: one per layer, and one per phase where the field varies with the unit."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from erfjax import summary
 from erfjax.plot import published
@@ -57,6 +58,14 @@ class PhaseTable(summary.Shown):
     def maximum(self) -> tuple[Extent, ...]:
         """The largest size over the phases, per axis."""
         return tuple(max(row.size for row in self.rows if row.axis == axis) for axis in range(len(self.period)))
+
+    def steady(self, stride: Sequence[Extent]) -> bool:
+        """Whether all phases are one field, moved by the stride."""
+        return all(
+            b.start - a.start == b.stop - a.stop == (b.unit - a.unit) * stride[a.axis]
+            for a, b in zip(self.rows, self.rows[1:], strict=False)
+            if a.axis == b.axis
+        )
 
     def table(self) -> summary.Table:
         """One row per axis and phase."""

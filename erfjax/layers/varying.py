@@ -4,7 +4,6 @@ Nothing composes there, so everything is asked of the exact sets of positions: o
 for each phase, and for each layer with all that stands before it.
 """
 
-import itertools
 import math
 from collections.abc import Iterator
 from fractions import Fraction
@@ -65,7 +64,7 @@ def field(plan: Plan, shape: Shape, output: Shape, unit: Shape) -> TheoreticalFi
         stride=tuple(map(_number, stride)),
         padding=_padding(unit, stride, start),
         clipped=(tuple(int(p.start) for p in edges), tuple(int(p.stop) for p in edges)),
-        shift_invariant=_steady(phases, stride),
+        shift_invariant=phases.steady(tuple(map(_number, stride))),
         phases_=lambda: phases,
         mask_=lambda: mask(seen, shape),
         layers_=lambda: tuple(_rows(plan, shape)),
@@ -128,15 +127,6 @@ def _phases(plan: Plan, shape: Shape, output: Shape, unit: Shape, stride: tuple[
         periods.append(repeat)
         shifts.append(_number(stride[axis] * repeat) if found else 0)
     return PhaseTable(tuple(periods), tuple(shifts), tuple(sorted(rows, key=lambda row: (row.axis, row.phase))))
-
-
-def _steady(table: PhaseTable, stride: tuple[Fraction, ...]) -> bool:
-    """Whether all phases are one field, moved by the stride."""
-    return all(
-        b.start - a.start == b.stop - a.stop == (b.unit - a.unit) * stride[a.axis]
-        for a, b in itertools.pairwise(table.rows)
-        if a.axis == b.axis
-    )
 
 
 def _rows(plan: Plan, shape: Shape) -> Iterator[LayerRow]:

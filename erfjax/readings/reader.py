@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -12,15 +12,14 @@ from erfjax.fields import LayerRow, Phase, PhaseTable, TheoreticalField
 from erfjax.layouts import Layout, paired_axes
 from erfjax.measurement.cone import unit_box
 from erfjax.readings import extents
-from erfjax.tracing import registry
+from erfjax.readings.remarks import NOTHING, loosened, transforms, unknown
 from erfjax.tracing.positions.access import IrregularError, Shift
 from erfjax.tracing.positions.axis_roles import Part, Roles, parts, roles
 from erfjax.tracing.positions.hull import Views, period, remembered, walk
 from erfjax.tracing.positions.index_sets import EMPTY, Box, Points, Region, clip, mask, shadow
 from erfjax.tracing.positions.known_values import Facts
-from erfjax.tracing.positions.pattern import MANY
 from erfjax.tracing.positions.through_zeros import Follow, gradients, past_zeros
-from erfjax.tracing.program.equations import Atom, Block, Equation, Known, Program, Var
+from erfjax.tracing.program.equations import Atom, Equation, Known, Program, Var
 from erfjax.tracing.program.layer_rows import Visit, named_visits
 from erfjax.typing import Extent
 
@@ -80,11 +79,40 @@ class Reader:
     def region(
         self, atom: Atom, box: Box, clipped: bool, until: int | None = None, loose: set[Equation] | None = None
     ) -> Region:
-        """The region of the input that a box of a variable needs; `loose` collects equations at which it is an upper bound."""
+        """The region of the input that a box of a variable needs; `loose` collects equations at which it is an upper bound.
+
+        What sees padding alone is known to be zero, so a later product would not look at it: unclipped, it keeps its place.
+        """
         if isinstance(atom, Known):
             return ()
-        found = walk(self.program, {atom: (box,)}, clipped=clipped, views=self.views, until=until, loosened=loose)
-        return found.get(self.program.input, ())
+
+        def seen(views: Views, cut: bool) -> Region:
+            found = walk(self.program, {atom: (box,)}, clipped=cut, views=views, until=until, loosened=loose)
+            return found.get(self.program.input, ())
+
+        region = seen(self.views, clipped)
+        return region if region or clipped or seen(self.plain, True) else seen(self.plain, False)
+
+    @functools.cached_property
+    def looped(self) -> bool:
+        """Whether a loop was unrolled."""
+        return any(equation.loop for equation in self.program.equations)
+
+    def hull(self, atom: Atom, box: Box, until: int | None = None) -> tuple[tuple[Extent, ...], tuple[Extent, ...]]:
+        """Start and stop of what a box needs, padding included.
+
+        What a loop carries (a buffer that it shifts) has no places beyond its ends: padding counts at the border alone.
+        """
+        start, stop = self.interval(self.region(atom, box, False, until))
+        region = self.region(atom, box, True, until) if self.looped else ()
+        if not region:
+            return start, stop
+        inner, end = self.interval(region)
+        image = self.source.space(self.program.input.shape)
+        return (
+            tuple(a if b <= 0 else b for a, b in zip(start, inner, strict=True)),
+            tuple(a if b >= n else b for a, b, n in zip(stop, end, image, strict=True)),
+        )
 
     def interval(self, region: Region) -> tuple[tuple[Extent, ...], tuple[Extent, ...]]:
         """Start and stop of the hull along the spatial axes; (0, 0) if nothing is seen."""
@@ -96,9 +124,10 @@ class Reader:
     def field(self, atom: Atom, target: Layout, unit: tuple[int, ...]) -> TheoreticalField:
         image = self.source.space(self.program.input.shape)
         box = unit_box(atom.shape, target, unit)
-        start, stop = self.interval(self.region(atom, box, clipped=False))
+        start, stop = self.hull(atom, box)
         loose: set[Equation] = set()
         true = self.region(atom, box, clipped=True, loose=loose)
+        blind = not true and isinstance(atom, Var)
         paired = paired_axes(self.source, target)
         motion = [self.motion(atom, target, out, i) for i, out in enumerate(paired)]
         played = {} if isinstance(atom, Known) else parts(self.roles.get(atom, (None,) * len(atom.shape)))
@@ -113,7 +142,7 @@ class Reader:
         )
         phases = functools.partial(self.phases, atom, target, unit, tuple(paired), tuple(motion))
         invariant = all(repeat == 1 for repeat, _ in motion) or (
-            all(repeat is not None and repeat <= MOST_PHASES for repeat, _ in motion) and _steady(phases(), stride)
+            all(repeat is not None and repeat <= MOST_PHASES for repeat, _ in motion) and phases().steady(stride)
         )
         position = [
             0 if out is None else (part.position(unit[out]) or 0) if part is not None and part.flattened else unit[out]
@@ -130,7 +159,10 @@ class Reader:
             clipped=extents.integers(self.interval(true)),
             shift_invariant=invariant,
             channels=self.channels(true),
-            notes=self.notes(atom) + _loosened(loose) + self.misnamed(atom, target, unit, start, stop),
+            notes=self.notes(atom)
+            + loosened(loose)
+            + self.misnamed(atom, target, unit, start, stop)
+            + (NOTHING,) * blind,
             place=tuple(
                 None if part is None or out is None else part.centre(unit[out])
                 for out, part in zip(paired, along, strict=True)
@@ -160,7 +192,7 @@ class Reader:
 
         def edges(u: int) -> tuple[Extent, Extent]:
             box = unit_box(atom.shape, target, (*centre[:out], u, *centre[out + 1 :]))
-            start, stop = self.interval(self.region(atom, box, clipped=False))
+            start, stop = self.hull(atom, box)
             return start[axis], stop[axis]
 
         found = self.period(atom, target.spatial[out])
@@ -207,7 +239,7 @@ class Reader:
             return extents.number(stride)
         by = 1 if unit[out] + 1 < target.space(atom.shape)[out] or unit[out] == 0 else -1
         moved = (*unit[:out], unit[out] + by, *unit[out + 1 :])
-        there, end = self.interval(self.region(atom, unit_box(atom.shape, target, moved), clipped=False))
+        there, end = self.hull(atom, unit_box(atom.shape, target, moved))
         same = (math.isinf(start[axis]), math.isinf(stop[axis])) == (math.isinf(there[axis]), math.isinf(end[axis]))
         if same and stride is not None:
             return extents.number(stride)
@@ -232,7 +264,7 @@ class Reader:
             first = max(min(at - at % listed if repeat else at - listed // 2, n - listed), 0)
             for u in range(first, first + listed):
                 moved = unit if out is None else (*unit[:out], u, *unit[out + 1 :])
-                start, stop = self.interval(self.region(atom, unit_box(atom.shape, target, moved), clipped=False))
+                start, stop = self.hull(atom, unit_box(atom.shape, target, moved))
                 rows.append(Phase(axis, u % periods[-1], u, start[axis], stop[axis]))
         shift = tuple(0 if s is None else extents.number(s * p) for p, (_, s) in zip(periods, motion, strict=True))
         return PhaseTable(tuple(periods), shift, tuple(sorted(rows, key=lambda row: (row.axis, row.phase))))
@@ -250,11 +282,7 @@ class Reader:
     def notes(self, atom: Atom) -> tuple[str, ...]:
         if isinstance(atom, Known):
             return (*self.inferred, "The output does not depend on the input: nothing is seen.")
-        unknown = [e for e in _all(self.program) if not e.blocks and not registry.known(e.primitive)]
-        notes = list(self.inferred)
-        if unknown:
-            notes.append(f"{len(unknown)} equation(s) without a rule, seen whole: {', '.join(map(str, unknown))}.")
-        return (*notes, *self.facts.assumptions)
+        return (*self.inferred, *unknown(self.program), *transforms(self.program, atom), *self.facts.assumptions)
 
     def misnamed(
         self, atom: Atom, target: Layout, unit: tuple[int, ...], start: Sequence[Extent], stop: Sequence[Extent]
@@ -362,7 +390,7 @@ class Reader:
     def hidden(self, var: Var, unit: dict[int, int]) -> tuple[tuple[Extent, ...], tuple[Extent, ...]]:
         """What a unit of any variable sees; axes that `unit` does not name are taken whole."""
         box = tuple(Points(unit[a], unit[a] + 1) if a in unit else Points(0, n) for a, n in enumerate(var.shape))
-        return self.interval(self.region(var, box, clipped=False, until=self.made[var]))
+        return self.hull(var, box, until=self.made[var])
 
     def size(self, var: Var) -> tuple[Extent, ...]:
         """The extent of the field of the centre unit of any variable."""
@@ -370,31 +398,3 @@ class Reader:
             start, stop = self.hidden(var, self.centre(var)[1])
             self.sizes[var] = tuple(b - a for a, b in zip(start, stop, strict=True))
         return self.sizes[var]
-
-
-def _loosened(equations: set[Equation]) -> tuple[str, ...]:
-    """A note where regions fell apart into more boxes than are kept."""
-    if not equations:
-        return ()
-    (first, *others) = sorted(map(str, equations))
-    return (
-        f"Approximate: what {first}{f' and {len(others)} more' if others else ''} sees falls apart into more than {MANY} boxes, "
-        "so holes of the mask may be filled.",
-    )
-
-
-def _all(block: Block) -> Iterator[Equation]:
-    """The equations of a block and of the bodies inside."""
-    for equation in block.equations:
-        yield equation
-        for body in equation.blocks:
-            yield from _all(body)
-
-
-def _steady(table: PhaseTable, stride: Sequence[Extent]) -> bool:
-    """Whether all phases are one field, moved by the stride."""
-    return all(
-        b.start - a.start == b.stop - a.stop == (b.unit - a.unit) * stride[a.axis]
-        for a, b in zip(table.rows, table.rows[1:], strict=False)
-        if a.axis == b.axis
-    )

@@ -30,12 +30,15 @@ class WindowRule:
         narrow: (equation, boxes of the operands) -> the same boxes made to fit each other (contractions).
         outside: what to do with an operand that lies outside the window altogether: compute all of it ("whole"), let one
             position "stand in" (it is padded away), or "leave out" the operand (None is passed).
+        relative: (equation, operand, its value, boxes of the operands, result box) -> the value with positions counted from
+            where the windows begin, if the operand holds positions (indices).
     """
 
     evaluate: Callable[[Equation, int, Sequence[Any], Sequence[Box], Box], Any]
     enlarge: Callable[[Equation, Box], Box] | None = None
     narrow: Callable[[Equation, Sequence[Box]], Sequence[Box]] | None = None
     outside: Literal["whole", "stand in", "leave out"] = "whole"
+    relative: Callable[[Equation, int, Any, Sequence[Box], Box], Any] | None = None
 
 
 def bind(

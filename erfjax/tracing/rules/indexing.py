@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax import lax
 
+from erfjax.tracing import jaxpr as jx
 from erfjax.tracing.positions.access import (
     IDENTITY,
     SCALAR,
@@ -23,10 +24,10 @@ from erfjax.tracing.positions.access import (
     Then,
     View,
 )
-from erfjax.tracing.positions.index_sets import EMPTY, EVERYWHERE, Box, Points, Region, join
+from erfjax.tracing.positions.index_sets import EMPTY, EVERYWHERE, Box, Points, Region, full, join
 from erfjax.tracing.positions.interval_rows import IntervalRows
 from erfjax.tracing.program.equations import Atom, Equation, Known
-from erfjax.tracing.registry import Rule, WindowRule, lengths, row
+from erfjax.tracing.registry import Rule, WindowRule, bind, lengths, row
 from erfjax.tracing.second_moments.kinds import Choice, Kind
 
 MOST_PLACES = 64  # of a scatter that overwrites; beyond, what it overwrites counts as seen
@@ -106,9 +107,7 @@ def gather(equation: Equation, result: int) -> Sequence[Seen | None]:
     sizes = equation.params["slice_sizes"]
     rank = len(equation.outputs[0].shape)
     batch_out = [a for a in range(rank) if a not in dims.offset_dims]
-    gone = {*dims.collapsed_slice_dims, *dims.operand_batching_dims}
-    offsets = iter(dims.offset_dims)
-    window = {a: next(offsets) for a in range(len(operand.shape)) if a not in gone}
+    window = _offset_axes(equation)
     batch_axes = len(indices.shape) - 1
     index_view = View((*(Along(batch_out[i]) for i in range(batch_axes)), WHOLE))
 
@@ -292,9 +291,61 @@ def moving_axes(equation: Equation, box: Box) -> Box:
     return tuple(Points(0, n) if at is None else points for at, n, points in zip(known, shape, box, strict=True))
 
 
+def gathered_whole(equation: Equation, box: Box) -> Box:
+    """Where the input decides what is gathered, all of it is computed at once."""
+    indices = equation.inputs[1]
+    known = isinstance(indices, Known) and indices.concrete is not None
+    return box if known else full(equation.outputs[0].shape)
+
+
+def indices_in_window(equation: Equation, operand: int, value: Any, boxes: Sequence[Box], box: Box) -> Any:
+    """The indices of a gather, counted from where the window of its operand begins; what lies outside the operand stays there."""
+    if operand == 0 or (*boxes[0], *box) == full((*equation.inputs[0].shape, *equation.outputs[0].shape)):
+        return value
+    dims, sizes, shape = equation.params["dimension_numbers"], equation.params["slice_sizes"], equation.inputs[0].shape
+    fill = "fill" in str(equation.params["mode"]).lower()
+    offsets = _offset_axes(equation)
+    columns = []
+    for k, a in enumerate(dims.start_index_map):
+        last, start = shape[a] - sizes[a], int(boxes[0][a].start)
+        begin = int(box[offsets[a]].start) if a in offsets else 0
+        column = value[..., k]
+        inside = jax.numpy.clip(column, 0, last) if jx.is_traced(column) else np.clip(column, 0, last)
+        moved = inside + (begin - start)
+        if fill:
+            where = jax.numpy.where if jx.is_traced(column) else np.where
+            moved = where(inside == column, moved, int(boxes[0][a].stop) - start)
+        columns.append(moved.astype(value.dtype))
+    return jax.numpy.stack(columns, -1) if jx.is_traced(value) else np.stack(columns, -1)
+
+
+def gather_on_window(equation: Equation, result: int, operands: Sequence[Any], boxes: Sequence[Box], box: Box) -> Any:
+    """The indices are those of the window already; slices are as long as what is wanted of them."""
+    if box == full(equation.outputs[0].shape):
+        return bind(equation, result, operands, boxes, box)
+    offsets, given = _offset_axes(equation), lengths(box)
+    sizes = tuple(given[offsets[a]] if a in offsets else n for a, n in enumerate(equation.params["slice_sizes"]))
+    return bind(equation, result, operands, boxes, box, slice_sizes=sizes)
+
+
+def _offset_axes(equation: Equation) -> dict[int, int]:
+    """For each operand axis that a slice runs along, the axis of the result that it becomes."""
+    dims = equation.params["dimension_numbers"]
+    gone = {*dims.collapsed_slice_dims, *dims.operand_batching_dims}
+    kept = [a for a in range(len(equation.inputs[0].shape)) if a not in gone]
+    return dict(zip(kept, dims.offset_dims, strict=True))
+
+
 row("dynamic_slice", Rule(hull=dynamic_slice, restrict=WindowRule(slice_on_window, moving_axes), moment=Kind.SELECTION))
 row("dynamic_update_slice", Rule(hull=dynamic_update_slice, moment=Kind.SELECTION))
-row("gather", Rule(hull=gather, moment=Kind.SELECTION))
+row(
+    "gather",
+    Rule(
+        hull=gather,
+        restrict=WindowRule(gather_on_window, gathered_whole, relative=indices_in_window),
+        moment=Kind.SELECTION,
+    ),
+)
 row("scatter", Rule(hull=scatter, moment=Kind.SELECTION))
 row("scatter_add", Rule(hull=scatter, moment=Kind.SELECTION))
 row("scatter_min scatter_max", Rule(hull=scatter, moment=Choice()))

@@ -32,6 +32,8 @@ from erfjax.tracing.registry import host_function
 
 Evaluate = Callable[..., Any]
 
+NO_BIAS = -1e6  # an array of one number is a bias unless it lies below this
+
 
 def _divided(a: Any, b: Any) -> Any:
     if np.result_type(a, b).kind == "f":
@@ -215,10 +217,10 @@ def _sums(signs: Sequence[int]) -> Wins:
         for k, (fact, sign) in enumerate(zip(facts, signs, strict=True)):
             for constant, where in fact.pieces.items():
                 value = constant.value if isinstance(constant, Low) else constant
-                partial = (
-                    isinstance(constant, Low) or not where.is_full or fact.sliced
-                )  # part of a mask, or a block of it
-                if isinstance(value, bool) or not partial or not math.isfinite(value) or lowness(sign * value) is None:
+                masks = (  # part of a mask, or a block of it, or what a running maximum starts from
+                    isinstance(constant, Low) or not where.is_full or fact.sliced or sign * value < NO_BIAS
+                )
+                if isinstance(value, bool) or not masks or not math.isfinite(value) or lowness(sign * value) is None:
                     continue
                 if sign > 0 or not isinstance(constant, Low):
                     beside = facts[1 - k].low if signs[1 - k] < 0 else NOTHING

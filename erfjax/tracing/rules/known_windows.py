@@ -6,10 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from erfjax.tracing.positions.known_values import UNKNOWN, Fact, compact, folds, gathered
+from erfjax.tracing import jaxpr as jx
+from erfjax.tracing.positions.access import Along, Seen, View
+from erfjax.tracing.positions.known_values import UNKNOWN, Fact, Facts, compact, folds, gathered
 from erfjax.tracing.positions.pattern import EVERYTHING, NOTHING, Pattern
+from erfjax.tracing.positions.through_zeros import sharpens, where_not_constant
 from erfjax.tracing.program.equations import Equation
 
+CUMSUM = jx.lax_primitive("cumsum_p")
 LARGEST = 1 << 22  # positions times taps that are looked at one by one; in larger images padding alone is told
 
 
@@ -165,7 +169,19 @@ def _taken(where: Pattern, axis: int, index: np.ndarray) -> Pattern:
     return Pattern.along(rest, flat) if rest else (EVERYTHING if flat else NOTHING)
 
 
+def exclusive(equation: Equation, result: int, seen: Sequence[Seen | None], facts: Facts) -> Sequence[Seen | None]:
+    """A running sum less its last term, cumsum(x) - x, is the running sum one position before."""
+    total, last = equation.inputs
+    made = facts.maker(total)
+    if made is None or made[0].primitive is not CUMSUM or made[0].inputs[0] is not last or total.shape != last.shape:
+        return where_not_constant(equation, result, seen, facts)
+    back = 1 if made[0].params["reverse"] else -1
+    axes = range(len(total.shape))
+    return [View(tuple(Along(a, offset=back if a == made[0].params["axis"] else 0) for a in axes)), None]
+
+
 folds("conv_general_dilated", convolution)
 folds("reduce_window_sum", window_sum)
 folds("cumsum", running_sum, run=True)
 folds("gather", lookup, run=True)
+sharpens("sub", exclusive)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+from jax import lax
 
 from erfjax.tracing.positions.access import SCALAR, WHOLE, Along, Seen, View
 from erfjax.tracing.positions.index_sets import Box, Points
@@ -79,6 +80,12 @@ def fft(equation: Equation, result: int) -> Sequence[Seen | None]:
     """Global on the transformed axes, which are the last ones."""
     rank = len(equation.outputs[0].shape)
     return whole_axes(equation, range(rank - len(equation.params["fft_lengths"]), rank))
+
+
+def inverts(equation: Equation) -> bool:
+    """Whether an equation is an inverse Fourier transform."""
+    kind = equation.params.get("fft_type") if equation.primitive is lax.fft_p else None
+    return kind in (lax.FftType.IFFT, lax.FftType.IRFFT)
 
 
 def along(hull: Hull) -> Callable[[Equation, Box], Box]:

@@ -123,7 +123,7 @@ class _Walk:
         if box is None:
             return None
         if isinstance(atom, Known):
-            return self.cone.read({}, atom, box)
+            return step.own(i, self.cone.read({}, atom, box))
         if jnp.issubdtype(atom.dtype, jnp.inexact):
             return self.state(atom).cut(self.cone.boxes[atom], box)
         chain = self.chains.get(atom)

@@ -55,6 +55,12 @@ class Step:
             return math.prod(registry.lengths(self.box))
         return sum(math.prod(atom.shape) for atom in self.outputs)
 
+    def own(self, operand: int, value: Any) -> Any:
+        """An operand on its box as the step takes it: positions that it holds are counted from where the windows begin."""
+        if self.local.relative is None:
+            return value
+        return self.local.relative(self.equation, operand, value, [box or () for box in self.operands], self.box)
+
     def apply(self, operands: Sequence[Any]) -> Any:
         """The result on its box."""
         boxes = [box or () for box in self.operands]
@@ -145,8 +151,8 @@ class Cone:
     def operands(self, step: Step, held: Mapping[Atom, Any]) -> list[Any]:
         """The operands of a step on their boxes; None for one that is not needed."""
         return [
-            None if box is None else self.read(held, atom, box)
-            for atom, box in zip(step.equation.inputs, step.operands, strict=True)
+            None if box is None else step.own(i, self.read(held, atom, box))
+            for i, (atom, box) in enumerate(zip(step.equation.inputs, step.operands, strict=True))
         ]
 
     def read(self, held: Mapping[Atom, Any], atom: Atom, box: Box) -> Any:
