@@ -28,10 +28,18 @@ from erfjax.uncertainty.records import Record, samples_per_unit
 
 LARGEST_ERROR = 0.35  # relative standard error that the spread may imply
 PIXEL_ERROR = 0.3  # the same of single pixels: where their spread implies less, their tail is not asked
-WIDE = 1.1  # spread of log pixels from which on their tail is asked however many samples there are: Pareto k = s/√2 > 0.78
-KURTOSIS = 0.93  # of log pixels, largest in parts of that of as many normal numbers
+WIDE = (
+    1.1  # spread of log pixels from which on their tail is asked however many samples there are: Pareto k = s/√2 > 0.78
+)
+KURTOSIS = 0.93  # of log pixels, largest over that of as many normal numbers
+PIXELS = 0.55  # largest k̂ of single pixels, however many samples there are: from 1/2 on they have no variance
 JUDGED = 10  # samples at least, from fewer nothing is known of their law
-ENOUGH = 200  # samples from which on the k̂ of one number per sample is known well enough to be held to a limit
+TELLS = 1000  # samples whose k̂ of single pixels tells a wide law from a Pareto tail, without the kurtosis
+ENOUGH = (
+    200,
+    1000,
+)  # samples from which on k̂ of one number per sample is held to a limit: k̂ errs by 0.2 from 200, so it is left
+# to single pixels as far as they are kept
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,10 +181,9 @@ class Diagnostics(summary.Shown):
 
     @property
     def _by_pixels(self) -> float:
-        """How many samples tell whether logarithms of pixels that are no better than normal are a Pareto tail."""
-        if not self.wide or self.pixel_kurtosis <= KURTOSIS:
-            return 0.0
-        return float(ENOUGH * self.per_draw) if self.samples < ENOUGH * self.per_draw else math.inf
+        """How many samples tell whether pixels whose logarithms are about normal have a Pareto tail."""
+        told = not self.wide or self.pixel_kurtosis <= KURTOSIS or self.samples >= TELLS * self.per_draw
+        return 0.0 if told else float(TELLS * self.per_draw)
 
     def table(self) -> summary.Table:
         """One row per number of a sample; the verdict as a note."""
@@ -235,7 +242,8 @@ def diagnose(
             "Diagnostics are about samples, but this field keeps none: it is a closed form, or was put together."
         )
     count, singles = record.count, record.per_row == record.per_draw
-    limit = pareto.largest_shape(count) if count >= ENOUGH else math.nan
+    kept = maps is not None and len(maps) * record.per_draw == count
+    limit = pareto.largest_shape(count) if count >= ENOUGH[kept] else math.nan
     tails = []
     for name, column, largest in zip(("total", "reference pixel"), ("total", "reference"), record.largest, strict=True):
         values = np.abs(record.column(column))
@@ -243,7 +251,7 @@ def diagnose(
         tails.append(
             _tail(name, largest, count, limit, whole, count / record.per_draw / correlation_time(values), count)
         )
-        limit = pareto.LARGEST_SHAPE if count >= ENOUGH else math.nan
+        limit = pareto.LARGEST_SHAPE if count >= ENOUGH[kept] else math.nan
     spread = math.sqrt(record.log_moments[1])
     if singles:
         spread = min(spread, resampling.spread(record.column("total")))
@@ -259,9 +267,9 @@ def diagnose(
         for name, values in found.values.items():
             sizes = np.abs(values)
             effective = units * per_map / correlation_time(values)
-            limit = pareto.LARGEST_SHAPE if units >= ENOUGH else math.nan
+            limit = pareto.LARGEST_SHAPE if units >= ENOUGH[kept] else math.nan
             tails.append(_tail(name, sizes, units, limit, float(sizes.sum()), effective, count))
-        sizes, limit = found.pixels, pareto.largest_shape(units) if wide else math.nan
+        sizes, limit = found.pixels, min(pareto.largest_shape(units), PIXELS) if wide else math.nan
         tails.append(
             _tail("single pixels", sizes, len(sizes), limit, float(sizes.sum()), count / record.per_draw, count)
         )
