@@ -3,8 +3,8 @@
 Two things make a mean untrustworthy, and both have a number of samples that would do. The *spread*: if log |total| has the
 standard deviation s and is about normal, the standard error of the mean total is √((exp s² - 1)/S) of it; beyond
 `LARGEST_ERROR` the sample has most likely not met the values that carry the mean. It is known well from few samples. The
-*tail*: Pareto k̂ of the largest values (see `pareto`), which needs more of them, of totals and of the influences of samples on σ and
-on a share (see `influence`): these may be heavy where totals are not.
+*tail*: Pareto k̂ of the largest values (see `pareto`), which needs more of them, of totals and of the influences of samples
+on σ and on a share (see `influence`): these may be heavy where totals are not.
 
 The tail of single pixels is seen in few samples already, in all pixels at once, and in two ways: k̂ of their values over their
 means, and the kurtosis of their logarithms above the median. A normal law of the logarithms has the kurtosis 3, a Pareto law 6,
@@ -28,18 +28,14 @@ from erfjax.uncertainty.records import Record, samples_per_unit
 
 LARGEST_ERROR = 0.35  # relative standard error that the spread may imply
 PIXEL_ERROR = 0.3  # the same of single pixels: where their spread implies less, their tail is not asked
-WIDE = (
-    1.1  # spread of log pixels from which on their tail is asked however many samples there are: Pareto k = s/√2 > 0.78
-)
+WIDE = 1.1  # spread of log pixels beyond which their tail is asked of any number of samples: Pareto k = s/√2 > 0.78
 KURTOSIS = 0.93  # of log pixels, largest over that of as many normal numbers
 PIXELS = 0.55  # largest k̂ of single pixels, however many samples there are: from 1/2 on they have no variance
 JUDGED = 10  # samples at least, from fewer nothing is known of their law
 TELLS = 1000  # samples whose k̂ of single pixels tells a wide law from a Pareto tail, without the kurtosis
-ENOUGH = (
-    200,
-    1000,
-)  # samples from which on k̂ of one number per sample is held to a limit: k̂ errs by 0.2 from 200, so it is left
-# to single pixels as far as they are kept
+ENOUGH = (200, 1000)
+"""Samples from which on k̂ of one number per sample is held to a limit. From 200 it errs by 0.2, so where the pixels of single
+samples are kept (the second number) it is left to them."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 Nothing larger than the largest sample is ever drawn by a plain bootstrap, so its intervals of heavy-tailed means lie low. Here
 every draw is multiplied by a random gain, the same for all pixels of the sample: exp(h z), z standard normal, with
-h = `SMOOTHING` · (1 + `FEW`/count) · s · count^(-1/5) and s the upper semideviation of the logarithms of the totals (a smoothed bootstrap on the
-logarithmic scale, B. Silverman, G. Young 1987). Two kinds of interval follow:
+h = `SMOOTHING` · (1 + `FEW`/count) · s · count^(-1/5) and s the upper semideviation of the logarithms of the totals (a smoothed
+bootstrap on the logarithmic scale, B. Silverman, G. Young 1987). Two kinds of interval follow:
 
 * `studentised`: a total, by the bootstrap-t on the logarithmic scale (P. Hall 1988);
 * `percentile`: any size; widened for few samples as Student's t widens a normal interval (T. Hesterberg 2015), and, for sizes
