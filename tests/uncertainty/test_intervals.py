@@ -219,7 +219,7 @@ def test_a_law_whose_large_values_are_rare_is_told_from_one_that_is_wide(count, 
             report = field_of(maps).diagnostics()
             assert report.wide
             told[name] += not report.trusted
-    assert told["rare"] > 0.6 * repeats
+    assert told["rare"] > (0.6 if count < 1000 else 0.8) * repeats
     assert told["wide"] < 0.15 * repeats
     assert count < 1000 or told["log-normal"] == 0
 
