@@ -3,9 +3,14 @@
 Two things make a mean untrustworthy, and both have a number of samples that would do. The *spread*: if log |total| has the
 standard deviation s and is about normal, the standard error of the mean total is √((exp s² - 1)/S) of it; beyond
 `LARGEST_ERROR` the sample has most likely not met the values that carry the mean. It is known well from few samples. The
-*tail*: Pareto k̂ of the largest values (see `pareto`), which needs more of them. Both are asked of the total and of single
-pixels, the tail also of the influences of samples on σ and on a share (see `influence`): these may be heavy where totals are not.
-That of single pixels is seen best, in all of them at once.
+*tail*: Pareto k̂ of the largest values (see `pareto`), which needs more of them, of totals and of the influences of samples
+on σ and on a share (see `influence`): these may be heavy where totals are not.
+
+The tail of single pixels is seen in few samples already, in all pixels at once, and in two ways: k̂ of their values over their
+means, and the kurtosis of their logarithms above the median. A normal law of the logarithms has the kurtosis 3, a Pareto law 6,
+squares of normal numbers have less than 3; so it tells a law whose largest values are still to come from one that is merely wide.
+Neither is asked where pixels spread little: a Pareto law with the upper semideviation s of its logarithms has k = s/√2, and is
+tame below s = 1, whatever its kurtosis.
 """
 
 import dataclasses
@@ -22,11 +27,15 @@ from erfjax.uncertainty.influence import influences
 from erfjax.uncertainty.records import Record, samples_per_unit
 
 LARGEST_ERROR = 0.35  # relative standard error that the spread may imply
-PIXEL_ERROR = 0.5  # the same of single pixels, where few samples tell no tail
+PIXEL_ERROR = 0.3  # the same of single pixels: where their spread implies less, their tail is not asked
+WIDE = 1.1  # spread of log pixels beyond which their tail is asked of any number of samples: Pareto k = s/√2 > 0.78
+KURTOSIS = 0.93  # of log pixels, largest over that of as many normal numbers
+PIXELS = 0.55  # largest k̂ of single pixels, however many samples there are: from 1/2 on they have no variance
 JUDGED = 10  # samples at least, from fewer nothing is known of their law
-TAILED = 25  # samples from which on the tail of single pixels is known well enough to do without their spread
-ENOUGH = 200  # samples from which on the k̂ of one number per sample is known well enough to be held to a limit
-PIXELS = 0.6  # largest k̂ of single pixels: from 1/2 on they have no variance, and those of a sample go together
+TELLS = 1000  # samples whose k̂ of single pixels tells a wide law from a Pareto tail, without the kurtosis
+ENOUGH = (200, 1000)
+"""Samples from which on k̂ of one number per sample is held to a limit. From 200 it errs by 0.2, so where the pixels of single
+samples are kept (the second number) it is left to them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +70,8 @@ class Diagnostics(summary.Shown):
         dead: the share of samples whose gradient is zero everywhere.
         tails: of the total, of the reference pixel, of the influences on σ and on the share of that pixel, and of single pixels.
         pixel_spread: upper semideviation of the logarithms of the pixels that make σ, in the weighted mean.
+        pixel_kurtosis: of these logarithms above their median, over that of as many normal numbers.
+        wide: whether pixels spread so much that their tail matters.
         alike: whether all samples are the same map, up to rounding.
         per_draw: how many samples share a draw of the weights.
         split: the variances of a sample's total that weights and inputs make, where samples share draws.
@@ -78,13 +89,15 @@ class Diagnostics(summary.Shown):
     dead: float
     tails: tuple[Tail, ...]
     pixel_spread: float = 0.0
+    pixel_kurtosis: float = 0.0
+    wide: bool = False
     alike: bool = False
     per_draw: int = 1
     split: tuple[float, float] | None = None
 
     @property
     def needed(self) -> float:
-        """How many samples would do, by the spreads and, where they can be told, by the tails."""
+        """How many samples would do, by the spread and, where they can be told, by the tails."""
         by_tail = max((tail.needed for tail in self._heavy), default=0.0)
         return max(self._by_total, self._by_pixels, by_tail, float(JUDGED * self.per_draw))
 
@@ -133,7 +146,10 @@ class Diagnostics(summary.Shown):
 
     @property
     def _would_do(self) -> str:
-        return f"about {_rounded(self.needed)} samples would do" if self.needed < 1e6 else "more samples hardly help"
+        if self.needed >= 1e6:
+            return "more samples hardly help"
+        least = "at least " if self._by_pixels == self.needed else "about "
+        return f"{least}{_rounded(self.needed)} samples would do"
 
     @property
     def _reason(self) -> str:
@@ -143,11 +159,14 @@ class Diagnostics(summary.Shown):
         if self._heavy and self.needed > max(self._by_total, self._by_pixels):
             names = " and ".join(f"{tail.name} ({tail.k:.2f}, trusted to {tail.limit:.2f})" for tail in self._heavy)
             why = f"few samples carry the mean, by Pareto k̂ of {names}"
+        elif self._by_pixels > self._by_total:
+            why = (
+                f"few samples carry single pixels, whose logarithms have {self.pixel_kurtosis:.2f} of the kurtosis of normal "
+                f"numbers (trusted to {KURTOSIS})"
+            )
         else:
-            total = self._by_total >= self._by_pixels
-            where, spread = ("in total", self.spread) if total else ("in single pixels", self.pixel_spread)
-            factor = f"{math.exp(min(spread, 700)):.3g}"
-            why = f"samples differ by a factor of {factor} {where} (one standard deviation), so few large ones carry the mean"
+            factor = f"{math.exp(min(self.spread, 700)):.3g}"
+            why = f"samples differ by a factor of {factor} in total (one standard deviation), so few large ones carry the mean"
         remedy = '; statistic="share" has no such tail' if self.spread > 1e-3 else ""
         return f"{why}; {self._would_do}{remedy}"
 
@@ -158,17 +177,17 @@ class Diagnostics(summary.Shown):
 
     @property
     def _by_pixels(self) -> float:
-        """The same of single pixels; nothing where there are samples enough to see their tail."""
-        few = self.samples // self.per_draw < TAILED
-        return self.per_draw * math.expm1(min(self.pixel_spread**2, 700)) / PIXEL_ERROR**2 if few else 0.0
+        """How many samples tell whether pixels whose logarithms are about normal have a Pareto tail."""
+        told = not self.wide or self.pixel_kurtosis <= KURTOSIS or self.samples >= TELLS * self.per_draw
+        return 0.0 if told else float(TELLS * self.per_draw)
 
     def table(self) -> summary.Table:
         """One row per number of a sample; the verdict as a note."""
         rows = tuple((t.name, t.k, t.limit, t.needed, t.largest, t.effective) for t in self.tails)
         columns = ("per sample", "Pareto k̂", "trusted to", "samples for k̂", "share of largest", "effective samples")
         facts = [
-            f"{self.samples} samples; spread of log total {self.spread:.3g}, of log pixels {self.pixel_spread:.3g}; "
-            f"{_rounded(self.needed)} samples needed"
+            f"{self.samples} samples; spread of log total {self.spread:.3g}, of log pixels {self.pixel_spread:.3g} "
+            f"(kurtosis {self.pixel_kurtosis:.2f} of a normal one's); {_rounded(self.needed)} samples needed"
         ]
         facts += [f"{self.dead:.1%} of the samples have no gradient"] if self.dead else []
         if self.split is not None and any(self.split):
@@ -219,7 +238,8 @@ def diagnose(
             "Diagnostics are about samples, but this field keeps none: it is a closed form, or was put together."
         )
     count, singles = record.count, record.per_row == record.per_draw
-    limit = pareto.largest_shape(count) if count >= ENOUGH else math.nan
+    kept = maps is not None and len(maps) * record.per_draw == count
+    limit = pareto.largest_shape(count) if count >= ENOUGH[kept] else math.nan
     tails = []
     for name, column, largest in zip(("total", "reference pixel"), ("total", "reference"), record.largest, strict=True):
         values = np.abs(record.column(column))
@@ -227,28 +247,30 @@ def diagnose(
         tails.append(
             _tail(name, largest, count, limit, whole, count / record.per_draw / correlation_time(values), count)
         )
-        limit = pareto.LARGEST_SHAPE if count >= ENOUGH else math.nan
+        limit = pareto.LARGEST_SHAPE if count >= ENOUGH[kept] else math.nan
     spread = math.sqrt(record.log_moments[1])
     if singles:
         spread = min(spread, resampling.spread(record.column("total")))
     if record.column("total").min() < 0:  # of values of both signs no few large ones carry the mean
         spread = 0.0
-    pixels, alike = 0.0, False
+    pixels, kurtosis, wide, alike = 0.0, 0.0, False, False
     if maps is not None and len(maps) > 1:
-        found = influences(maps, at, root)
+        found, units = influences(maps, at, root), len(maps)
         alike, pixels = found.alike, found.spread if maps.min() >= 0 else 0.0
-        per_map = samples_per_unit(count, len(maps), record.per_draw) / record.per_draw
+        kurtosis = found.kurtosis / resampling.normal_kurtosis(units)
+        wide = pixels > min(WIDE, math.sqrt(math.log1p(units * PIXEL_ERROR**2)))
+        per_map = samples_per_unit(count, units, record.per_draw) / record.per_draw
         for name, values in found.values.items():
             sizes = np.abs(values)
-            effective = len(maps) * per_map / correlation_time(values)
-            limit = pareto.LARGEST_SHAPE if len(maps) >= ENOUGH else math.nan
-            tails.append(_tail(name, sizes, len(maps), limit, float(sizes.sum()), effective, count))
-        sizes = found.pixels
+            effective = units * per_map / correlation_time(values)
+            limit = pareto.LARGEST_SHAPE if units >= ENOUGH[kept] else math.nan
+            tails.append(_tail(name, sizes, units, limit, float(sizes.sum()), effective, count))
+        sizes, limit = found.pixels, min(pareto.largest_shape(units), PIXELS) if wide else math.nan
         tails.append(
-            _tail("single pixels", sizes, len(sizes), PIXELS, float(sizes.sum()), count / record.per_draw, count)
+            _tail("single pixels", sizes, len(sizes), limit, float(sizes.sum()), count / record.per_draw, count)
         )
     dead = float(record.column("dead").mean())
-    return Diagnostics(count, spread, dead, tuple(tails), pixels, alike, record.per_draw, record.split)
+    return Diagnostics(count, spread, dead, tuple(tails), pixels, kurtosis, wide, alike, record.per_draw, record.split)
 
 
 def _tail(

@@ -10,7 +10,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float
 
-from erfjax.uncertainty.resampling import spreads
+from erfjax.uncertainty.resampling import upper_moments
 
 ROUNDING = 1e-5  # of what the pixels move: influences below are rounding of float32
 MOST_PIXELS = 256  # that make σ, whose spread and tail are looked at
@@ -22,15 +22,17 @@ class Influences:
 
     Attributes:
         values: by number, one influence per sample, in no unit; all zero where there is only rounding.
-        pixels: every pixel of every sample over the median of that pixel: their tail is seen in few samples already.
+        pixels: every pixel of every sample over the mean of that pixel: their tail is seen in few samples already.
         spread: of the logarithms of single pixels over samples (their upper semideviation), in the mean weighted by what the
-            pixels make of σ.
+            pixels make of σ, times their spread: a pixel that is the same in all samples does not hide the others.
+        kurtosis: of the same logarithms above their median, in the mean over pixels.
         alike: whether all samples are the same map, up to rounding.
     """
 
     values: dict[str, Float[np.ndarray, " samples"]]
     pixels: Float[np.ndarray, " values"]
     spread: float
+    kurtosis: float
     alike: bool
 
 
@@ -58,21 +60,24 @@ def influences(maps: Float[np.ndarray, "samples *space"], at: tuple[int, ...], r
     slope = np.where(shown > 0, 0.5 / np.where(shown > 0, shown, 1.0), 0.0) if root else np.sign(mean)
     alike = bool((np.ptp(flat, 0) <= ROUNDING * np.abs(flat).max(0)).all())
     if not shown.any():
-        return Influences({}, np.zeros(0), 0.0, alike)
+        return Influences({}, np.zeros(0), 0.0, 0.0, alike)
     parts = shown / shown.sum()
     places = np.indices(space).reshape(len(space), -1)
     far = ((places - (places @ parts)[:, None]) ** 2).sum(0)
     pixel = int(np.ravel_multi_index(at, space)) if space else 0
     one = np.zeros(len(mean))
     one[pixel] = 1.0
-    weights = {"σ": (far - far @ parts) * slope, "share of that pixel": (one - parts[pixel]) * slope}
+    slopes = {"σ": (far - far @ parts) * slope, "share of that pixel": (one - parts[pixel]) * slope}
     found = {}
-    for name, weight in weights.items():
+    for name, weight in slopes.items():
         values, size = flat @ weight, float(np.abs(weight * mean).sum())
         found[name] = values / size if np.abs(values).max() > ROUNDING * size else np.zeros(len(flat))
-    made = np.abs(weights["σ"] * mean)
+    made = np.abs(slopes["σ"] * mean)
     heaviest = np.argsort(made)[-MOST_PIXELS:]
-    total, sizes = float(made[heaviest].sum()), np.abs(flat[:, heaviest])
-    spread = float(made[heaviest] @ spreads(sizes) / total) if total else 0.0
-    usual = np.median(sizes, 0)  # zero where most samples do not see the pixel
-    return Influences(found, (sizes[:, usual > 0] / usual[usual > 0]).ravel(), spread, alike)
+    sizes = np.abs(flat[:, heaviest])
+    spreads, kurtoses = upper_moments(sizes)
+    weights = made[heaviest] * spreads
+    spread = float(weights @ spreads / weights.sum()) if weights.any() else 0.0
+    kurtosis = float(kurtoses[spreads > 0].mean()) if spreads.any() else 0.0
+    means = sizes.mean(0)
+    return Influences(found, (sizes[:, means > 0] / means[means > 0]).ravel(), spread, kurtosis, alike)

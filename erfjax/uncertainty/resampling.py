@@ -2,8 +2,8 @@
 
 Nothing larger than the largest sample is ever drawn by a plain bootstrap, so its intervals of heavy-tailed means lie low. Here
 every draw is multiplied by a random gain, the same for all pixels of the sample: exp(h z), z standard normal, with
-h = `SMOOTHING` · s · count^(-1/5) and s the upper semideviation of the logarithms of the totals (a smoothed bootstrap on the
-logarithmic scale, B. Silverman, G. Young 1987). Two kinds of interval follow:
+h = `SMOOTHING` · (1 + `FEW`/count) · s · count^(-1/5) and s the upper semideviation of the logarithms of the totals (a smoothed
+bootstrap on the logarithmic scale, B. Silverman, G. Young 1987). Two kinds of interval follow:
 
 * `studentised`: a total, by the bootstrap-t on the logarithmic scale (P. Hall 1988);
 * `percentile`: any size; widened for few samples as Student's t widens a normal interval (T. Hesterberg 2015), and, for sizes
@@ -24,6 +24,7 @@ from erfjax.errors import MapError
 from erfjax.typing import Number
 
 SMOOTHING = 1.2  # by experiment: covers 93 % and more wherever `diagnostics` does not object
+FEW = 8  # by experiment: the spread of few samples is too small where they have met no large one
 BEYOND = 10  # resamples beyond each end of an interval at least
 FEWEST = 1000  # resamples at least
 MOST_UNITS = 1024  # more samples than that are merged with their neighbours before they are resampled
@@ -120,7 +121,7 @@ def draw(totals: Float[np.ndarray, " units"], resamples: int, seed: int = 0) -> 
         array([1., 1., 1.])
     """
     rng, count = np.random.default_rng(seed), len(totals)
-    width = SMOOTHING * spread(totals) * count**-0.2
+    width = SMOOTHING * (1 + FEW / count) * spread(totals) * count**-0.2
     chosen = rng.integers(0, count, (resamples, count))
     gains = np.exp(width * rng.standard_normal((resamples, count)) - width**2 / 2)
     place = (chosen + count * np.arange(resamples)[:, None]).ravel()
@@ -144,13 +145,44 @@ def spread(totals: Float[np.ndarray, " units"]) -> float:
 
 def spreads(values: Float[np.ndarray, "units numbers"]) -> Float[np.ndarray, " numbers"]:
     """The same of several numbers per unit."""
-    logs = np.log(np.abs(values), where=values != 0, out=np.full(values.shape, np.nan))
-    alive = (values != 0).any(0)
-    found, logs = np.zeros(values.shape[1]), logs[:, alive]
-    above = logs - np.nanmedian(logs, 0)
-    above = np.where(above > 0, above, 0.0)
-    found[alive] = np.sqrt((above**2).sum(0) / np.maximum((above > 0).sum(0), 1))
-    return found
+    return upper_moments(values)[0]
+
+
+def upper_moments(
+    values: Float[np.ndarray, "units numbers"],
+) -> tuple[Float[np.ndarray, " numbers"], Float[np.ndarray, " numbers"]]:
+    """Root mean square s of the excess e of log |values| over the median, above it, and kurtosis mean(e⁴)/s⁴.
+
+    The kurtosis is 3 for a normal distribution (in few units see `normal_kurtosis`) and 6 for a Pareto tail; zeros do not count,
+    and where all units are equal both are 0.
+
+    Example:
+        >>> import numpy as np, scipy
+        >>> from erfjax.uncertainty.resampling import upper_moments
+        >>> u = (np.arange(4000) + 0.5) / 4000
+        >>> spread, kurtosis = upper_moments(np.stack([np.exp(2 * scipy.stats.norm.ppf(u)), u**-0.5], 1))
+        >>> spread.round(1).tolist(), kurtosis.round().tolist()
+        ([2.0, 0.7], [3.0, 6.0])
+    """
+    units = len(values)
+    logs = np.sort(np.log(np.abs(values), where=values != 0, out=np.full(values.shape, -np.inf)), 0)
+    dead = (logs == -np.inf).sum(0)
+    alive = dead < units
+    pair = np.stack(
+        [dead + (units - dead - 1) // 2, dead + (units - dead) // 2]
+    )  # the middle of those that are not zero
+    median = np.where(alive, np.take_along_axis(logs, np.minimum(pair, units - 1), 0).mean(0), 0.0)
+    excess = np.maximum(logs[units // 2 :] - median, 0.0)  # what stands below is below the median
+    count = np.maximum((excess > 0).sum(0), 1)
+    squares = excess**2
+    second = squares.sum(0) / count
+    fourth = (squares**2).sum(0) / count
+    return np.sqrt(second), np.divide(fourth, second**2, where=second > 0, out=np.zeros_like(fourth))
+
+
+def normal_kurtosis(units: int) -> float:
+    """The expected kurtosis of `upper_moments` of so many log-normal numbers: 3 - 8.4/units, by simulation to 0.05 from 10 on."""
+    return 3 - 8.4 / max(units, 4)
 
 
 def studentised(
