@@ -199,13 +199,13 @@ def sample_map(
             gradients = _windows(gradients, 1 + source.spatial[i], line, colour[i])
         return reduction.reduce(gradients, plain, source)
 
-    return in_parts(traced, colours, channels, one, lambda kept, output: finish(*kept, output))
+    return in_parts(traced, colours, channels, one, finish)
 
 
 def finished(
     traced: Traced, along: Sequence[Line], unit: Sequence[int], statistic: Statistic
-) -> Callable[[Any, Any, Any, Any], Any]:
-    """The function (maps, exponents, finite, output) -> (maps, exponents, faults) from sums over some units each to their mean.
+) -> Callable[[Any, Any], Any]:
+    """The function ((maps, exponents, finite), output) -> (maps, exponents, faults) from sums over some units to their mean.
 
     Args:
         traced, along, unit, statistic: see `sample_map`. The sums are (sums, samples, *window), on the window of the unit.
@@ -215,7 +215,8 @@ def finished(
     count = math.prod(line.count for line in along)
     plain: Statistic = "square" if statistic == "share" else statistic
 
-    def finish(maps: Any, exponents: Any, finite: Any, output: Any) -> Any:
+    def finish(kept: Any, output: Any) -> Any:
+        maps, exponents, finite = kept
         mean, top = reduction.mean(maps, exponents, reduction.order(plain), count)
         if statistic == "share":
             total = mean.sum(tuple(range(1, mean.ndim)), keepdims=True)

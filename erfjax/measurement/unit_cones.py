@@ -175,18 +175,18 @@ def moves(first: Cone, other: Cone) -> dict[Place, Starts] | None:
             or lengths(p.box) != lengths(q.box)
         ):
             return None
-        for j, (atom, a, b) in enumerate(zip(p.equation.inputs, p.operands, q.operands, strict=True)):
-            if a is None and b is None:
+        for j, (atom, own, its) in enumerate(zip(p.equation.inputs, p.operands, q.operands, strict=True)):
+            if own is None and its is None:
                 continue
-            if a is None or b is None or lengths(a) != lengths(b):
+            if own is None or its is None or lengths(own) != lengths(its):
                 return None
             if isinstance(atom, Known):
-                alike = [_same(atom, a, (*a[:i], b[i], *a[i + 1 :])) for i in range(len(a))]
-                found[s, j] = tuple(0 if same else d for same, d in zip(alike, _between(a, b), strict=True))
-            elif _between(first.boxes[atom], a) != _between(other.boxes[atom], b):
+                alike = [_same(atom, own, (*own[:i], its[i], *own[i + 1 :])) for i in range(len(own))]
+                found[s, j] = tuple(0 if same else d for same, d in zip(alike, _between(own, its), strict=True))
+            elif _between(first.boxes[atom], own) != _between(other.boxes[atom], its):
                 return None
-    (a,), (b,), output = first.wanted.values(), other.wanted.values(), next(iter(first.wanted))
-    return found if _between(first.boxes[output], a) == _between(other.boxes[output], b) else None
+    ((output, one),), (two,) = first.wanted.items(), other.wanted.values()
+    return found if _between(first.boxes[output], one) == _between(other.boxes[output], two) else None
 
 
 def evaluate(cone: Cone, windows: Sequence[Any], slices: Mapping[Place, Any]) -> Any:
@@ -268,7 +268,7 @@ def sample_map(
 
     def join(found: Sequence[Any]) -> Any:
         maps, exponents, finite, output = (jnp.stack(leaves) for leaves in zip(*found, strict=True))
-        return finish(maps, exponents, finite, output.all(0))
+        return finish((maps, exponents, finite), output.all(0))
 
     return Parted(part, parts, join, cost)
 
@@ -280,17 +280,17 @@ def _cell(
     """The maps of the units of a cell, each on the window of its unit; exponents; whether gradients and output are finite."""
 
     def read(array: Any, box: Box, place: Place) -> Any:
-        start = np.array([int(p.start) for p in box]) + sum(
+        start = np.array([int(p.start) for p in box], np.int32) + sum(
             jnp.asarray(t)[row[i]] for i, t in enumerate(copy.moves[place])
         )
         return jax.lax.dynamic_slice(array, list(start), lengths(box))
 
     windows = [read(leaf, box, (INPUT, i)) for i, (leaf, box) in enumerate(zip(leaves, cone.windows, strict=True))]
-    slices = {
-        (s, j): read(cone.steps[s].equation.inputs[j].value, cone.steps[s].operands[j], (s, j))
-        for s, j in copy.moves
-        if s != INPUT
-    }
+    slices = {}
+    for s, j in copy.moves:
+        atom, known = (None, None) if s == INPUT else (cone.steps[s].equation.inputs[j], cone.steps[s].operands[j])
+        if isinstance(atom, Known) and known is not None:
+            slices[s, j] = read(atom.value, known, (s, j))
     (box,) = cone.wanted.values()
     origin = [int(box[axis].start) for axis in traced.target.spatial]
     places = [tuple(u - o for u, o in zip(unit, origin, strict=True)) for unit in copy.units]

@@ -98,7 +98,7 @@ def measured(
     if settings.variance != "plain":
         model["variance"] = settings.variance
     if any(step > 1 for step in settings.every or ()):
-        model["step"] = list(settings.every or ())
+        model["step"] = ", ".join(map(str, settings.every or ()))
     if per_draw > 1:
         model["inputs per draw"] = per_draw
     if settings.gates == "shuffled":

@@ -46,7 +46,10 @@ PLACES = jnp.asarray(RNG.normal(size=(1, 17, 20, 2)), jnp.float32)
 def placed(x):
     """Units differ by what is added and multiplied where they lie."""
     return conv(
-        jax.nn.relu(conv(x * PLACES[..., :1] + PLACES, KERNEL) + 0.1 * jnp.arange(4.0)[None, None, None]), SECOND
+        jax.nn.relu(
+            conv(x * PLACES[..., :1] + PLACES, KERNEL) + 0.1 * jnp.arange(4, dtype=jnp.float32)[None, None, None]
+        ),
+        SECOND,
     )
 
 
