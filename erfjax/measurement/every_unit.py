@@ -35,6 +35,8 @@ class Line:
         stride: pixels from one unit to the next.
         offset: where the window of unit 0 begins, in pixels.
         window: the pixels of a window, which holds the field of every phase.
+        step: every how many units are taken; `count` and `spacing` are of those.
+        period: of those, after how many the field repeats.
     """
 
     first: int
@@ -42,11 +44,13 @@ class Line:
     stride: int
     offset: int
     window: int
+    step: int = 1
+    period: int = 1
 
     @property
     def spacing(self) -> int:
         """Units from one to the next of the same colour: their windows do not overlap."""
-        return min(-(-self.window // self.stride), self.count)
+        return min(-(-self.window // (self.stride * self.step)), self.count)
 
     @property
     def per_colour(self) -> int:
@@ -56,15 +60,23 @@ class Line:
     @property
     def pitch(self) -> int:
         """Pixels from one window to the next of the same colour."""
-        return max(self.spacing * self.stride, self.window)
+        return max(self.spacing * self.step * self.stride, self.window)
+
+    def unit(self, number: int) -> int:
+        """One of the units that are taken."""
+        return self.first + number * self.step
 
     def start(self, unit: int) -> int:
         """The first pixel of the window of a unit."""
         return unit * self.stride + self.offset
 
 
-def lines(field: TheoreticalField) -> tuple[Line, ...]:
+def lines(field: TheoreticalField, steps: Sequence[int] | None = None) -> tuple[Line, ...]:
     """The units along every axis that see the image alone.
+
+    Args:
+        field: of the centre unit.
+        steps: every how many units are taken along each axis, the centre unit among them; all by default.
 
     Raises:
         UnitError: no unit does, or fields do not move by whole pixels.
@@ -75,14 +87,17 @@ def lines(field: TheoreticalField) -> tuple[Line, ...]:
             for axis, (start, stop) in enumerate(zip(field.start, field.stop, strict=True))
         ]
         strides: Sequence[Any] = field.stride
+        periods: Sequence[int] = (1,) * len(strides)
     else:
         table = field.phases()
         rows = [(row.axis, row.unit, row.start, row.stop) for row in table.rows]
         strides = [shift / period for shift, period in zip(table.shift, table.period, strict=True)]
+        periods = table.period
     if len(field.output_shape) != len(field.image_shape):
         raise UnitError('unit="all" needs an output with the spatial axes of the input: name them with out_layout.')
     found = []
-    for axis, (n, units, stride) in enumerate(zip(field.image_shape, field.output_shape, strides, strict=True)):
+    sizes = zip(field.image_shape, field.output_shape, strides, steps or (1,) * len(strides), periods, strict=True)
+    for axis, (n, units, stride, step, period) in enumerate(sizes):
         own = [(unit, start, stop) for a, unit, start, stop in rows if a == axis]
         if any(math.isinf(start) or math.isinf(stop) for _, start, stop in own):
             raise UnitError(f'unit="all": axis {axis} is seen globally, so no unit sees the image alone.')
@@ -96,11 +111,14 @@ def lines(field: TheoreticalField) -> tuple[Line, ...]:
         window = int(max(stop - unit * stride for unit, _, stop in own)) - offset
         first = max(0, -(offset // stride))
         last = min(units - 1, (n - window - offset) // stride)
+        first += (units // 2 - first) % step
         if last < first:
             raise UnitError(
                 f'unit="all": the fields of {window} pixels on axis {axis} do not fit into {n}: use a larger input.'
             )
-        found.append(Line(first, last - first + 1, stride, offset, window))
+        found.append(
+            Line(first, (last - first) // step + 1, stride, offset, window, step, period // math.gcd(period, step))
+        )
     return tuple(found)
 
 
@@ -165,24 +183,39 @@ def sample_map(
 ) -> Parted:
     """The one map of a sample: the mean over all units, where the given unit has its window; see `jacobian.sample_maps`."""
     target, source = traced.target, traced.source
-    shape = source.space(traced.sample[traced.main].shape)
     colours = list(itertools.product(*(range(line.spacing) for line in along)))
-    count = math.prod(line.count for line in along)
-    sides = [(line.start(u), n - line.start(u) - line.window) for line, u, n in zip(along, unit, shape, strict=True)]
+    finish = finished(traced, along, unit, statistic)
     plain: Statistic = "square" if statistic == "share" else statistic  # of the mean over units, divided at the end
 
     def one(gradient: Callable[[Any], Any], colour: Any, output: Any) -> Any:
         lattice = jnp.ones((), output.dtype)
         for i, line in enumerate(along):
             at = jnp.arange(output.shape[target.spatial[i]]) - line.first
-            chosen = (at >= 0) & (at < line.count) & (at % line.spacing == colour[i])
+            taken = (at >= 0) & (at < line.count * line.step) & (at % line.step == 0)
+            chosen = taken & (at // line.step % line.spacing == colour[i])
             lattice = lattice * along_axis(chosen.astype(output.dtype), target.spatial[i], output.ndim)
         gradients = gradient(lattice)[None]
         for i, line in enumerate(along):
             gradients = _windows(gradients, 1 + source.spatial[i], line, colour[i])
         return reduction.reduce(gradients, plain, source)
 
-    def join(kept: Any, output: Any) -> Any:
+    return in_parts(traced, colours, channels, one, finish)
+
+
+def finished(
+    traced: Traced, along: Sequence[Line], unit: Sequence[int], statistic: Statistic
+) -> Callable[[Any, Any], Any]:
+    """The function ((maps, exponents, finite), output) -> (maps, exponents, faults) from sums over some units to their mean.
+
+    Args:
+        traced, along, unit, statistic: see `sample_map`. The sums are (sums, samples, *window), on the window of the unit.
+    """
+    shape = traced.source.space(traced.sample[traced.main].shape)
+    sides = [(line.start(u), n - line.start(u) - line.window) for line, u, n in zip(along, unit, shape, strict=True)]
+    count = math.prod(line.count for line in along)
+    plain: Statistic = "square" if statistic == "share" else statistic
+
+    def finish(kept: Any, output: Any) -> Any:
         maps, exponents, finite = kept
         mean, top = reduction.mean(maps, exponents, reduction.order(plain), count)
         if statistic == "share":
@@ -190,7 +223,7 @@ def sample_map(
             mean = mean / jnp.where(total > 0, total, 1)
         return jnp.pad(mean, [(0, 0), *sides])[:, None], top[:, None], faults(finite, output)
 
-    return in_parts(traced, colours, channels, one, join)
+    return finish
 
 
 def along_axis(line: Any, axis: int, ndim: int) -> Any:
@@ -201,10 +234,12 @@ def along_axis(line: Any, axis: int, ndim: int) -> Any:
 def _windows(gradients: Any, axis: int, line: Line, colour: Any) -> Any:
     """The windows of the units of a colour along one axis, stacked along the leading axis."""
     n, pitch = line.per_colour, line.pitch
-    reach = line.start(line.first + line.spacing - 1) + n * pitch
+    reach = line.start(line.unit(line.spacing - 1)) + n * pitch
     missing = max(0, reach - gradients.shape[axis])
     padded = jnp.pad(gradients, [(0, missing if a == axis else 0) for a in range(gradients.ndim)])
-    cut = jax.lax.dynamic_slice_in_dim(padded, line.start(line.first) + colour * line.stride, n * pitch, axis)
+    cut = jax.lax.dynamic_slice_in_dim(
+        padded, line.start(line.first) + colour * line.stride * line.step, n * pitch, axis
+    )
     apart = cut.reshape(*cut.shape[:axis], n, pitch, *cut.shape[axis + 1 :])
     apart = jax.lax.slice_in_dim(apart, 0, line.window, axis=axis + 1)
     front = jnp.moveaxis(apart, axis, 0)

@@ -53,6 +53,7 @@ def empirical(
     key: jax.Array | None = None,
     samples: SupportsIndex | tuple[SupportsIndex, SupportsIndex] | None = None,
     unit: Unit | Literal["all"] = None,
+    step: SupportsIndex | Sequence[int] = 1,
     layout: str | None = None,
     out_layout: str | None = None,
     statistic: Statistic = "square",
@@ -96,6 +97,7 @@ def empirical(
     key: Given = None,
     samples: Given = None,
     unit: Given = None,
+    step: Given = 1,
     layout: Given = None,
     out_layout: str | None = None,
     statistic: str = "square",
@@ -132,6 +134,7 @@ def empirical(
             of the draws, and `diagnostics` splits the variance into what weights and inputs make.
         unit: index of the output unit, one integer per spatial axis; None is the centre n // 2; a list is a batch of
             units. "all" gives the mean over all units whose field lies inside the image, each aligned on the centre unit.
+        step: with unit="all", every how many units along each axis, an integer or one per axis; the centre unit is among them.
         layout: the axes of one sample: N batch, C channels, D, H, W, L space; None infers NWC, NHWC or NDHWC from 3, 4 or 5
             axes (an iterable of single images may leave out N).
         out_layout: the axes of the output; by default those of the input, or "NC" where there is no space left.
@@ -191,6 +194,7 @@ def empirical(
     once = isinstance(inputs, Iterator)
     first, again = itertools.tee(inputs) if once else (inputs, inputs)
     every = isinstance(unit, str) and unit == "all"
+    steps = _steps(step, every)
     if gates == "shuffled" and (every or key is not None):
         raise SampleError('gates="shuffled" is for the units of one network: give units, not "all", and no key.')
     variance = _variance(variance, key, chosen, every or gates == "shuffled")
@@ -208,7 +212,7 @@ def empirical(
     if once:  # every output and every input reads all rows; one question alone keeps none of them
         again = list(again) if len(asked.each) > 1 else ()
     settings = Settings(
-        key, samples, chosen, channels, batch_size, target, mesh, progress, nonfinite, every, gates, tied, variance
+        key, samples, chosen, channels, batch_size, target, mesh, progress, nonfinite, steps, gates, tied, variance
     )
     sources = iter([source])  # the first question takes the source that is open, the others open their own
 
@@ -218,6 +222,20 @@ def empirical(
         return measured(f, question, rows, settings, path)
 
     return asked.answer(answer)
+
+
+def _steps(step: Any, every: bool) -> tuple[int, ...] | None:
+    """Every how many units are taken, once or per axis; nothing for a step of one; None if units are given.
+
+    Raises:
+        SampleError: no positive integers, or there is nothing to step over.
+    """
+    steps = tuple(step) if isinstance(step, tuple | list) else (step,)
+    if not all(isinstance(s, int | np.integer) and not isinstance(s, bool) and s > 0 for s in steps):
+        raise SampleError(f"`step` must be a positive integer, or one for each axis, but got {step!r}.")
+    if not every and any(s > 1 for s in steps):
+        raise SampleError(f'`step` is for unit="all": units that are given need none, but got step={step!r}.')
+    return (() if set(steps) == {1} else tuple(map(int, steps))) if every else None
 
 
 def _numbered(path: str | os.PathLike[str], index: int) -> str | os.PathLike[str]:

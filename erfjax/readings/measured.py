@@ -13,15 +13,15 @@ import numpy as np
 
 from erfjax.errors import MapError, SampleError
 from erfjax.fields import EffectiveField, TheoreticalField
-from erfjax.measurement import reduction, shuffled
+from erfjax.measurement import every_unit, reduction, shuffled, unit_cones
 from erfjax.measurement.accumulate import Accumulator
 from erfjax.measurement.checkpoint import State, fingerprint
 from erfjax.measurement.cone import cone_of, probe_of, whole_probe
 from erfjax.measurement.controlled import controlled, pays
 from erfjax.measurement.controlled import sample_maps as mirrored_maps
-from erfjax.measurement.engine import Engine, choose_batch_size
+from erfjax.measurement.engine import Engine, Parted, choose_batch_size
 from erfjax.measurement.engine import assemble as engine_of
-from erfjax.measurement.every_unit import lines, sample_map
+from erfjax.measurement.every_unit import lines
 from erfjax.measurement.inputs import Source
 from erfjax.measurement.model import cached
 from erfjax.measurement.probe import Probe
@@ -50,7 +50,7 @@ class Settings:
     mesh: jax.sharding.Mesh | None
     progress: bool | None
     nonfinite: str
-    every: bool
+    every: tuple[int, ...] | None
     gates: str
     tied: Given
     variance: str
@@ -90,13 +90,15 @@ def measured(
     model = {
         "input": ", ".join(f"{spec.dtype}{list(spec.shape)}" for spec in question.sample),
         "layout": (question.source.letters, question.target.letters),
-        "unit": "all" if settings.every else [list(unit) for unit in question.units],
+        "unit": "all" if settings.every is not None else [list(unit) for unit in question.units],
         "statistic": settings.statistic,
         "channels": settings.channels if isinstance(settings.channels, str) else int(settings.channels),
     }
 
     if settings.variance != "plain":
         model["variance"] = settings.variance
+    if any(step > 1 for step in settings.every or ()):
+        model["step"] = ", ".join(map(str, settings.every or ()))
     if per_draw > 1:
         model["inputs per draw"] = per_draw
     if settings.gates == "shuffled":
@@ -156,14 +158,9 @@ def _compiled(f: Function, question: Question, source: Source, settings: Setting
             probe = probe_of(question)
             one, note = _with_control(question, settings, probe)
             return _Compiled(assemble(probe, *options, one), theory_of(question, f), (note, *notes))
-        if not settings.every:
+        if settings.every is None:
             return _Compiled(assemble(probe_of(question), *options), theory_of(question, f), notes)
-        (field,) = theory = fields_of(question, f)
-        along = lines(field)
-        count = math.prod(line.count for line in along)
-        every = sample_map(question, along, field.unit, settings.statistic, settings.channels)
-        note = f"the mean over {count} units that see the image alone, each moved to unit {field.unit}"
-        return _Compiled(assemble(whole_probe(question), *options, every), theory, (note, *notes))
+        return _over_units(f, question, settings, lambda probe, one: assemble(probe, *options, one), notes)
 
     identity = (
         "empirical",
@@ -181,6 +178,33 @@ def _compiled(f: Function, question: Question, source: Source, settings: Setting
     )
     found = cast(_Compiled, cached(f, identity, make))
     return dataclasses.replace(found, engine=found.engine.with_weights(question.weights))
+
+
+def _over_units(
+    f: Function,
+    question: Question,
+    settings: Settings,
+    assemble: Callable[[Probe, Parted], Engine],
+    notes: tuple[str, ...],
+) -> _Compiled:
+    """The measurement of the mean over units, in the way that costs less."""
+    (field,) = theory = fields_of(question, f)
+    axes = len(field.output_shape)
+    given = settings.every or ()
+    if len(given) not in (0, 1, axes):
+        raise SampleError(f"`step` must be a positive integer, or one for each of {axes} axes, but got {given!r}.")
+    along = lines(field, given * axes if len(given) == 1 else given or None)
+    cells, probe = unit_cones.cheaper(question, along, settings.channels), whole_probe(question)
+    if cells is None:
+        one = every_unit.sample_map(question, along, field.unit, settings.statistic, settings.channels)
+        how = f"{math.prod(line.spacing for line in along)} backward passes through the whole image"
+    else:
+        one = unit_cones.sample_map(question, along, cells, field.unit, settings.statistic, settings.channels)
+        how = f"{sum(math.prod(cell.cells) for cell in cells)} cones"
+        probe = dataclasses.replace(probe, cost=0)  # nothing runs on the whole image
+    count = math.prod(line.count for line in along)
+    note = f"the mean over {count} units that see the image alone, each moved to unit {field.unit}: by {how}"
+    return _Compiled(assemble(probe, one), theory, (note, *notes))
 
 
 def _paying(f: Function, question: Question, settings: Settings) -> str:

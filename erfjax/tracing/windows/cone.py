@@ -157,8 +157,20 @@ class Cone:
 
     def read(self, held: Mapping[Atom, Any], atom: Atom, box: Box) -> Any:
         if isinstance(atom, Known):
+            uniform = None if atom.captured else spread(atom, box)
+            if uniform is not None and math.prod(uniform[0].shape) == 1:
+                return uniform[1].apply([uniform[0].value])
             return cut(atom.value, full(atom.shape), box)
         return cut(held[atom], self.boxes[atom], box)
+
+
+def spread(atom: Known, box: Box) -> tuple[Known, Step] | None:
+    """The array of which a known array is a broadcast, and the step that makes the box from it; None if it is no broadcast."""
+    if atom.origin is None or atom.origin[0].primitive is not lax.broadcast_in_dim_p:
+        return None
+    equation, result = atom.origin
+    (source,) = equation.inputs
+    return (source, cut_equation(equation, result, box)) if isinstance(source, Known) else None
 
 
 def _settle(equation: Equation) -> None:
