@@ -214,11 +214,12 @@ def analytic_map(
     gates: Gates = "data",
     weights: Weights = "given",
     channels: Channels = "sum",
+    positions: Literal["apart", "together"] = "apart",
 ) -> Float[Array, "*space"]:
     """The map of `analytic` as a JAX array that can be jitted, mapped and differentiated, also by what f closes over.
 
-    Arguments are those of `analytic`; a list of units gives a leading axis. Nothing is cached and no coverage is known:
-    wrap the caller in `jax.jit`.
+    Arguments are those of `analytic`, where `positions` are "apart" or "together"; a list of units gives a leading axis. Nothing
+    is cached and no coverage is known: wrap the caller in `jax.jit`.
 
     Example:
         A regulariser that widens the field of a network: climb the gradient of its width.
@@ -235,19 +236,24 @@ def analytic_map(
         >>> bool(width(step) > width(w))
         True
     """
-    options = Options(statistic, gates, weights, channels)
+    options = Options(statistic, gates, weights, channels, positions)
     options.check()
     sample, inputs = one_sample(x, layout)
     require_floating(sample, inputs)
     rows = rows_of(x, sample, inputs, options)
-    each = ask(f, sample, inputs, unit=unit, out_layout=out_layout).each
-    if len(each) > 1:
-        raise LayoutError(f"`analytic_map` gives one map, but there are {len(each)}: pick one input and one output.")
-    (question,) = each
+    questions = ask(f, sample, inputs, unit=unit, out_layout=out_layout).each
+    if len(questions) > 1:
+        raise LayoutError(
+            f"`analytic_map` gives one map, but there are {len(questions)}: pick one input and one output."
+        )
+    (question,) = questions
     _check(question, options)
     moment_pass = MomentPass.of(question, options)
-    run = jax.jit(lambda consts, rows: lax.map(functools.partial(moment_pass.moments, consts), rows))
-    found = run(question.consts, rows)
+
+    def each(consts: Any, rows: Any) -> Scaled:
+        return lax.map(functools.partial(moment_pass.moments, consts), rows)
+
+    found = jax.jit(moment_pass.given if options.layerwise else each)(question.consts, rows)
     highest = found.exponent.max(0)
     digits = jax.vmap(lambda one: jax.vmap(Scaled.at)(one, highest))(found)
     maps = finish(jax.vmap(Scaled.restored)(Scaled(digits.mean(0), highest)), moment_pass, jnp)
@@ -297,7 +303,7 @@ def _compile(question: Question, f: Function, options: Options) -> _Compiled:
 def _compiled(moment_pass: MomentPass) -> Callable[..., Any]:
     """The pass: (arguments, rows) -> moments of every row, compiled when it is needed, with care where it goes wrong without."""
     if moment_pass.options.layerwise:
-        return jax.jit(moment_pass.given)
+        return jax.jit(moment_pass.compiled_given)
     careful = _jitted(moment_pass, careful=True)
     if not moment_pass.risky:
         return careful

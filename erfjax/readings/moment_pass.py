@@ -285,9 +285,16 @@ class MomentPass:
 
         return lax.map(one, jnp.asarray(self.places(box)))
 
-    def given(self, arguments: tuple[Any, ...], rows: Sequence[Any]) -> Scaled:
-        """The second moments by unit, (1, units, *window), with the weights as they are: one covariance for all rows."""
-        cone = None if self.cone is None else with_arguments(self.cone, arguments[0])
+    def compiled_given(self, arguments: tuple[Any, ...], rows: Sequence[Any]) -> Scaled:
+        """`given` with the weights as they are."""
+        return self._given(None if self.cone is None else with_arguments(self.cone, arguments[0]), rows)
+
+    def given(self, consts: Sequence[Any], rows: Sequence[Any]) -> Scaled:
+        """The second moments by unit, (1, units, *window), of one network: one covariance for all rows."""
+        cone = _cone(self.question, consts, self.unrolled)
+        return self._given(None if cone is None else cone.settled(), rows)
+
+    def _given(self, cone: Cone | None, rows: Sequence[Any]) -> Scaled:
         if cone is None or self.cone is None:
             zero = jnp.zeros((1, len(self.question.units), *self.question.spec.shape), self.question.spec.dtype)
             return jax.vmap(jax.vmap(Scaled.of))(zero)

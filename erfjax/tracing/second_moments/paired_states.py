@@ -41,13 +41,12 @@ from erfjax.tracing.second_moments.kinds import PRODUCTS, TOTALS, Kind
 from erfjax.tracing.second_moments.pairs import run, through_draw, through_segment
 from erfjax.tracing.second_moments.passages import Frame, frame, passage
 from erfjax.tracing.second_moments.random_weights import listed
-from erfjax.tracing.second_moments.scaled import Scaled
+from erfjax.tracing.second_moments.scaled import Scaled, unsearched
 from erfjax.tracing.second_moments.segments import Draw, Partition, Segment
 from erfjax.tracing.second_moments.steps import dependent, kind_of, precision
 from erfjax.tracing.windows.cone import Cone, Step, cut
 
 TERMS = 32  # of the Hermite expansion
-NARROWEST = 1e-150  # standard deviation below which an array is taken as constant
 INPUT = "mean field: gates of two positions go together as for an input of independent pixels of zero mean."
 MIXED = "what a nonlinearity acts on is taken as normal, though it is no sum of random terms alone"
 LINEAR = {Kind.LINEAR, Kind.SELECTION, *TOTALS}
@@ -182,8 +181,8 @@ def still(cone: Cone) -> dict[Atom, Any]:
 
 def _turned(walk: Callable[[Any], Any], end: Frame, covariance: Any) -> Any:
     """What a walk of covariances from an end to a start, turned round, makes of one at the start."""
-    spec = jax.ShapeDtypeStruct((end.positions,) * covariance.ndim, covariance.dtype)
-    (found,) = jax.linear_transpose(walk, spec)(covariance)
+    with unsearched():
+        (found,) = jax.vjp(walk, jnp.zeros((end.positions,) * covariance.ndim, covariance.dtype))[1](covariance)
     return found
 
 
@@ -276,7 +275,8 @@ def _bent(parts: Partition, segment: Segment, chain: Chain, base: State) -> tupl
 
 def _expanded(cone: Cone, chain: Chain, at: Frame, end: Frame, base: State) -> tuple[Any, Any, Any, Any]:
     """E φ, E φ², E φ'² (positions, channels) and the Hermite coefficients of φ' (terms, positions, channels)."""
-    root = jnp.sqrt(jnp.maximum(jnp.diagonal(base.covariance), NARROWEST**2))
+    narrowest = jnp.finfo(base.covariance.dtype).tiny  # the variance of what is constant
+    root = jnp.sqrt(jnp.maximum(jnp.diagonal(base.covariance), narrowest))
     centre, sigma = (
         at.join(jnp.broadcast_to(part[:, None], (at.positions, at.channels))) for part in (base.centre, root)
     )

@@ -34,14 +34,20 @@ def searches() -> bool:
 
 
 @contextlib.contextmanager
-def in_double_precision() -> Iterator[None]:
-    """Traces and runs walks in double precision, where nothing is searched: the exponents of its numbers reach far."""
+def unsearched() -> Iterator[None]:
+    """Traces walks in which nothing is searched: a search depends on the numbers, so a walk with one is not linear."""
     token = _SEARCHES.set(False)
     try:
-        with jax.enable_x64(True):
-            yield
+        yield
     finally:
         _SEARCHES.reset(token)
+
+
+@contextlib.contextmanager
+def in_double_precision() -> Iterator[None]:
+    """Traces and runs walks in double precision, where nothing is searched: the exponents of its numbers reach far."""
+    with unsearched(), jax.enable_x64(True):
+        yield
 
 
 @jax.tree_util.register_dataclass
