@@ -30,7 +30,7 @@ MOST_OPERATIONS = 5e12  # a minute or two on two cores
 MOST_ENTRIES = 1 << 29  # of 4 bytes: 2 GiB
 SOME = 0.02  # of the weights of a tap: more zeros are no accident
 FEW = 25  # terms of a random sum, below which the limit of width is far
-FAR = 0.15  # sum of 1 / terms over all random contractions, beyond which it is far too: totals are off by a quarter to all of it
+FAR = 0.15  # sum of 1 / terms over all random contractions, beyond which it is far too
 
 WIDTH = (
     "exact in the limit of width, the input's included; finite layers add the order of 1 / (terms of a sum) each and of "
@@ -45,8 +45,8 @@ KNOWING = (
     "though the weights sum few terms"
 )
 DEEP = (
-    "gates, choices and products that know more of the weights before them than a sign are taken as independent of these, "
-    "though the layers are many for their width (1 / terms adds up to {:.2g}); the narrowest"
+    "the limit of width is far: 1 / terms adds up to {:.2g} over the random sums, and totals are off by a quarter to all of that "
+    "where gates, choices and products know more of the weights before them than a sign; the narrowest"
 )
 MASKED = "random weights of which some are zero are taken to be as large as all others on average"
 UNKNOWN = "random weights that are no ordinary contraction with one array are taken as fixed"
@@ -154,7 +154,7 @@ def survey(parts: Partition, drawn: Drawn, apart: Survey, *, summed: bool) -> Su
             reasons[KNOWING] = [*notes.pop(NARROW), *products]
         elif depth > FAR:
             least = min(sums.values())
-            reasons[DEEP.format(depth)] = [here for here, terms in sums.items() if terms == least]
+            notes[DEEP.format(depth)] = [here for here, terms in sums.items() if terms == least]
     if summed and any(
         bent for atom, bent in nonlinear_downstream(parts.cone, drawn).reached.items() if atom in parts.draws
     ):
