@@ -112,6 +112,22 @@ def test_a_number_less_itself():
     assert alone(lambda x: jnp.roll(x, 1, 0) - x) == [3, 4]
 
 
+@pytest.mark.parametrize(
+    ("f", "sees"),
+    [
+        (lambda x: x - x.astype(jnp.int32).astype(x.dtype), 1),
+        (lambda x: x - x.astype(jnp.bfloat16).astype(x.dtype), 1),
+        (lambda x: x - lax.reduce_precision(x, 5, 3), 1),
+        (lambda x: jnp.log(jnp.exp(x).astype(jnp.float16)) - x.astype(jnp.float16), 1),
+        (lambda x: x.astype(jnp.bfloat16) - x.astype(jnp.bfloat16), 0),
+        (lambda x: x.astype(jnp.bfloat16).astype(x.dtype) - (x + 0).astype(jnp.bfloat16).astype(x.dtype), 0),
+    ],
+)
+def test_what_a_conversion_rounds_away_is_seen(f, sees):
+    field = ej.theoretical(f, jax.ShapeDtypeStruct((1, 5, 1), jnp.float32), layout="NLC")
+    assert field.mask().sum() == sees
+
+
 def chunked(x):
     """Linear attention in chunks of two, the state before each chunk as a running sum less its last term."""
     q, k, v = (part.reshape(N // 2, 2, D) for part in parts(x))

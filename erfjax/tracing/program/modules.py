@@ -46,7 +46,7 @@ def _callable(base: type) -> Iterator[type]:
     """The classes under a base that define a call of their own."""
     kinds: list[type] = base.__subclasses__()
     for kind in kinds:
-        if "__call__" in vars(kind):
+        if hasattr(vars(kind).get("__call__"), "__get__"):
             yield kind
         yield from _callable(kind)
 

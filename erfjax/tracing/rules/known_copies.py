@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from erfjax.tracing import jaxpr as jx
@@ -28,11 +29,18 @@ which one position alone is taken, as a reduction does where one entry is held."
 
 @dataclasses.dataclass(frozen=True)
 class Copy:
-    """An array equals its source at the positions `where`, over axes of the array and negative names."""
+    """An array equals its source, rounded, at the positions `where`, over axes of the array and negative names.
+
+    Attributes:
+        source, names, where: see above.
+        rounded: the conversions on the way that lose digits of the source, the last first: copies that are rounded alike are
+            equal.
+    """
 
     source: Atom
     names: Names
     where: Pattern
+    rounded: tuple[Any, ...] = ()
 
     def of(self, step: "Copy", fresh: Iterator[int]) -> "Copy | None":
         """The copy of what the source is a copy of; None where it is nowhere one."""
@@ -40,7 +48,17 @@ class Copy:
         if not set(step.where.axes) <= set(inner):
             return None
         where = self.where.meet(step.where.renamed(inner))
-        return Copy(step.source, {r: inner[a] for r, a in step.names.items()}, where) if where else None
+        names = {r: inner[a] for r, a in step.names.items()}
+        rounded = self.rounded + step.rounded
+        while rounded and _holds(rounded[-1], step.source.dtype):
+            rounded = rounded[:-1]
+        return Copy(step.source, names, where, rounded) if where else None
+
+
+def _holds(conversion: Any, dtype: Any) -> bool:
+    """Whether a conversion keeps every number of a floating type: to the same or a wider floating type."""
+    floating = isinstance(conversion, np.dtype) and all(jnp.issubdtype(d, jnp.floating) for d in (conversion, dtype))
+    return floating and jnp.promote_types(conversion, dtype) == conversion
 
 
 def _wide(atom: Atom) -> Names:
@@ -71,7 +89,7 @@ def _same(some: Sequence[Copy], others: Sequence[Copy]) -> Pattern:
     """Where two arrays, each given by what it equals, are the same number."""
     where = NOTHING
     for one, other in itertools.product(some, others):
-        if one.source is other.source and isinstance(one.source, Var):
+        if one.source is other.source and one.rounded == other.rounded and isinstance(one.source, Var):
             where = where.join(_together(one, other))
     return where
 
@@ -109,9 +127,20 @@ def _steps(names: str) -> Callable[[Step], Step]:
     return register
 
 
-@_steps("convert_element_type copy reduce_precision")
+@_steps("copy")
 def _kept(equation: Equation, facts: Facts) -> Iterator[Copy]:
     yield Copy(equation.inputs[0], _wide(equation.inputs[0]), EVERYTHING)
+
+
+@_steps("convert_element_type")
+def _converted(equation: Equation, facts: Facts) -> Iterator[Copy]:
+    yield Copy(equation.inputs[0], _wide(equation.inputs[0]), EVERYTHING, (np.dtype(equation.outputs[0].dtype),))
+
+
+@_steps("reduce_precision")
+def _rounded(equation: Equation, facts: Facts) -> Iterator[Copy]:
+    how = tuple(sorted(equation.params.items()))
+    yield Copy(equation.inputs[0], _wide(equation.inputs[0]), EVERYTHING, (how,))
 
 
 @_steps("broadcast_in_dim")
@@ -188,7 +217,7 @@ def _sum(equation: Equation, facts: Facts) -> Iterator[Copy]:
             continue
         for copy in copies(atom, facts):
             made = facts.maker(copy.source)
-            if made is not None and made[0].primitive is SUB:
+            if made is not None and made[0].primitive is SUB and not copy.rounded:
                 term, taken = made[0].inputs
                 where = _same(_behind(copy, copies(taken, facts)), copies(back, facts))
                 yield Copy(term, copy.names, copy.where.meet(where))
@@ -247,7 +276,8 @@ def _positive(equation: Equation, facts: Facts) -> Iterator[Copy]:
 @_steps("log")
 def _logarithm(equation: Equation, facts: Facts) -> Iterator[Copy]:
     for copy, exponent in _exponentials(equation.inputs[0], facts):
-        yield dataclasses.replace(copy, source=exponent)
+        if not copy.rounded:
+            yield dataclasses.replace(copy, source=exponent)
 
 
 def _where_equal(value: float) -> Callable[[Equation, Facts], Fact | None]:
