@@ -188,7 +188,7 @@ class EffectiveField(summary.Shown):
             >>> f = lambda x: x**2
             >>> x = np.random.default_rng(0).uniform(1, 2, (40, 1, 1)).astype(np.float32)
             >>> print(ej.empirical(f, x, layout="NWC", statistic="abs").interval("total"))
-            3.073 (95 %: 2.868 to 3.26)
+            3.073 (95 %: 2.86 to 3.264)
         """
         return intervals.intervals(self, measure, (level,), relative_to, options)[0]
 

@@ -23,6 +23,7 @@ from erfjax.tracing.rules.contraction import batched
 from erfjax.tracing.second_moments import (
     arrived,
     backward,
+    chains,
     closure,
     coverage,
     given_weights,
@@ -147,7 +148,8 @@ class MomentPass:
         )
         if options.positions == "together":
             parts = self.parts(self.cone)
-            found = closure.survey(parts, self.is_random(self.cone), found, summed=options.coherent)
+            bent = chains.chains(self.cone) if options.gates == "mean-field" else ()
+            found = closure.survey(parts, self.is_random(self.cone), found, summed=options.coherent, integrated=bent)
             if options.gates == "mean-field":
                 found = paired_states.survey(parts, found)
         else:

@@ -22,8 +22,8 @@ def relaxed():
 
 NAMES = {
     "flax.linen": ["ResNet/stem", "ResNet/block1/Conv_0", "ResNet/block1/shortcut", "ResNet/block2"],
-    "flax.nnx": ["conv_general_dilated_1", "reduce_window_max_1", "conv_general_dilated_7"],
-    "equinox": ["eqx.nn.Conv_1", "eqx.nn.Conv_2", "eqx.nn.Conv_7"],
+    "flax.nnx": ["stem", "block1/first", "block1/shortcut", "block2"],
+    "equinox": ["stem/eqx.nn.Conv", "blocks/0/first/eqx.nn.Conv", "blocks/1"],
     "haiku": ["stem", "block1/first", "block1/shortcut", "block2"],
 }
 

@@ -6,7 +6,7 @@ break that, and so do weights in a role that `segments` does not know; both make
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -116,7 +116,7 @@ def costly(parts: Partition) -> str:
     )
 
 
-def survey(parts: Partition, drawn: Drawn, apart: Survey, *, summed: bool) -> Survey:
+def survey(parts: Partition, drawn: Drawn, apart: Survey, *, summed: bool, integrated: Container[Atom] = ()) -> Survey:
     """Where the covariance of two positions is not exact in the limit of width.
 
     Args:
@@ -124,6 +124,7 @@ def survey(parts: Partition, drawn: Drawn, apart: Survey, *, summed: bool) -> Su
         drawn: (equation, operand) -> whether a known operand is random.
         apart: what is said of positions apart; silent branches are silent here as well.
         summed: whether the unit's channels are summed as they are, not with random signs.
+        integrated: results of elementwise functions over which theory integrates, not products that data tell.
     """
     reasons: dict[str, list[str]] = {}
     notes: dict[str, list[str]] = {WIDTH: []}
@@ -148,7 +149,7 @@ def survey(parts: Partition, drawn: Drawn, apart: Survey, *, summed: bool) -> Su
             depth += 1 / max(1, terms)
             if terms < FEW:
                 notes.setdefault(NARROW, []).append(here)
-    products = _products(parts)
+    products = _products(parts, integrated)
     if products or any(note.startswith(WIDE) for note in apart.notes):
         if NARROW in notes:
             reasons[KNOWING] = [*notes.pop(NARROW), *products]
@@ -173,7 +174,7 @@ def _random(step: Step, drawn: Drawn) -> Iterable[tuple[int, np.ndarray]]:
             yield i, np.asarray(atom.value, np.float64)
 
 
-def _products(parts: Partition) -> list[str]:
+def _products(parts: Partition, integrated: Container[Atom]) -> list[str]:
     """Where arrays that random weights have made are multiplied with each other, or by themselves."""
     behind: set[Atom] = set()
     found = []
@@ -181,9 +182,11 @@ def _products(parts: Partition) -> list[str]:
         made = [atom in behind for atom in step.equation.inputs if isinstance(atom, Var)]
         if any(made) or step.output in parts.draws:
             behind.update(step.outputs)
-        if all(made) and multiplies(step):
-            found.append(place(step.equation))
-    return found
+        body = () if step.inner is None or not any(made) else step.inner.steps
+        products = [s for s in (step, *body) if multiplies(s) and s.output not in integrated]
+        if all(made) or body:
+            found += [place(product.equation) for product in products]
+    return list(dict.fromkeys(found))
 
 
 def _masked(weight: np.ndarray, channels: Sequence[int]) -> bool:
