@@ -57,8 +57,10 @@ class Copy:
 
 def _holds(conversion: Any, dtype: Any) -> bool:
     """Whether a conversion keeps every number of a floating type: to the same or a wider floating type."""
-    floating = isinstance(conversion, np.dtype) and all(jnp.issubdtype(d, jnp.floating) for d in (conversion, dtype))
-    return floating and jnp.promote_types(conversion, dtype) == conversion
+    if not isinstance(conversion, np.dtype) or not all(jnp.issubdtype(d, jnp.floating) for d in (conversion, dtype)):
+        return False
+    wide, narrow = jnp.finfo(conversion), jnp.finfo(dtype)
+    return wide.nmant >= narrow.nmant and wide.maxexp >= narrow.maxexp and wide.minexp <= narrow.minexp
 
 
 def _wide(atom: Atom) -> Names:
