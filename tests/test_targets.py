@@ -1,9 +1,8 @@
 """The TARGET of a command: a function by its name, what makes it, one of its outputs."""
 
 import pytest
-from click.testing import CliRunner
 
-from erfjax.cli import main
+from tests.test_cli import run
 
 MODEL = """
 from jax import lax
@@ -14,10 +13,6 @@ def blur(x):
 def several():
     return lambda x: {"logits": x.mean((1, 2)), "hidden": (x, blur(x))}
 """
-
-
-def run(*arguments):
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 @pytest.fixture
