@@ -49,11 +49,16 @@ def run(*arguments):
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
+def written(folder, text):
+    """A file with a model in it."""
+    path = folder / "toy_model.py"
+    path.write_text(text)
+    return path
+
+
 @pytest.fixture
 def model(tmp_path):
-    path = tmp_path / "toy_model.py"
-    path.write_text(MODEL)
-    return path
+    return written(tmp_path, MODEL)
 
 
 def test_growth_prints_tables_and_writes_a_folder(tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.test_cli import run
+from tests.test_cli import run, written
 
 MODEL = """
 from jax import lax
@@ -17,9 +17,7 @@ def several():
 
 @pytest.fixture
 def model(tmp_path):
-    path = tmp_path / "toy_model.py"
-    path.write_text(MODEL)
-    return path
+    return written(tmp_path, MODEL)
 
 
 def test_one_of_several_outputs(model):

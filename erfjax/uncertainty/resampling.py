@@ -168,10 +168,8 @@ def upper_moments(
     logs = np.sort(np.log(np.abs(values), where=values != 0, out=np.full(values.shape, -np.inf)), 0)
     dead = (logs == -np.inf).sum(0)
     alive = dead < units
-    pair = np.stack(
-        [dead + (units - dead - 1) // 2, dead + (units - dead) // 2]
-    )  # the middle of those that are not zero
-    median = np.where(alive, np.take_along_axis(logs, np.minimum(pair, units - 1), 0).mean(0), 0.0)
+    middle = dead + (units - dead - 1) // 2, dead + (units - dead) // 2  # of those that are not zero
+    median = np.where(alive, np.take_along_axis(logs, np.minimum(np.stack(middle), units - 1), 0).mean(0), 0.0)
     excess = np.maximum(logs[units // 2 :] - median, 0.0)  # what stands below is below the median
     count = np.maximum((excess > 0).sum(0), 1)
     squares = excess**2

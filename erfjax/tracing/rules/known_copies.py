@@ -57,10 +57,8 @@ class Copy:
 
 def _holds(conversion: Any, dtype: Any) -> bool:
     """Whether a conversion keeps every number of a floating type: to the same or a wider floating type."""
-    if not isinstance(conversion, np.dtype) or not all(jnp.issubdtype(d, jnp.floating) for d in (conversion, dtype)):
-        return False
-    wide, narrow = jnp.finfo(conversion), jnp.finfo(dtype)
-    return wide.nmant >= narrow.nmant and wide.maxexp >= narrow.maxexp and wide.minexp <= narrow.minexp
+    floating = isinstance(conversion, np.dtype) and jnp.issubdtype(dtype, jnp.floating)
+    return floating and jnp.issubdtype(conversion, jnp.floating) and np.can_cast(dtype, conversion)
 
 
 def _wide(atom: Atom) -> Names:
