@@ -5,6 +5,8 @@ Tests compile much and compute little, so XLA optimises little here, which takes
 """
 
 import os
+import pkgutil
+from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -12,6 +14,12 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # of processes tha
 
 import jax
 import pytest
+from jaxtyping import install_import_hook
+
+# Calls are checked against their annotations, shapes too. `tracing` has no shapes to check and many short calls.
+PACKAGE = str(Path(__file__).parent.parent / "erfjax")
+checked = [f"erfjax.{module.name}" for module in pkgutil.iter_modules([PACKAGE]) if module.name != "tracing"]
+install_import_hook(checked, "beartype.beartype")
 
 jax.config.update("jax_disable_most_optimizations", os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1")
 jax.config.update("jax_numpy_dtype_promotion", "strict")

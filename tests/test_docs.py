@@ -46,11 +46,11 @@ def named(page):
 
 
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
-CODE = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
-CODE += [pytest.param(page, marks=pytest.mark.pages) for page in PAGES if blocks(page)]  # run by `make docs`
+CODE = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(page for page in PAGES if blocks(page))]
 OPTIONAL = ("equinox", "flax", "haiku", "keras", "optax", "torch", "torch2jax", "xarray")
 
 
+@pytest.mark.pages
 @pytest.mark.parametrize("page", CODE, ids=named)
 def test_code_of_a_page_runs(page, capsys, tmp_path, monkeypatch):
     """One namespace per page; the comment behind a print is what it prints."""

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from erfjax import files, jackknife, measures, summary
 from erfjax.errors import MapError
 from erfjax.fields import intervals, output
-from erfjax.fields.sizes import LISTED, nearest_pixel, size_of
+from erfjax.fields.sizes import LISTED, nearest_pixel, size_reader
 from erfjax.fields.theoretical import TheoreticalField, pack, unpack
 from erfjax.typing import JSON, Averages, Axes, Coverage, Figure, Number, Option, Statistic
 from erfjax.uncertainty import Diagnostics, Interval, Record
@@ -108,7 +108,7 @@ class EffectiveField(summary.Shown):
         Raises:
             MapError: the map has no such measure, or there is none of that name.
         """
-        return self._size(self.map, measure, options)
+        return self._size(measure, options)(self.map)
 
     def size_stderr(self, measure: str = "luo", **options: Option) -> float | None:
         """The standard error of `size` by a delete-half jackknife over batches (see `erfjax.jackknife`).
@@ -122,9 +122,10 @@ class EffectiveField(summary.Shown):
         """
         if self.batches is None or len(self.batches) < 2:
             return None
-        self.size(measure, **options)  # raises what the whole map has not
+        read = self._size(measure, options)
+        read(self.map)  # raises what the whole map has not
         try:
-            return jackknife.delete_half(self.batches, lambda mean: self._size(self._finished(mean), measure, options))
+            return jackknife.delete_half(self.batches, lambda mean: read(self._finished(mean)))
         except MapError:
             return math.nan
 
@@ -145,8 +146,9 @@ class EffectiveField(summary.Shown):
         value, replicates = self.size(measure, **options), self.without_each_batch()
         if replicates is None or self.batches is None:
             return value, None
-        values = np.array([self._size(replicate, measure, options) for replicate in replicates])
-        batched = self._size(self._finished(self.batches.mean(0)), measure, options)  # some samples may be in no batch
+        read = self._size(measure, options)
+        values = np.array([read(replicate) for replicate in replicates])
+        batched = read(self._finished(self.batches.mean(0)))  # some samples may be in no batch
         return value + float(jackknife.unbiased(batched, values)) - batched, float(jackknife.stderr(values))
 
     def without_each_batch(self) -> Float[np.ndarray, "batches *space"] | None:
@@ -211,7 +213,7 @@ class EffectiveField(summary.Shown):
         if measure == "share":
             at = self.pixel(**options)
             return lambda values: float(values[at] / values.sum())
-        return lambda values: self._size(values, measure, options)
+        return self._size(measure, options)
 
     def pixel(self, **options: Option) -> tuple[int, ...]:
         """The pixel `at`; by default the one nearest to the centre of the theoretical field, or the middle one."""
@@ -239,9 +241,10 @@ class EffectiveField(summary.Shown):
         middle = tuple(n // 2 for n in self.map.shape)
         return middle if self.theoretical is None else nearest_pixel(self.theoretical.centre, self.map.shape)
 
-    def _size(self, values: np.ndarray, measure: str, options: dict[str, Option]) -> float:
+    def _size(self, measure: str, options: dict[str, Option]) -> Callable[[np.ndarray], float]:
+        """The function from a map of this field's shape to one of its sizes."""
         centre = None if self.theoretical is None else nearest_pixel(self.theoretical.centre, self.map.shape)
-        return size_of(values, measure, options, centre)
+        return size_reader(measure, options, centre)
 
     def facts(self) -> summary.Table:
         """The field, one fact a row: what it is, its sizes with standard errors, its share of the theoretical field."""

@@ -32,22 +32,25 @@ LISTED: dict[str, dict[str, Option]] = {
 """The measures in a table of sizes, and the options they have there."""
 
 
-def size_of(values: np.ndarray, measure: str, options: dict[str, Option], centre: tuple[int, ...] | None) -> float:
-    """One measure of |values|; of one value per axis the root mean square over the axes with more than one pixel.
+def size_reader(
+    measure: str, options: dict[str, Option], centre: tuple[int, ...] | None
+) -> Callable[[np.ndarray], float]:
+    """From a map to one measure of |map|; of one value per axis the root mean square over the axes with more than one pixel.
+
+    Name and options are checked here, once for many maps.
 
     Args:
-        values: a map.
         measure: its name.
         options: of the measure.
         centre: the pixel nearest to the centre of the theoretical field, if it is known.
 
     Raises:
-        MapError: no such measure, or options that it does not take or lacks.
+        MapError: no such measure, or options that it does not take or lacks; when called, what the measure says of a map.
 
     Example:
         >>> import numpy as np
-        >>> from erfjax.fields.sizes import size_of
-        >>> size_of(np.ones((5, 5)), "energy_radius", {"fraction": 0.8}, None)
+        >>> from erfjax.fields.sizes import size_reader
+        >>> size_reader("energy_radius", {"fraction": 0.8}, None)(np.ones((5, 5)))
         2.23606797749979
     """
     if measure not in _SIZES:
@@ -56,15 +59,19 @@ def size_of(values: np.ndarray, measure: str, options: dict[str, Option], centre
     if anchor and centre is not None:
         options = {anchor: centre, **options}
     try:
-        inspect.signature(function).bind(values, **options)
+        inspect.signature(function).bind(None, **options)
     except TypeError as error:
         example = ": give a part of the map such as fraction=0.9" if "fraction" in str(error) else ""
         raise MapError(f"The measure {measure!r} does not take these options ({error}){example}.") from None
-    result = function(np.abs(values), **options)
-    if not isinstance(result, tuple):
-        return float(result)
-    extended = [value for value, n in zip(result, values.shape, strict=True) if n > 1] or [0.0]
-    return math.sqrt(sum(value**2 for value in extended) / len(extended))
+
+    def read(values: np.ndarray) -> float:
+        result = function(np.abs(values), **options)
+        if not isinstance(result, tuple):
+            return float(result)
+        extended = [value for value, n in zip(result, values.shape, strict=True) if n > 1] or [0.0]
+        return math.sqrt(sum(value**2 for value in extended) / len(extended))
+
+    return read
 
 
 def nearest_pixel(centre: tuple[float, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
