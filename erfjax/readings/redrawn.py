@@ -193,7 +193,7 @@ def _plan(f: Callable[..., Any], x: Any) -> Plan:
         given = weight.concrete
         if captured and at is None:
             kept["weights inside a function with a derivative of its own"].append(place(equation))
-        elif stands_for_draws(given, channels, captured):
+        elif stands_for_draws(weight, channels):
             assert at is not None
             number = origins.number(weight)
             draws[at] = Draw(weight, number, _scale(weight, channels))

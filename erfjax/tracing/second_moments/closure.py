@@ -11,10 +11,12 @@ from collections.abc import Container, Iterable, Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from erfjax.tracing.program.equations import Atom, Var
+from erfjax.tracing import registry
+from erfjax.tracing.positions.access import Along, View
+from erfjax.tracing.program.equations import Atom, Known, Var
 from erfjax.tracing.registry import lengths
 from erfjax.tracing.rules.contraction import channel_axes
-from erfjax.tracing.second_moments import meetings
+from erfjax.tracing.second_moments import coherence, meetings
 from erfjax.tracing.second_moments.coverage import NORMAL, SHARED, WIDE, Survey, place
 from erfjax.tracing.second_moments.downstream import nonlinear_downstream
 from erfjax.tracing.second_moments.kinds import Choice, Kind
@@ -133,8 +135,8 @@ def survey(parts: Partition, drawn: Drawn, apart: Survey, *, summed: bool, integ
     sums: dict[str, float] = {}  # terms of the random sums
     depth = 0.0
     for step in parts.cone.steps:
-        for i, weight in _random(step, drawn):
-            here = place(step.equation)
+        for i, known in _random(step, drawn):
+            here, weight = place(step.equation), np.asarray(known.value, np.float64)
             if step.output not in parts.draws:
                 reasons.setdefault(UNKNOWN, []).append(here)
             elif (parts.draws[step.output].group or FEW) < FEW:
@@ -142,13 +144,15 @@ def survey(parts: Partition, drawn: Drawn, apart: Survey, *, summed: bool, integ
             tests += [(here, name, p) for name, p in independence(weight, channel_axes(step.equation, i))]
             if _masked(weight, channel_axes(step.equation, i)):
                 reasons.setdefault(MASKED, []).append(here)
-            if used.again(weight) and weight.any():
+            if used.again(known) and weight.any():
                 reasons.setdefault(SHARED, []).append(here)
-            terms = weight.size / max(1, math.prod(_own(parts, step.output)))
+            terms = weight.size / max(1, math.prod(_own(step, i)))
             sums[here] = min(terms, sums.get(here, terms))
             depth += 1 / max(1, terms)
             if terms < FEW:
                 notes.setdefault(NARROW, []).append(here)
+    for reason, where in coherence.coherent(parts):
+        reasons.setdefault(reason, []).append(where)
     products = _products(parts, integrated)
     if products or any(note.startswith(WIDE) for note in apart.notes):
         if NARROW in notes:
@@ -166,12 +170,12 @@ def survey(parts: Partition, drawn: Drawn, apart: Survey, *, summed: bool, integ
     return Survey((*lines, *unlikely(tests)), (*said, *silent))
 
 
-def _random(step: Step, drawn: Drawn) -> Iterable[tuple[int, np.ndarray]]:
+def _random(step: Step, drawn: Drawn) -> Iterable[tuple[int, Known]]:
     if not jnp.issubdtype(step.output.dtype, jnp.inexact) or kind_of(step.equation) is not Kind.BILINEAR:
         return
     for i, atom in enumerate(step.equation.inputs):
         if not isinstance(atom, Var) and drawn(step.equation, i):
-            yield i, np.asarray(atom.value, np.float64)
+            yield i, atom
 
 
 def _products(parts: Partition, integrated: Container[Atom]) -> list[str]:
@@ -195,7 +199,8 @@ def _masked(weight: np.ndarray, channels: Sequence[int]) -> bool:
     return bool(((zeros > SOME) & (zeros < 1)).any())
 
 
-def _own(parts: Partition, atom: Atom) -> list[int]:
-    """The sizes of the result's axes along which weights differ."""
-    draw = parts.draws.get(atom)  # type: ignore[arg-type]
-    return [] if draw is None else [draw.step.output.shape[a] for a in draw.traced]
+def _own(step: Step, operand: int) -> list[int]:
+    """The sizes of the axes of weights that are axes of the result, whether other arrays have them too (heads) or not."""
+    view = registry.lookup(step.equation).hull(step.equation, step.result)[operand]
+    axes = view.axes if isinstance(view, View) else ()
+    return [step.equation.inputs[operand].shape[a] for a, axis in enumerate(axes) if isinstance(axis, Along)]

@@ -270,7 +270,7 @@ class _Surveyor:
             random = True
             weight = np.asarray(atom.value)  # type: ignore[union-attr]
             self.tests += [(place(equation), name, p) for name, p in independence(weight, channel_axes(equation, i))]
-            if self.uses.again(weight) and self.power == 2 and weight.any():
+            if self.uses.again(atom) and self.power == 2 and weight.any():  # type: ignore[arg-type]
                 self.add(SHARED, place(equation))
         return random
 

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import scipy
 
 from erfjax.tracing.program.equations import Equation, Known
+from erfjax.tracing.program.origins import Origins, moved
 from erfjax.tracing.rules.contraction import channel_axes, partners
 from erfjax.tracing.second_moments.kinds import PRODUCTS, Kind
 from erfjax.tracing.second_moments.scaled import size_of
@@ -15,7 +17,10 @@ from erfjax.tracing.second_moments.steps import kind_of
 from erfjax.tracing.windows.cone import Cone
 
 CHANCE = 1e-3  # how often independent weights may be called dependent, over all tests of a network
-SEVERAL = 16  # weights that have one sign by chance once in thirty thousand tensors
+SEVERAL = 16  # weights that have one sign by chance once in thirty thousand tensors; different values that no two tensors share
+LARGEST_TRANSFORM = 4096  # rows of a matrix of which is asked whether it is orthogonal
+EVEN = 1e-3  # by which its rows may miss that, of their squares
+BITS = ("random_bits", "threefry2x32", "rng_bit_generator", "rng_uniform", "random_gamma")
 LISTED = 5  # places that a line names
 
 Operand = tuple[int, int]
@@ -25,23 +30,39 @@ Operand = tuple[int, int]
 def weights(cone: Cone) -> frozenset[Operand]:
     """The known operands of contractions that stand for random draws.
 
-    Those that the function closed over, unless they are filters (the same for all channels); and what it computed by itself
-    if that looks like random draws of zero mean, which the matrices of a resize do not.
+    Those that the function closed over, unless they are filters (the same for all channels); and what it drew by itself, if that
+    looks like draws of zero mean.
     """
     found = set()
     for equation, i, atom in contracted(cone):
-        if stands_for_draws(atom.concrete, channel_axes(equation, i), atom.captured):
+        if stands_for_draws(atom, channel_axes(equation, i)):
             found.add((equation.number, i))
     return frozenset(found)
 
 
-def stands_for_draws(value: np.ndarray | None, channels: Sequence[int], captured: bool) -> bool:
-    """Whether a known operand of a contraction stands for random draws; see `weights`. None is a value not known yet."""
-    if captured:
+def stands_for_draws(known: Known, channels: Sequence[int]) -> bool:
+    """Whether a known operand of a contraction stands for random draws; see `weights`. Without a value, what is captured does."""
+    value = known.concrete
+    if known.captured:
         return value is None or not is_filter(value, channels)
-    if value is None or not (np.less(value, 0).any() and np.greater(value, 0).any()):
+    if value is None or not drawn_inside(known) or not (np.less(value, 0).any() and np.greater(value, 0).any()):
         return False
     return all(p > CHANCE for _, p in independence(value, channels))
+
+
+def drawn_inside(known: Known) -> bool:
+    """Whether a function that computed an array by itself has drawn random bits for it; the matrix of a resize needs none."""
+    pending, seen = [known], set[int]()
+    while pending:
+        atom = pending.pop()
+        if id(atom) in seen or atom.origin is None:
+            continue
+        seen.add(id(atom))
+        equation, _ = atom.origin
+        if equation.primitive.name in BITS:
+            return True
+        pending += [a for a in equation.inputs if isinstance(a, Known)]
+    return False
 
 
 def sizes(cone: Cone) -> dict[Operand, int]:
@@ -83,14 +104,15 @@ def contracted(cone: Cone, kinds: Sequence[Kind] = (Kind.BILINEAR,)) -> Iterable
 def is_filter(weight: np.ndarray, channels: Sequence[int]) -> bool:
     """Whether nobody draws weights like that.
 
-    A filter is the same for all channels (an average, a blur), has zeros and one sign (a graph), or is a symmetric matrix.
+    A filter is the same for all channels (an average, a blur), has zeros and one sign (a graph), or is a symmetric matrix or a
+    transform: an orthogonal matrix with zeros (wavelets) or with neighbours that are alike or opposite (cosines).
     """
     if not weight.any():
         return False
     if not weight.all() and (weight.min() >= 0 or weight.max() <= 0) and np.count_nonzero(weight) >= SEVERAL:
         return True
     matrix = weight.squeeze()
-    if matrix.ndim == 2 and np.array_equal(matrix, matrix.T):
+    if matrix.ndim == 2 and (np.array_equal(matrix, matrix.T) or _is_transform(matrix)):
         return True
     first = weight[tuple(slice(0, 1) if a in channels else slice(None) for a in range(weight.ndim))]
     if weight.size == first.size:
@@ -98,27 +120,77 @@ def is_filter(weight: np.ndarray, channels: Sequence[int]) -> bool:
     return bool((weight == first).all())
 
 
+def _is_transform(matrix: np.ndarray) -> bool:
+    """Whether a square matrix has orthogonal rows, and zeros, or products of neighbours that do not cancel."""
+    rows, columns = matrix.shape
+    if rows != columns or not SEVERAL // 2 <= rows <= LARGEST_TRANSFORM:
+        return False
+    squares = np.sum(np.square(matrix, dtype=np.float64), 1)
+    if np.ptp(squares) > EVEN * squares.max():
+        return False
+    gram = matrix.astype(np.float64) @ matrix.T
+    if np.abs(gram - np.diag(squares)).max() > EVEN * squares.max():
+        return False
+    chance = CHANCE ** (2 * rows / SEVERAL)
+    return not matrix.all() or any(_alike(m) < chance for m in (matrix.astype(np.float64), matrix.T.astype(np.float64)))
+
+
+def _alike(rows: np.ndarray) -> float:
+    """The probability that independent draws have such products of neighbours along rows: Σ (Σ w w' )² / Σ (w w')² is χ²."""
+    products = rows[:, 1:] * rows[:, :-1]
+    scales = np.sum(products**2, 1)
+    held = scales > 0
+    return float(scipy.stats.chi2.sf(np.sum(np.sum(products[held], 1) ** 2 / scales[held]), max(1, held.sum())))
+
+
 class Uses:
-    """Which weights have been met already: the same array, or another of exactly these values, transposed or not."""
+    """Which weights have been met already, by their numbers: also sliced, flipped, transposed or scaled."""
 
     def __init__(self) -> None:
-        self.met: dict[object, list[np.ndarray]] = {}
+        self.origins = Origins()
+        self.met: dict[int, np.ndarray] = {}  # origin -> which of its entries
+        self.values: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}  # size -> two sums of an array, the array
 
-    def again(self, weight: np.ndarray) -> bool:
-        """Whether these weights were met before; from now on they were.
+    def again(self, weight: Known) -> bool:
+        """Whether some of these weights were met before; from now on they were.
 
         Example:
-            >>> import numpy as np
+            >>> import jax, jax.numpy as jnp
+            >>> from erfjax.tracing import trace
             >>> from erfjax.tracing.second_moments.random_weights import Uses
-            >>> uses, matrix = Uses(), np.array([[1.0, -1.0], [2.0, 3.0]])
-            >>> uses.again(matrix), uses.again(-matrix), uses.again(matrix.T.copy())
-            (False, False, True)
+            >>> w = jax.random.normal(jax.random.key(0), (6, 6))
+            >>> program = trace(lambda x: x @ w[:3, :3] @ w[3:, 3:] @ w[2:5, :3].T, jax.ShapeDtypeStruct((3,), jnp.float32))
+            >>> uses = Uses()
+            >>> [uses.again(equation.inputs[1]) for equation in program.equations]
+            [False, False, True]
         """
-        corners = (float(weight.flat[0]), float(weight.flat[-1])) if weight.size else ()
-        others = self.met.setdefault((tuple(sorted(weight.shape)), corners), [])
-        known = any(np.array_equal(weight, other) or np.array_equal(weight.T, other) for other in others)
-        others.append(weight)
+        number = self.origins.number(weight)
+        origin = self.origins.found[number]
+        size = math.prod(origin.shape)
+        entries: Any = slice(None)
+        if math.prod(weight.shape) < size:
+            entries = np.asarray(moved(weight, np.arange(size, dtype=np.int32).reshape(origin.shape))).ravel()
+        met = self.met.setdefault(number, np.zeros(size, bool))
+        known = bool(met[entries].any())
+        met[entries] = True
+        return self._equal(np.asarray(weight.value)) or known
+
+    def _equal(self, weight: np.ndarray) -> bool:
+        """Whether another array had these numbers, in any order and times any number."""
+        largest = float(np.max(np.abs(weight), initial=0)) or 1.0
+        sums = np.array([np.abs(weight).sum(dtype=np.float64) / largest, norm(weight) / largest])
+        others = self.values.setdefault(weight.size, [])
+        known = any(np.allclose(sums, mine, rtol=1e-4) and _rearranged(weight, other) for mine, other in others)
+        others.append((sums, weight))
         return known
+
+
+def _rearranged(weight: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two arrays hold the same absolute values but for a factor; those of few values have to be equal or transposed."""
+    mine, theirs = (np.sort(np.abs(array), axis=None).astype(np.float64) for array in (weight, other))
+    if np.count_nonzero(np.diff(mine)) < SEVERAL:
+        return bool(np.array_equal(weight, other) or np.array_equal(weight.T, other))
+    return bool(np.allclose(mine / mine[-1], theirs / theirs[-1], rtol=1e-4, atol=1e-6))
 
 
 def centred(known: Known) -> bool:
