@@ -203,7 +203,9 @@ def _plan(f: Callable[..., Any], x: Any) -> Plan:
                 for structure in _structure(np.asarray(given, np.float64), channels):
                     lost[structure].append(place(equation))
         elif captured:
-            kept["fixed filters: the same for all channels, graphs, symmetric matrices"].append(place(equation))
+            kept["fixed filters: the same for all channels, graphs, symmetric matrices, transforms"].append(
+                place(equation)
+            )
         concrete = concrete and given is not None
     count = len(used)
     tied = [" = ".join(dict.fromkeys(places)) for places in used.values() if len(places) > 1]
