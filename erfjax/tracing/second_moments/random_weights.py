@@ -121,7 +121,7 @@ def is_filter(weight: np.ndarray, channels: Sequence[int]) -> bool:
 
 
 def _is_transform(matrix: np.ndarray) -> bool:
-    """Whether a square matrix has orthogonal rows, and zeros, or products of neighbours that do not cancel."""
+    """Whether a square matrix has orthogonal rows, and some zeros, or products of neighbours that do not cancel."""
     rows, columns = matrix.shape
     if rows != columns or not SEVERAL // 2 <= rows <= LARGEST_TRANSFORM:
         return False
@@ -132,7 +132,9 @@ def _is_transform(matrix: np.ndarray) -> bool:
     if np.abs(gram - np.diag(squares)).max() > EVEN * squares.max():
         return False
     chance = CHANCE ** (2 * rows / SEVERAL)
-    return not matrix.all() or any(_alike(m) < chance for m in (matrix.astype(np.float64), matrix.T.astype(np.float64)))
+    if not matrix.all() and np.count_nonzero(matrix, 1).min() > 1:  # a permutation is what weights may begin as
+        return True
+    return any(_alike(m) < chance for m in (matrix.astype(np.float64), matrix.T.astype(np.float64)))
 
 
 def _alike(rows: np.ndarray) -> float:
