@@ -342,15 +342,15 @@ def _scalar(chain: Chain) -> Callable[[np.ndarray], np.ndarray] | None:
     if numbers is None:
         return None
 
-    @jax.jit  # one program to compile, not one for each operation
-    def value_and_slope(x: Any) -> Any:
-        value, pull = jax.vjp(function, x)
-        return value, pull(jnp.ones_like(value))[0]
-
     def function(x: Any) -> Any:
         held = {**numbers, chain.base: x}
         _evaluate([step.equation for step in chain.steps], held, x.shape)
         return held[chain.steps[-1].output]
+
+    @jax.jit  # one program to compile, not one for each operation
+    def value_and_slope(x: Any) -> Any:
+        value, pull = jax.vjp(function, x)
+        return value, pull(jnp.ones_like(value))[0]
 
     def both(x: np.ndarray) -> np.ndarray:
         blocks = np.zeros(-(-x.size // BLOCK) * BLOCK)  # of one size, so that JAX compiles once
@@ -371,7 +371,11 @@ def _wide(dtype: Any) -> Any:
 
 
 def _evaluate(
-    equations: Sequence[Equation], held: dict[Atom, Any], shape: tuple[int, ...], library: Any = jnp, bind: Any = jx.bind
+    equations: Sequence[Equation],
+    held: dict[Atom, Any],
+    shape: tuple[int, ...],
+    library: Any = jnp,
+    bind: Any = jx.bind,
 ) -> None:
     """Runs elementwise equations on vectors, by JAX or NumPy."""
     for equation in equations:
