@@ -19,7 +19,8 @@ from erfjax.measurement import jacobian
 from erfjax.measurement.inputs import Rows
 from erfjax.measurement.probe import Probe
 from erfjax.tracing.program.flatten import record
-from erfjax.typing import Channels, Statistic
+from erfjax.tracing.windows.brief import brief
+from erfjax.typing import Channels, Number, Statistic
 
 DRAW = 0xD4A31  # folded into a sample's key to draw its input, apart from what the model draws from that key
 HOST_BUDGET = 1 << 30  # bytes of intermediate results that a batch may take on a CPU
@@ -123,11 +124,13 @@ def assemble(
     main: int = 0,
     one: Callable[..., Any] | Parted | None = None,
     per_draw: int = 1,
+    runs: Number = math.inf,
 ) -> Engine:
     """The engine of a probe: samples under `vmap`, sharded over the mesh if there is one.
 
     `one` gives the maps of one sample where they are not those of the probe's units (see `jacobian.sample_maps`). So many
-    consecutive samples as `per_draw` says share their key, and so the weights that it draws.
+    consecutive samples as `per_draw` says share their key, and so the weights that it draws. What it is compiled to depends on
+    how many samples there will be, about (`runs`).
     """
     one = one or jacobian.sample_maps(probe, statistic, channels)
     parted = one if isinstance(one, Parted) else None
@@ -141,7 +144,8 @@ def assemble(
             own = jax.random.fold_in(key, DRAW)
             own = own if per_draw == 1 else jax.random.fold_in(own, index % per_draw)
             leaves = engine.cropped(drawing.evaluate([own], consts[1]))
-        return of_one(consts[0], key, leaves[main], (*leaves[:main], *leaves[main + 1 :]), *part)
+        with brief(runs):
+            return of_one(consts[0], key, leaves[main], (*leaves[:main], *leaves[main + 1 :]), *part)
 
     def batch(consts: Any, key: Any, indices: Any, rows: Any, *part: Any) -> Any:
         return jax.vmap(lambda index, leaves: sample(consts, key, index, leaves, *part))(indices, rows)

@@ -32,6 +32,7 @@ from erfjax.readings.options import Options
 from erfjax.readings.question import Question, reversible
 from erfjax.readings.theoretical import fields_of
 from erfjax.tracing.second_moments.layerwise import contractions, fixed, layers, live
+from erfjax.tracing.windows.brief import rounded
 from erfjax.typing import Averages, Function, Given, Number, Statistic
 
 LEVEL, NORMAL = 0.95, 1.959964  # of the interval that ends a run with a target, and its standard errors if normal
@@ -82,7 +83,7 @@ def measured(
         size = _block(count)
         source = shuffled.in_blocks(source, question.main, question.source, size)
         count = None if count is None else count // size
-    compiled = _compiled(f, question, source, settings, base)
+    compiled = _compiled(f, question, source, settings, base, _runs(question, settings, count))
     engine = compiled.engine
     size = choose_batch_size(engine, count) if settings.batch_size is None else operator.index(settings.batch_size)
     if size < 1 or size % engine.devices:
@@ -136,7 +137,20 @@ def measured(
     return fields(state)
 
 
-def _compiled(f: Function, question: Question, source: Source, settings: Settings, base: Any) -> _Compiled:
+OWN_WEIGHTS = 4  # times as much is won by what takes long to compile, where every sample has weights of its own
+
+
+def _runs(question: Question, settings: Settings, count: int | None) -> Number:
+    """How many gradients there are to take, rounded; infinity where nobody knows, and of all units."""
+    if count is None or settings.every is not None:
+        return math.inf
+    each = len(question.units) * (question.channels if settings.channels == "frobenius" else 1)
+    return rounded(count * each * (1 if settings.key is None else OWN_WEIGHTS))
+
+
+def _compiled(
+    f: Function, question: Question, source: Source, settings: Settings, base: Any, runs: Number
+) -> _Compiled:
     """The compiled measurement of f, from the cache if it was measured like this before."""
     question.check_differentiable()
     question.check_channels(settings.channels, settings.statistic)
@@ -144,7 +158,7 @@ def _compiled(f: Function, question: Question, source: Source, settings: Setting
     def make() -> _Compiled:
         per_draw = settings.samples[1] if isinstance(settings.samples, tuple) else 1
         options = (settings.statistic, settings.channels, source.draw, base, settings.mesh, question.main)
-        assemble = functools.partial(engine_of, per_draw=per_draw)
+        assemble = functools.partial(engine_of, per_draw=per_draw, runs=runs)
         notes = rounding.notes(question, settings.channels)
         if settings.gates == "shuffled":
             size = source.block
@@ -175,6 +189,7 @@ def _compiled(f: Function, question: Question, source: Source, settings: Setting
         settings.variance,
         settings.samples[1] if isinstance(settings.samples, tuple) else 1,
         source.block,
+        runs,
     )
     found = cast(_Compiled, cached(f, identity, make))
     return dataclasses.replace(found, engine=found.engine.with_weights(question.weights))

@@ -24,6 +24,7 @@ from erfjax.readings.question import ask, one_sample
 from erfjax.tracing import trace
 from erfjax.tracing.positions.index_sets import full
 from erfjax.tracing.second_moments import chains
+from erfjax.tracing.windows import cpu_taps
 from erfjax.tracing.windows.cone import restrict
 from tests.tracing.test_moments import W1, W2, X, conv
 
@@ -117,6 +118,79 @@ def test_a_long_wait_is_told_and_a_short_one_not(capsys):
     assert capsys.readouterr().err == ""
 
 
+def chain_of(act, dtype=jnp.float32):
+    program = trace(act, jax.ShapeDtypeStruct((2, 3), dtype))
+    return chains.chains(restrict(program, {program.output: full((2, 3))}))[program.output]
+
+
+SMOOTH = {
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "approximate gelu": jax.nn.gelu,
+    "silu": jax.nn.silu,
+    "elu": jax.nn.elu,
+    "relu6": jax.nn.relu6,
+    "stairs": lambda x: x.astype(jnp.int32).astype(x.dtype),
+    "cube": lambda x: x**3 - 2 / (1 + x * x),
+}
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_survey_evaluates_an_elementwise_function_without_compiling_it(name, dtype):
+    chain, x = chain_of(SMOOTH[name], dtype), np.array([-16.0, -2.3, -0.25, 0.0, 0.4, 1.0, 7.5])
+    (found,), (wanted, _) = chains._values(chain)(x), chains._scalar(chain)(x)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def dense(x):
+    """Two layers of 64 channels, 4,096 weights for each tap."""
+    layers = [np.random.default_rng(i).normal(size=(3, 64, 64)).astype(np.float32) / 14 for i in range(2)]
+    for w in layers:
+        x = jax.nn.relu(jax.lax.conv_general_dilated(x, w, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC")))
+    return x
+
+
+def test_what_takes_long_to_compile_is_written_for_many_samples_alone(monkeypatch):
+    """The form depends on the number of samples, not on the batches they come in; the map does not but for rounding."""
+    called, convolved = [], cpu_taps.convolved
+    monkeypatch.setattr("erfjax.tracing.rules.convolution.convolved", lambda *a: called.append(a) or convolved(*a))
+    x = np.random.default_rng(2).normal(size=(9, 7, 64)).astype(np.float32)
+
+    def measured(samples, **options):
+        called.clear()
+        return ej.empirical(lambda x: dense(x), x[:samples], **options).map, len(called)
+
+    (few, form), (alone, other) = measured(8), measured(8, batch_size=1)
+    assert form == other == 0
+    np.testing.assert_allclose(alone, few, rtol=1e-5)
+    monkeypatch.setattr(cpu_taps, "WORTH", 64 * 3 * 4096)  # of the last layer's one position: 9 samples count as 64
+    (many, form), (alone, other) = measured(9), measured(9, batch_size=1)
+    assert form == other == 2
+    np.testing.assert_allclose(alone, many, rtol=1e-5)
+    again, form = measured(8)  # of the first layer's three positions: 24
+    assert form == 0
+    np.testing.assert_allclose(again, few, rtol=1e-5)
+
+
+def test_a_convolution_tap_by_tap_is_traced_once_for_equal_blocks(monkeypatch):
+    """The last two blocks compute one and three pixels, the four before all five."""
+    called, taps = [], cpu_taps.taps
+    monkeypatch.setattr(cpu_taps, "taps", lambda *a: called.append(a) or taps(*a))
+    w = np.random.default_rng(0).normal(size=(3, 1, 11)).astype(np.float32)
+
+    def f(x):
+        for _ in range(6):
+            options = {"dimension_numbers": ("NWC", "WIO", "NWC"), "feature_group_count": 11}
+            x = x + jax.nn.relu(jax.lax.conv_general_dilated(x, w, (1,), "SAME", **options))
+        return x
+
+    x = np.random.default_rng(1).normal(size=(2, 5, 11)).astype(np.float32)
+    found = ej.empirical(f, x).map
+    assert len(called) == 3 * 2  # of the input and of the kernel
+    gradients = jax.vmap(jax.grad(lambda one: f(one[None])[0, 2].sum()))(x)
+    np.testing.assert_allclose(found, (gradients**2).sum(-1).mean(0), rtol=1e-5)
+
+
 def test_what_equal_blocks_compute_is_looked_at_once(monkeypatch):
     """The nonlinearity of every block is one function; others that differ in a number or in order are not taken for it."""
     found = []
@@ -124,9 +198,7 @@ def test_what_equal_blocks_compute_is_looked_at_once(monkeypatch):
     monkeypatch.setattr(chains, "two_slopes", lambda phi: found.append(two_slopes(phi)) or found[-1])
 
     def lines(act):
-        program = trace(act, jax.ShapeDtypeStruct((2, 3), jnp.float32))
-        chain = chains.chains(restrict(program, {program.output: full((2, 3))}))[program.output]
-        return chains.shifts(chain)
+        return chains.shifts(chain_of(act))
 
     acts = (jax.nn.relu, lambda x: jax.nn.leaky_relu(x, 0.1), lambda x: jax.nn.leaky_relu(x, 0.2), jax.nn.relu6)
     acts = (*acts, lambda x: jnp.where(x > 0, x, 3 * x), lambda x: jnp.where(x > 0, 3 * x, x))

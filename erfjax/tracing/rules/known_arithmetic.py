@@ -14,6 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from erfjax.tracing import jaxpr as jx
 from erfjax.tracing.positions.interval_rows import LARGEST, compared
 from erfjax.tracing.positions.known_values import (
     SMALL,
@@ -51,6 +52,7 @@ ROUNDED: dict[str, Evaluate] = {
     "rsqrt": lambda a: 1 / np.sqrt(a), "cbrt": np.cbrt, "pow": np.power, "logistic": _sigmoid, "round": np.round,
     "sin": np.sin, "cos": np.cos, "tan": np.tan, "tanh": np.tanh, "sinh": np.sinh, "asin": np.arcsin, "atan": np.arctan,
     "asinh": np.arcsinh, "atanh": np.arctanh, "erf": np.vectorize(math.erf, [float]), "real": np.real,
+    "erfc": np.vectorize(math.erfc, [float]),
 }  # fmt: skip
 """Functions that NumPy and XLA may round differently: the zeros and infinities of both are the same."""
 UNCHANGED = {
@@ -63,6 +65,7 @@ UNCHANGED = {
     "sharding_constraint",
     "device_put",
 }
+_NEARLY = {primitive: function for name, function in ROUNDED.items() for primitive in jx.named(name)}
 EXACT = """
     add add_any sub mul div rem max min neg abs sign floor ceil sqrt is_finite eq ne lt le gt ge and or xor not clamp select_n
     integer_pow
@@ -116,6 +119,12 @@ def _evaluation(name: str, equation: Equation) -> Evaluate:
     function = host_function(equation.primitive)
     assert function is not None  # NumPy knows all that are EXACT
     return functools.partial(function, equation.params)
+
+
+def by_numpy(primitive: Any) -> Evaluate | None:
+    """How NumPy evaluates an elementwise primitive, to rounding: (parameters, *operands) -> the result; None where it cannot."""
+    nearly = _NEARLY.get(primitive)
+    return host_function(primitive) if nearly is None else lambda params, *operands: nearly(*operands)
 
 
 def _whole(name: str, evaluate: Evaluate, facts: Sequence[Fact], dtype: Any, rank: int) -> Fact | None:

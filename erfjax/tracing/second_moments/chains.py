@@ -22,6 +22,7 @@ from erfjax.tracing import jaxpr as jx
 from erfjax.tracing import registry
 from erfjax.tracing.program.equations import Atom, Block, Equation, Known, Var
 from erfjax.tracing.registry import lengths
+from erfjax.tracing.rules.known_arithmetic import by_numpy
 from erfjax.tracing.second_moments.kinds import ELEMENTWISE, Kind
 from erfjax.tracing.second_moments.scaled import EMPTY, Scaled
 from erfjax.tracing.windows.cone import Cone, Step, cut
@@ -245,7 +246,7 @@ def shifts(chain: Chain) -> list[Known] | None:
 def two_lines(chain: Chain) -> tuple[float, float] | None:
     """The slopes of φ left and right of 0 if it is two straight lines through 0; None if it is anything else."""
     phi = _scalar(chain) if chain.steps else None
-    return None if phi is None else _once("slopes", chain, lambda: two_slopes(phi))
+    return None if phi is None else _once("slopes", chain, lambda: two_slopes(_values(chain) or phi))
 
 
 def panel_ends(chain: Chain) -> np.ndarray:
@@ -298,8 +299,8 @@ def _read(block: Block, equation: Equation) -> list[tuple[Atom, Any]]:
     return list(zip(block.inputs, equation.inputs, strict=True))
 
 
-def _scalar(chain: Chain) -> Callable[[np.ndarray], np.ndarray] | None:
-    """φ and φ' as a function of a (not too long) vector on the host, if everything known in it is one known number."""
+def _numbers(chain: Chain) -> dict[Atom, Any] | None:
+    """What is known in a chain, if each is one number."""
     numbers: dict[Atom, Any] = {}
     for step in chain.steps:
         for atom in step.equation.inputs:
@@ -308,20 +309,57 @@ def _scalar(chain: Chain) -> Callable[[np.ndarray], np.ndarray] | None:
                 if value is None or value.size == 0 or (value != value.flat[0]).any():
                     return None
                 numbers[atom] = value.flat[0]
+    return numbers
+
+
+def _values(chain: Chain) -> Callable[[np.ndarray], np.ndarray] | None:
+    """φ alone, in the first row, by NumPy: nothing is compiled. None where NumPy lacks an operation, or not all is numbers."""
+    numbers, equations = _numbers(chain), [step.equation for step in chain.steps]
+    inner = [e for equation in equations for block in equation.blocks for e in block.equations]
+    plain = [e for e in (*equations, *inner) if not e.blocks]
+    if numbers is None or any(block for e in inner for block in e.blocks):
+        return None
+    if any(by_numpy(e.primitive) is None for e in plain):
+        return None
+
+    def bind(equation: Equation, operands: Sequence[Any]) -> Any:
+        function = by_numpy(equation.primitive)
+        assert function is not None  # it has been looked for above
+        return np.asarray(function(equation.params, *operands), _wide(equation.outputs[0].dtype))
+
+    def values(x: np.ndarray) -> np.ndarray:
+        held = {**numbers, chain.base: x}
+        with np.errstate(all="ignore"):
+            _evaluate(equations, held, x.shape, np, bind)
+        return np.asarray(held[chain.steps[-1].output], np.float64)[None]
+
+    return values
+
+
+def _scalar(chain: Chain) -> Callable[[np.ndarray], np.ndarray] | None:
+    """φ and φ' as a function of a (not too long) vector on the host, if everything known in it is one known number."""
+    numbers = _numbers(chain)
+    if numbers is None:
+        return None
 
     def function(x: Any) -> Any:
         held = {**numbers, chain.base: x}
         _evaluate([step.equation for step in chain.steps], held, x.shape)
         return held[chain.steps[-1].output]
 
+    @jax.jit  # one program to compile, not one for each operation
+    def value_and_slope(x: Any) -> Any:
+        value, pull = jax.vjp(function, x)
+        return value, pull(jnp.ones_like(value))[0]
+
     def both(x: np.ndarray) -> np.ndarray:
-        blocks = np.zeros(-(-x.size // BLOCK) * BLOCK)  # of one size, so that JAX compiles each operation once
+        blocks = np.zeros(-(-x.size // BLOCK) * BLOCK)  # of one size, so that JAX compiles once
         blocks[: x.size] = x.ravel()
         found = []
         with jax.ensure_compile_time_eval():
             for block in blocks.reshape(-1, BLOCK):
-                value, pull = jax.vjp(function, jnp.asarray(block, _wide(chain.base.dtype)))
-                found.append([np.asarray(a, np.float64) for a in (value, pull(jnp.ones_like(value))[0])])
+                parts = value_and_slope(jnp.asarray(block, _wide(chain.base.dtype)))
+                found.append([np.asarray(a, np.float64) for a in parts])
         return np.concatenate(found, axis=1)[:, : x.size].reshape(2, *x.shape)
 
     return both
@@ -332,16 +370,22 @@ def _wide(dtype: Any) -> Any:
     return jnp.float32 if jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32 else dtype
 
 
-def _evaluate(equations: Sequence[Equation], held: dict[Atom, Any], shape: tuple[int, ...]) -> None:
-    """Runs elementwise equations on vectors."""
+def _evaluate(
+    equations: Sequence[Equation],
+    held: dict[Atom, Any],
+    shape: tuple[int, ...],
+    library: Any = jnp,
+    bind: Any = jx.bind,
+) -> None:
+    """Runs elementwise equations on vectors, by JAX or NumPy."""
     for equation in equations:
-        operands = [jnp.broadcast_to(jnp.asarray(held[a], _wide(a.dtype)), shape) for a in equation.inputs]
+        operands = [library.broadcast_to(library.asarray(held[a], _wide(a.dtype)), shape) for a in equation.inputs]
         if equation.blocks:
             (block,) = equation.blocks
             inner = dict(zip(block.inputs, operands, strict=True))
             inner.update({a: a.value for e in block.equations for a in e.inputs if isinstance(a, Known)})
-            _evaluate(block.equations, inner, shape)
+            _evaluate(block.equations, inner, shape, library, bind)
             held.update({o: inner[b] for o, b in zip(equation.outputs, block.outputs, strict=True)})
         else:
-            found = jx.bind(equation, operands)
+            found = bind(equation, operands)
             held.update(zip(equation.outputs, found if equation.primitive.multiple_results else [found], strict=True))

@@ -1,5 +1,7 @@
 """Programs that run a few times only: written and compiled so that the first answer comes soon, not so that the last bit is fast.
 
+A measurement knows beforehand how many samples it takes, so what takes long to compile is written only where that is won back.
+
 Measured on ResNet-50, eight images, in seconds of one core: a closed form takes 7 to compile and 1.8 to run in the form that is
 quickest to run, and 3.5 and 2.1 in this one. But dot products with batch axes (attention), which XLA on a CPU writes itself,
 are an eighth as fast without LLVM's passes: a ViT-Ti takes 8 to compile and 13 to run so, and 4.5 and 1.9 with them.
@@ -8,12 +10,15 @@ are an eighth as fast without LLVM's passes: a ViT-Ti takes 8 to compile and 13 
 import contextlib
 import contextvars
 import functools
+import math
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
 import jax
 
-_BRIEF = contextvars.ContextVar("brief", default=False)
+from erfjax.typing import Number
+
+_RUNS: contextvars.ContextVar[Number] = contextvars.ContextVar("runs", default=math.inf)
 CPU_OPTIONS: Mapping[str, int | bool] = MappingProxyType(
     {
         "xla_backend_optimization_level": 1,  # LLVM's passes; those of XLA stay, so does what is computed
@@ -23,26 +28,37 @@ CPU_OPTIONS: Mapping[str, int | bool] = MappingProxyType(
 MOST_BATCHED = 1e7  # multiplications of a sample, forwards: a tenth of a second without LLVM's passes
 
 
-def is_brief() -> bool:
-    """Whether what is traced now runs a few times only."""
-    return _BRIEF.get()
+def runs() -> Number:
+    """For how many samples what is traced now will run, about: infinity where nobody knows."""
+    return _RUNS.get()
 
 
 @contextlib.contextmanager
-def brief() -> Iterator[None]:
-    """What is traced inside is written for a short compilation.
+def brief(runs: Number = 0) -> Iterator[None]:
+    """What is traced inside is written for a short compilation, unless it pays over that many samples to write it otherwise.
 
     Example:
-        >>> from erfjax.tracing.windows.brief import brief, is_brief
-        >>> with brief():
-        ...     is_brief()
-        True
+        >>> from erfjax.tracing.windows.brief import brief, runs
+        >>> with brief(64):
+        ...     runs()
+        64
     """
-    token = _BRIEF.set(True)
+    token = _RUNS.set(runs)
     try:
         yield
     finally:
-        _BRIEF.reset(token)
+        _RUNS.reset(token)
+
+
+def rounded(runs: Number) -> Number:
+    """A number of samples, up to the next power of 8, infinity from 4096 on: so that more samples seldom compile anew.
+
+    Example:
+        >>> from erfjax.tracing.windows.brief import rounded
+        >>> [rounded(n) for n in (1, 2, 64, 65, 5000)]
+        [1, 8, 64, 512, inf]
+    """
+    return next((n for n in (1, 8, 64, 512, 4096) if runs <= n), math.inf)
 
 
 def compiler_options(batched: float = 0.0) -> dict[str, int | bool]:

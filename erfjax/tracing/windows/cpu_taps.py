@@ -16,10 +16,11 @@ import numpy as np
 from jax import lax
 
 from erfjax.tracing.program.equations import Equation
-from erfjax.tracing.windows.brief import is_brief
+from erfjax.tracing.windows.brief import runs
 
 SMALL = 169  # positions of a result on which a sum over the taps of a dense kernel is quicker ...
-WIDE = 64 * 64  # ... if a tap has this many weights: below, compiling takes longer than is won
+WIDE = 64 * 64  # ... if a tap has this many weights, and ...
+WORTH = 1e10  # ... multiplications of all samples together: below, compiling (half a second) takes longer than is won
 DENSE_TAPS, DEPTHWISE_TAPS, LINE_TAPS = 9, 64, 16  # beyond, the program gets long: of a kernel, per axis of a pooling
 
 Sides = Sequence[tuple[int, int]]
@@ -50,8 +51,9 @@ def sums_taps(equation: Equation, positions: int) -> bool:
         return False
     if groups > 1:
         return groups == kernel.shape[rhs[0]] and kernel.shape[rhs[1]] == 1 and count <= DEPTHWISE_TAPS
-    wide = x.shape[params["dimension_numbers"].lhs_spec[1]] * kernel.shape[rhs[0]] >= WIDE
-    return count == 1 or (wide and count <= DENSE_TAPS and positions <= SMALL and not is_brief())
+    weights = x.shape[params["dimension_numbers"].lhs_spec[1]] * kernel.shape[rhs[0]]
+    pays = weights >= WIDE and runs() * positions * count * weights >= WORTH
+    return count == 1 or (pays and count <= DENSE_TAPS and positions <= SMALL)
 
 
 def convolved(equation: Equation, x: Any, kernel: Any, sides: Sides, counts: Sequence[int], element: Any) -> Any:
@@ -60,16 +62,44 @@ def convolved(equation: Equation, x: Any, kernel: Any, sides: Sides, counts: Seq
     `element` is the precision in which it adds up.
     """
     params = equation.params
-    lhs, rhs, out = params["dimension_numbers"]
-    dense = params["feature_group_count"] == 1
+    return _convolved(
+        x,
+        kernel,
+        dimensions=params["dimension_numbers"],
+        strides=params["window_strides"],
+        dilations=params["rhs_dilation"],
+        dense=params["feature_group_count"] == 1,
+        sides=tuple(sides),
+        counts=tuple(counts),
+        precision=params["precision"],
+        element=element,
+    )
+
+
+@functools.partial(
+    jax.jit,  # one trace, and one of its derivative, for all convolutions of these shapes: those of equal blocks
+    static_argnames=("dimensions", "strides", "dilations", "dense", "sides", "counts", "precision", "element"),
+)
+def _convolved(
+    x: Any,
+    kernel: Any,
+    *,
+    dimensions: Any,
+    strides: Sequence[int],
+    dilations: Sequence[int],
+    dense: bool,
+    sides: Sides,
+    counts: Sequence[int],
+    precision: Any,
+    element: Any,
+) -> Any:
+    lhs, rhs, out = dimensions
     config = [(0, 0, 0)] * x.ndim
     for axis, (low, high) in zip(lhs[2:], sides, strict=True):
         config[axis] = (low, high, 0)
     moved = [lax.pad(x, np.zeros((), x.dtype), config)]
     weights = [kernel]
-    for i, k, count, stride, dilation in zip(
-        lhs[2:], rhs[2:], counts, params["window_strides"], params["rhs_dilation"], strict=True
-    ):
+    for i, k, count, stride, dilation in zip(lhs[2:], rhs[2:], counts, strides, dilations, strict=True):
         size = kernel.shape[k]
         moved = [tap for array in moved for tap in taps(array, i, size, count, stride, dilation)]
         weights = [tap for array in weights for tap in taps(array, k, size, 1, 1, 1)]
@@ -79,7 +109,7 @@ def convolved(equation: Equation, x: Any, kernel: Any, sides: Sides, counts: Seq
             return moved * lax.broadcast_in_dim(lax.squeeze(weights, rhs[1:]), moved.shape, (lhs[1],))
         matrix = lax.squeeze(weights, rhs[2:])
         contracted = (((lhs[1],), (int(rhs[1] > rhs[0]),)), ((), ()))
-        return lax.dot_general(moved, matrix, contracted, params["precision"], element)
+        return lax.dot_general(moved, matrix, contracted, precision, element)
 
     total = functools.reduce(lax.add, map(product, moved, weights))
     order = [*(a for a in range(x.ndim) if a != lhs[1]), lhs[1]] if dense else range(x.ndim)
