@@ -174,10 +174,11 @@ def relate(name: str, relation: Relate) -> None:
 class Facts:
     """The facts of the arrays of one program, each found once, when it is asked for.
 
-    `assumed` collects, by equation, the finite numbers that were taken for minus infinity.
+    `assumed` collects, by equation, the finite numbers that were taken for minus infinity; `given` are the inputs.
     """
 
     def __init__(self, program: Any) -> None:
+        self.given: Sequence[Atom] = program.inputs
         self._found: dict[Atom, Fact] = {}
         self._made: dict[Atom, tuple[Equation, int]] = {}
         self.assumed: dict[Equation, float] = {}
