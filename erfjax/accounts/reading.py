@@ -56,6 +56,7 @@ def account(
 
     Raises:
         SampleError: a list of units, one row alone, or a network too large for the closed form asked for.
+        MapError: the unit is dead: its measured map is zero.
 
     Source: the first reading is W. Luo et al., "Understanding the Effective Receptive Field in Deep CNNs", NeurIPS 2016, section
         2; the other two steps are derived in the documentation, "Two positions together".
@@ -87,6 +88,7 @@ def account(
         bar.set_postfix_str("measured")
         measured = _one(empirical(f, x, progress=False, **question))
         bar.update()
+    measured.normalised()  # a map of zeros is made of nothing
     pairs = _pairs(f, x, question, progress) if locate else ()
     return Account(variance, coherent, measured, how, pairs)
 

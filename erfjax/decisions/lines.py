@@ -20,6 +20,8 @@ import jax
 
 from erfjax.calling import explained
 from erfjax.decisions.certificate import Traced, Verdict, traced, verdict
+from erfjax.decisions.cuts import Cut, Line
+from erfjax.decisions.varying import Kinds, kinds_of, tables, unproved
 from erfjax.errors import ErfjaxError, GeometryError, LayoutError
 from erfjax.layouts import Layout, parse_input
 from erfjax.tracing.positions.index_sets import Points, full
@@ -49,6 +51,7 @@ class Asked:
     traces: dict[tuple[int, ...], Traced] = dataclasses.field(default_factory=dict)
     plans: dict[Any, "Plan"] = dataclasses.field(default_factory=dict)
     verdicts: dict[Any, Verdict] = dataclasses.field(default_factory=dict)
+    unread: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def source(self) -> Layout:
@@ -120,73 +123,6 @@ class Asked:
     def name(self, axis: int) -> str:
         """The letter of a spatial axis."""
         return self.layout[self.source.spatial[axis]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Cut:
-    """How one axis is cut.
-
-    Attributes:
-        tile: its tiles; None if it is not cut.
-        grid: corners of tiles and windows are multiples of it.
-        stride: positions of the input per unit of the output.
-        halo: (before, after) of a tile.
-        spare: by how much windows are longer than tile and halo need.
-        streamed: whether the first windows are shorter instead of reading ahead.
-    """
-
-    tile: int | None = None
-    grid: int = 1
-    stride: Fraction = Fraction(1)
-    halo: tuple[Extent, Extent] = (0, 0)
-    spare: int = 0
-    streamed: bool = False
-
-    def window(self, n: int) -> int:
-        """The length of the windows of an axis of n positions."""
-        if self.tile is None:
-            return n
-        before, after = self.halo
-        least = self.tile + -(-int(before) // self.grid) * self.grid + int(after) + self.spare
-        return min(n, least + (n - least) % self.grid)
-
-    def line(self, n: int, out: int) -> "Line":
-        """What the tiles of an axis of n positions read and write, where the output has `out` units."""
-        window = self.window(n)
-        if self.tile is None or window == n:
-            return Line(n, ((0, n),), ((0, out),), (0,))
-        starts = range(0, n, self.tile)
-        units = int(self.tile / self.stride)
-        reads, writes, inside = [], [], []
-        for i in range(len(starts)):
-            low, high = i * units, out if i == len(starts) - 1 else min((i + 1) * units, out)
-            if low < high:
-                start = max(0, (starts[i] - int(self.halo[0])) // self.grid * self.grid)
-                stop = starts[i] + self.tile + int(self.halo[1]) + self.spare
-                stop = min(n, stop + (n - stop) % self.grid) if self.streamed else min(start, n - window) + window
-                start = max(0, min(start, stop - window))
-                reads.append((start, stop))
-                writes.append((low, high))
-                inside.append(low - int(start / self.stride))
-        return Line(n, tuple(reads), tuple(writes), tuple(inside))
-
-
-@dataclasses.dataclass(frozen=True)
-class Line:
-    """What the tiles along one axis of n positions read and write: intervals, and where the latter begin in the window."""
-
-    n: int
-    reads: tuple[tuple[int, int], ...]
-    writes: tuple[tuple[int, int], ...]
-    inside: tuple[int, ...]
-
-    @functools.cached_property
-    def kinds(self) -> dict[tuple[Any, ...], int]:
-        """One tile for each way to lie in its window, and of that to lie to the ends of the axis."""
-        found: dict[tuple[Any, ...], int] = {}
-        for i, ((start, stop), (low, high), at) in enumerate(zip(self.reads, self.writes, self.inside, strict=True)):
-            found.setdefault((start == 0, stop == self.n, stop - start, at, high - low), i)
-        return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -319,6 +255,9 @@ def _proved(asked: Asked, cuts: Sequence[Cut], space: tuple[int, ...], may_be_wh
         ):
             break
         found = _judged(asked, grown, piece)
+        if found.why is None and piece != space:
+            beyond = _judged(asked, grown, tuple(space), piece)
+            found = Verdict(beyond.why, found.tried or beyond.tried)
         if found.why is None:
             return Plan(grown, tried=found.tried)
         first = first or found.why
@@ -348,21 +287,47 @@ def _halo(asked: Asked, cuts: Sequence[Cut], long: Sequence[int], a: int) -> tup
     return max(0, corner - low), max(0, high - corner - cut.tile)
 
 
-def _judged(asked: Asked, cuts: tuple[Cut, ...], space: tuple[int, ...]) -> Verdict:
-    """Whether every tile of an array of some spatial shape is computed from its window as on the whole."""
+def _judged(
+    asked: Asked, cuts: tuple[Cut, ...], space: tuple[int, ...], proved: tuple[int, ...] | None = None
+) -> Verdict:
+    """Whether every tile of an array of some spatial shape is computed from its window as on the whole.
+
+    Args:
+        proved: the spatial shape of a piece of it of which that is known.
+    """
     if (cuts, space) not in asked.verdicts:
-        found = list(_verdicts(asked, cuts, space))
+        found = list(_verdicts(asked, cuts, space, proved))
         wrong = next((one for one in found if one.why is not None), None)
         asked.verdicts[cuts, space] = wrong or Verdict(tried=any(one.tried for one in found))
     return asked.verdicts[cuts, space]
 
 
-def _verdicts(asked: Asked, cuts: tuple[Cut, ...], space: tuple[int, ...]) -> Iterator[Verdict]:
-    """The verdict on each kind of tile, up to the first that is refused."""
+def _kinds(asked: Asked, cuts: Sequence[Cut], space: tuple[int, ...]) -> tuple[list[Line], list[Kinds]]:
+    """The tiles of an array of some spatial shape, axis by axis, and the kinds of them."""
     whole = asked.at(asked.with_space(space))
     outs = [1 if out is None else whole.output.shape[out] for out in asked.paired]
     lines = [cut.line(n, out) for cut, n, out in zip(cuts, space, outs, strict=True)]
-    for places in _places([list(line.kinds.values()) for line in lines]):
+    window = tuple(cut.window(n) for cut, n in zip(cuts, space, strict=True))
+    found = []
+    for line, n, m, axis in zip(lines, space, window, asked.source.spatial, strict=True):
+        known = [] if n == m else tables(whole, asked.at(asked.with_space(window)), axis, asked.unread)
+        found.append(kinds_of(line.lies, line.reads, known))
+    return lines, found
+
+
+def _verdicts(
+    asked: Asked, cuts: tuple[Cut, ...], space: tuple[int, ...], proved: tuple[int, ...] | None
+) -> Iterator[Verdict]:
+    """The verdict on each kind of tile, up to the first that is refused."""
+    whole = asked.at(asked.with_space(space))
+    lines, kinds = _kinds(asked, cuts, space)
+    if proved is None:
+        todo = list(_places([unproved(some, {}) for some in kinds]))
+    else:
+        middle = [list(some.values())[len(some) // 2] for some in kinds]
+        new = [unproved(some, before) for some, before in zip(kinds, _kinds(asked, cuts, proved)[1], strict=True)]
+        todo = [(*middle[:a], place, *middle[a + 1 :]) for a, some in enumerate(new) for place in some]
+    for places in todo:
         window = [line.reads[place][1] - line.reads[place][0] for line, place in zip(lines, places, strict=True)]
         part = asked.at(asked.with_space(window))
         if part is whole:

@@ -18,7 +18,8 @@ import numpy as np
 from tqdm import tqdm
 
 from erfjax import summary
-from erfjax.decisions.lines import Asked, Line, plan
+from erfjax.decisions.cuts import Line
+from erfjax.decisions.lines import Asked, plan
 from erfjax.errors import ErfjaxError, GeometryError
 from erfjax.layouts import shaped
 from erfjax.measurement.model import require_function
@@ -30,6 +31,8 @@ TRIED = (
     "At another size the function does the same operations in another order or with other numbers: that the tiles are the "
     "whole was tried on random numbers, within rounding.",
 )
+
+UNREAD = "{} holds more numbers along an axis of {} than are looked at: that they repeat with the tiles was seen on shorter ones."
 
 
 class Tile(NamedTuple):
@@ -288,5 +291,6 @@ def tiling(
     found = plan(asked, sizes, space, streamed)
     grid, stride = tuple(cut.grid for cut in found.cuts), tuple(cut.stride for cut in found.cuts)
     halo = None if found.why else tuple((int(cut.halo[0]), int(cut.halo[1])) for cut in found.cuts)
-    notes = (*TRIED * found.tried, *asked.assumed)
+    unread = (UNREAD.format(named, n) for named, n in asked.unread.items())
+    notes = (*TRIED * found.tried, *asked.assumed, *unread)
     return Tiling(sizes, grid, halo, stride, found.why is None, found.why, space, notes, streamed, asked)

@@ -140,7 +140,9 @@ def advice(
     if task == "classify" and theory is not None and any(s < n for s, n in zip(theory.size, image_size, strict=True)):
         notes.append("The unit does not see the whole image: only pooling behind it can join what lies further apart.")
     if task == "segment" and theory is not None:
-        margins = tuple(s - t if math.isfinite(s) else s for s, t in zip(theory.size, theory.stride, strict=True))
+        margins = tuple(
+            max(0, s - t) if math.isfinite(s) else s for s, t in zip(theory.size, theory.stride, strict=True)
+        )
         pairs["margin of a tile, both sides together"] = margins
         notes.append(
             "Computed tile by tile, the image must be read with this margin around each tile; `ej.tiling` gives the plan and "

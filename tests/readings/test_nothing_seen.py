@@ -115,3 +115,12 @@ def test_transforms_that_are_inverted_are_an_upper_bound():
     assert field.mask().all()
     assert ej.theoretical(mixed, x, layout="NLC").notes == ()
     assert ej.context(mixed, x).exact
+
+
+@pytest.mark.parametrize(("f", "margins"), [(padded, (3, 3)), (hidden, (0, 0))])
+def test_a_report_on_a_unit_that_sees_nothing(f, margins):
+    """It says why there is no account of the field, and what a tile needs is not negative."""
+    made = ej.report(f, IMAGE, unit=(0, 0), samples=2, task="segment", layers="none", account=True, progress=False)
+    assert "sums to 0" in made.refused["account"]
+    assert dict(made.advice[0].rows)["margin of a tile, both sides together"] == " × ".join(map(str, margins))
+    assert "Nothing of the image is seen" in str(made)

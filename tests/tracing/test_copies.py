@@ -1,5 +1,7 @@
 """Numbers that are taken from themselves: a softmax over one visible key is one, however it is computed."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +33,7 @@ def scores(x, hidden=-jnp.inf):
     return jnp.where(TRI, q @ k.T, hidden), v
 
 
-def online(x, block, hidden=-jnp.inf, first=-jnp.inf, loop=lax.scan):
+def online(x, block, hidden=-jnp.inf, first=-jnp.inf, loop=lax.scan, guard=lambda most: most):
     """Block by block, with a running maximum and a running sum (Rabe & Staats 2021)."""
     q, k, v = parts(x)
 
@@ -40,7 +42,8 @@ def online(x, block, hidden=-jnp.inf, first=-jnp.inf, loop=lax.scan):
         rows = j * block + jnp.arange(block)
         s = jnp.where(jnp.arange(N)[:, None] >= rows, q @ lax.dynamic_slice_in_dim(k, j * block, block).T, hidden)
         new = jnp.maximum(most, s.max(1))
-        p, kept = jnp.exp(s - new[:, None]), jnp.exp(most - new)
+        safe = guard(new)
+        p, kept = jnp.exp(s - safe[:, None]), jnp.exp(most - safe)
         values = lax.dynamic_slice_in_dim(v, j * block, block)
         return (new, total * kept + p.sum(1), out * kept[:, None] + p @ values), None
 
@@ -71,8 +74,16 @@ def of_scores(weight, hidden=-jnp.inf):
     return f
 
 
+GUARDS = {
+    "isinf": lambda most: jnp.where(jnp.isinf(most), 0.0, most),
+    "equal": lambda most: jnp.where(most == -jnp.inf, 0.0, most),
+    "isfinite": lambda most: jnp.where(jnp.isfinite(most), most, 0.0),
+    "greater": lambda most: jnp.where(most > -jnp.inf, most, 0.0),
+}
+"""Of a running maximum of which nothing is left: minus infinity less itself is no number."""
 FORMS = {
     "blocks": lambda x: online(x, 3),
+    **{f"blocks, guarded by {name}": functools.partial(online, block=3, guard=guard) for name, guard in GUARDS.items()},
     "blocks of one": lambda x: online(x, 1),
     "blocks of a loop": lambda x: online(x, 2, loop=lax.fori_loop),
     "blocks, least": lambda x: online(x, 3, -1e30, -1e30),
@@ -110,6 +121,26 @@ def test_a_number_less_itself():
     assert alone(lambda x: x / x + x.max(1, keepdims=True)) == [4]
     assert alone(lambda x: x - x[::-1]) == [4]
     assert alone(lambda x: jnp.roll(x, 1, 0) - x) == [3, 4]
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        lambda x: jnp.log(jax.nn.relu(x)),
+        lambda x: 1 / jax.nn.relu(x),
+        lambda x: jnp.exp(100 * x),
+        lambda x: (1e6 * x).astype(jnp.float16),
+        lambda x: jnp.where(x > 0, x, -jnp.inf),
+        lambda x: x + jnp.log(jnp.where(x > 0, x, 0.0)),
+    ],
+)
+def test_what_stands_in_for_an_infinity_is_seen(number):
+    """A guard against what does overflow, or is minus infinity where the data say so."""
+    for finite in (jnp.isfinite, lambda y: ~jnp.isinf(y), lambda y: (y > -jnp.inf) & (y != jnp.inf)):
+        f = lambda x, finite=finite: jnp.where(finite(number(x)), 0 * x, jnp.roll(x, 2, 0))  # noqa: E731
+        assert 2 in np.flatnonzero(
+            ej.theoretical(f, jax.ShapeDtypeStruct((9, D), jnp.float64), layout="LC", unit=4).mask()
+        )
 
 
 @pytest.mark.parametrize(

@@ -174,10 +174,11 @@ def relate(name: str, relation: Relate) -> None:
 class Facts:
     """The facts of the arrays of one program, each found once, when it is asked for.
 
-    `assumed` collects, by equation, the finite numbers that were taken for minus infinity.
+    `assumed` collects, by equation, the finite numbers that were taken for minus infinity; `given` are the inputs.
     """
 
     def __init__(self, program: Any) -> None:
+        self.given: Sequence[Atom] = program.inputs
         self._found: dict[Atom, Fact] = {}
         self._made: dict[Atom, tuple[Equation, int]] = {}
         self.assumed: dict[Equation, float] = {}
@@ -211,9 +212,11 @@ class Facts:
             waiting += missing
             if not missing:
                 try:
-                    self._found[last] = self._fold(last)
+                    found = self._fold(last)
                 except TooLargeError:
-                    self._found[last] = UNKNOWN
+                    found = UNKNOWN
+                told = found.value is not None or found.parts or isinstance(last, Var)
+                self._found[last] = found if told else _computed(last)
         return self._found[atom]
 
     def maker(self, atom: Atom) -> tuple[Equation, int] | None:
@@ -264,6 +267,12 @@ class Facts:
 CONTRACTIONS = {jx.lax_primitive(name) for name in ("dot_general_p", "conv_general_dilated_p")}
 SLICES = {jx.lax_primitive(f"{name}_p") for name in ("slice", "dynamic_slice", "split", "unstack")}
 EXPONENTIALS = {jx.lax_primitive(name) for name in ("exp_p", "exp2_p", "logistic_p")}
+
+
+def _computed(atom: Atom) -> Fact:
+    """The fact of a known mask, or of positions, of which no fold can tell: drawn at random, a product of known arrays."""
+    most = LARGEST >> 2 if atom.dtype == bool else SMALL if jnp.issubdtype(atom.dtype, jnp.signedinteger) else 0
+    return leaf(atom) if isinstance(atom, Known) and math.prod(atom.shape) <= most else UNKNOWN
 
 
 def _large(atom: Known, equation: Equation) -> bool:

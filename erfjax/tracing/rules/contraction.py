@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 
 from erfjax.tracing.positions.access import WHOLE, Along, AxisView, Fixed, Lookup, Seen, View
-from erfjax.tracing.positions.index_sets import Box
+from erfjax.tracing.positions.index_sets import Box, Points
 from erfjax.tracing.positions.interval_rows import IntervalRows
 from erfjax.tracing.positions.known_values import Facts, zeros
 from erfjax.tracing.positions.pattern import Pattern
@@ -125,15 +125,16 @@ def _through(matrix: Atom, contracted: Sequence[int], free: dict[int, int]) -> I
     for axis in contracted:
         patterns = {} if dense else {a: _pattern(held, a, axis) for a in left}
         a = min(patterns, key=lambda a: patterns[a].mean(), default=None)
-        if a is None or patterns[a].all():
-            yield WHOLE
-        else:
+        if a is not None and not patterns[a].all():
             yield Lookup(left.pop(a), IntervalRows.of(patterns[a]))
+        else:
+            some = _pattern(held, axis) if not dense else held
+            yield WHOLE if some.all() or dense else Fixed(Points.among(np.flatnonzero(some)))
 
 
 def _pattern(held: np.ndarray, *axes: int) -> np.ndarray:
-    """True where some entry with these two indices is."""
-    return np.asarray(np.moveaxis(held, axes, (0, 1)).any(tuple(range(2, held.ndim))))
+    """True where some entry with these indices is."""
+    return np.asarray(np.moveaxis(held, axes, range(len(axes))).any(tuple(range(len(axes), held.ndim))))
 
 
 def _not_zero(matrix: Atom) -> np.ndarray:

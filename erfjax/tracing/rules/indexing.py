@@ -210,14 +210,16 @@ def scatter(equation: Equation, result: int) -> Sequence[Seen | None]:
     table = indices.concrete if isinstance(indices, Known) else None
     if table is None:
         return [IDENTITY, View((WHOLE,) * len(indices.shape)), View((WHOLE,) * len(updates.shape))]
-    rows = _update_rows(equation, np.asarray(table))
     kept: Seen = IDENTITY
-    for place in _overwritten(rows) if equation.params["update_jaxpr"] is None else ():
+    for place in _overwritten(_update_rows(equation, table)) if equation.params["update_jaxpr"] is None else ():
         kept = Then(kept, _around(place))
+    if isinstance(updates, Known):
+        return [kept, None, None]
+    rows = list(_update_rows(equation, table))
     return [kept, None, _updates_seen(rows, equation.params["dimension_numbers"], len(updates.shape))]
 
 
-def _overwritten(rows: Sequence[tuple[tuple[int, ...], list[Points]]]) -> Region:
+def _overwritten(rows: "Iterable[_Row]") -> Region:
     """What the rows write, as few boxes; nothing if it falls apart into too many: then the operand counts as seen there."""
     places: Region = ()
     for _, place in rows:
@@ -227,28 +229,39 @@ def _overwritten(rows: Sequence[tuple[tuple[int, ...], list[Points]]]) -> Region
     return places
 
 
-def _update_rows(equation: Equation, table: np.ndarray) -> list[tuple[tuple[int, ...], list[Points]]]:
-    """For each row of the index table that writes: its place in the table, and the box of the operand that it writes."""
+def written(equation: Equation, table: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """Where a scatter writes.
+
+    Returns:
+        For each row of the index table where it begins, over all axes of the operand, and whether it writes at all; how many
+        positions it writes along each axis.
+    """
     operand, _, updates = equation.inputs
     dims = equation.params["dimension_numbers"]
     gone = {*dims.inserted_window_dims, *dims.operand_batching_dims}
     windows = iter(updates.shape[d] for d in dims.update_window_dims)
     sizes = [1 if a in gone else next(windows) for a in range(len(operand.shape))]
-    rows = []
-    for where in np.ndindex(table.shape[:-1]):
-        starts = [0] * len(operand.shape)
-        for k, a in enumerate(dims.scatter_dims_to_operand_dims):
-            starts[a] = int(table[where][k])
-        for a, b in zip(dims.operand_batching_dims, dims.scatter_indices_batching_dims, strict=True):
-            starts[a] = where[b]
-        if "clip" in str(equation.params["mode"]).lower():
-            starts = [min(max(at, 0), n - m) for at, n, m in zip(starts, operand.shape, sizes, strict=True)]
-        if all(0 <= at <= n - m for at, n, m in zip(starts, operand.shape, sizes, strict=True)):
-            rows.append((where, list(map(_place, starts, sizes, operand.shape))))
-    return rows
+    starts = np.zeros((*table.shape[:-1], len(operand.shape)), np.int64)
+    starts[..., list(dims.scatter_dims_to_operand_dims)] = table
+    for a, b in zip(dims.operand_batching_dims, dims.scatter_indices_batching_dims, strict=True):
+        starts[..., a] = np.indices(table.shape[:-1])[b]
+    last = np.subtract(operand.shape, sizes)
+    if "clip" in str(equation.params["mode"]).lower():
+        starts = np.clip(starts, 0, last)
+    return starts, np.all((starts >= 0) & (starts <= last), -1, keepdims=True)[..., 0], sizes
 
 
-def _updates_seen(rows: list[tuple[tuple[int, ...], list[Points]]], dims: object, rank: int) -> Seen:
+_Row = tuple[tuple[int, ...], list[Points]]
+
+
+def _update_rows(equation: Equation, table: np.ndarray) -> Iterable[_Row]:
+    """For each row of the index table that writes: its place in the table, and the box of the operand that it writes."""
+    starts, writes, sizes = written(equation, table)
+    for where in map(tuple, np.argwhere(writes).tolist()):
+        yield where, list(map(_place, starts[where].tolist(), sizes, equation.inputs[0].shape))
+
+
+def _updates_seen(rows: list[_Row], dims: object, rank: int) -> Seen:
     window_dims = tuple(dims.update_window_dims)  # type: ignore[attr-defined]
     gone = {*dims.inserted_window_dims, *dims.operand_batching_dims}  # type: ignore[attr-defined]
     batch_dims = [d for d in range(rank) if d not in window_dims]

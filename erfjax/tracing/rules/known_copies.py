@@ -15,11 +15,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from erfjax.tracing import jaxpr as jx
-from erfjax.tracing.positions.known_values import Constant, Fact, Facts, gathered, relate
+from erfjax.tracing.positions.known_values import CONTRACTIONS, Constant, Fact, Facts, gathered, relate
 from erfjax.tracing.positions.pattern import EVERYTHING, NOTHING, Pattern, slab
 from erfjax.tracing.program.equations import Atom, Equation, Known, Var
 
-EXP, LOG, SUB = (jx.lax_primitive(f"{name}_p") for name in ("exp", "log", "sub"))
+EXP, LOG, SUB, ABS = (jx.lax_primitive(f"{name}_p") for name in ("exp", "log", "sub", "abs"))
+BOUNDED = set(jx.named("logistic tanh erf sin cos"))
+CAST, DIV = (jx.lax_primitive(f"{name}_p") for name in ("convert_element_type", "div"))
+TAME = set(
+    jx.named(
+        "dot_general conv_general_dilated add add_any sub mul neg max min abs select_n reduce_sum reduce_max reduce_min "
+        "cumsum copy broadcast_in_dim reshape squeeze expand_dims transpose slice dynamic_slice gather concatenate pad rev "
+        "split stop_gradient"
+    )
+)
+"""What makes finite numbers of finite numbers; not so what overflows or has poles, against which people guard."""
 MOST = 12  # arrays that one is compared with, the nearest first
 
 Names = dict[int, int]
@@ -291,5 +301,57 @@ def _where_equal(value: float) -> Callable[[Equation, Facts], Fact | None]:
     return relation
 
 
+def _finite(atom: Atom, facts: Facts) -> bool:
+    """Whether an array is made of the input by sums and products, with no infinity on the way."""
+    waiting, met = [atom], set[Atom]()
+    while waiting:
+        last = waiting.pop()
+        if last in met or not jnp.issubdtype(last.dtype, jnp.floating):
+            continue
+        met.add(last)
+        fact, made = facts.of(last), facts.maker(last)
+        if fact.at(-np.inf) or fact.at(np.inf):
+            return False
+        if isinstance(last, Known) or last in facts.given or (made is not None and made[0].primitive in BOUNDED):
+            continue
+        if made is None or not _tame(made[0], facts):
+            return False
+        waiting += [a for a in made[0].inputs if isinstance(a, Var) or made[0].primitive not in CONTRACTIONS]
+    return True
+
+
+def _tame(equation: Equation, facts: Facts) -> bool:
+    """Whether finite operands give a finite result."""
+    if equation.primitive is CAST:
+        return _holds(np.dtype(equation.outputs[0].dtype), equation.inputs[0].dtype)
+    if equation.primitive is DIV:
+        below = equation.inputs[1]
+        return isinstance(below, Known) and isinstance(facts.of(below).value, np.ndarray) and not facts.of(below).at(0)
+    return equation.primitive in TAME
+
+
+def _compared(value: bool, infinities: Sequence[float]) -> Callable[[Equation, Facts], Fact | None]:
+    """What a comparison with infinity gives where a number is a copy of a finite one: the guards of a running maximum."""
+
+    def relation(equation: Equation, facts: Facts) -> Fact | None:
+        number, *others = equation.inputs
+        made = facts.maker(number)
+        if made is not None and made[0].primitive is ABS:
+            number, *_ = made[0].inputs
+        if isinstance(number, Known) or not all(any(facts.of(b).at(i).is_full for i in infinities) for b in others):
+            return None
+        where = NOTHING
+        for copy in copies(number, facts):
+            if copy.where and not copy.rounded and isinstance(copy.source, Var) and _finite(copy.source, facts):
+                where = where.join(copy.where.without([n for n in copy.where.axes if n < 0], every=False))
+        return gathered([(value, where)]) if where else None
+
+    return relation
+
+
 relate("sub", _where_equal(0.0))
 relate("div", _where_equal(1.0))
+relate("is_finite", _compared(True, (-np.inf, np.inf)))
+relate("eq", _compared(False, (-np.inf, np.inf)))
+relate("ne", _compared(True, (-np.inf, np.inf)))
+relate("gt", _compared(True, (-np.inf,)))
