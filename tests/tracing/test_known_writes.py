@@ -74,3 +74,11 @@ def test_many_places_that_are_set_to_zero(write):
     x = jax.ShapeDtypeStruct((1, 200, C), jnp.float32)
     even, odd = ej.theoretical(lambda x: write(x) @ jnp.ones((C, C)), x, unit=[4, 5], layout="NLC")
     assert (even.mask().sum(), np.flatnonzero(odd.mask()).tolist()) == (0, [5])
+
+
+def test_a_function_of_what_was_there_sees_it():
+    """`apply` is a scatter of zeros in form, and writes no zero."""
+    field = ej.theoretical(
+        lambda x: jnp.cumsum(x.at[:, jnp.array([1, 2])].apply(jnp.exp), 1), jnp.ones((1, 6, 1)), unit=4, layout="NLC"
+    )
+    np.testing.assert_array_equal(field.mask(), np.arange(6) < 5)

@@ -70,7 +70,16 @@ def unwritten(equation: Equation, result: int, seen: Sequence[Seen | None], fact
     return [Where(view, hidden.complement) if view is not None and hidden else view, *others]
 
 
-folds("scatter", writes(lambda constant: constant), run=True)
+def _set(equation: Equation, result: int, facts: Sequence[Fact]) -> Fact:
+    """`at[...].set`; a scatter with a function of its own (`at[...].apply`) writes what that makes of the operand."""
+    return (
+        UNKNOWN
+        if equation.params["update_jaxpr"] is not None
+        else writes(lambda constant: constant)(equation, result, facts)
+    )
+
+
+folds("scatter", _set, run=True)
 folds("scatter_add", writes(_added), run=True)
 folds("scatter_mul", writes(lambda constant: 0 if constant == 0 else None), run=True)
 folds("scatter_min", writes(lambda constant: constant if constant == -math.inf else None), run=True)
