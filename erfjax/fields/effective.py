@@ -272,8 +272,7 @@ class EffectiveField(summary.Shown):
         for name, options in LISTED.items():
             value = _attempt(functools.partial(self.size, name, **options))
             if value != UNDEFINED:
-                unit = "pixels" if "area" not in name else "pixels" + {1: "", 2: "²", 3: "³"}.get(self.map.ndim, "ⁿ")
-                rows.append((name, value, self.size_stderr(name, **options), unit))
+                rows.append((name, value, self.size_stderr(name, **options), summary.unit_of(name, self.map.ndim)))
         return summary.Table("sizes", ("measure", "size", "± se", "unit"), tuple(rows))
 
     def _with_error(self, measure: str, **options: Option) -> str:
