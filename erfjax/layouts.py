@@ -200,7 +200,8 @@ def of_tree(x: Any, layout: Any = None) -> Layouts:
         if not isinstance(layout, str):
             raise LayoutError(f"`layout` must be letters such as 'NHWC' for a single array, but got {layout!r}.")
         return Layouts((layout,), None)
-    leaves, treedef = jax.tree.flatten(x)
+    flat: tuple[list[Any], Any] = jax.tree.flatten(x)
+    leaves, treedef = flat
     if not any(hasattr(leaf, "shape") for leaf in leaves):
         raise LayoutError(no_array(x))
     if layout is None or isinstance(layout, str):
