@@ -5,6 +5,7 @@ counts, in closed form) and `empirical` (how much, measured, with error bars); `
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from erfjax import (
@@ -105,7 +106,7 @@ _ON_USE = {
 def __getattr__(name: str) -> Any:
     """What a reading alone does not need is imported on use, so that `import erfjax` costs little more than `import jax`."""
     if name not in _ON_USE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=sys.modules[__name__])
     home = _ON_USE[name]
     found = (
         getattr(importlib.import_module(f"erfjax.{home}"), name) if home else importlib.import_module(f"erfjax.{name}")

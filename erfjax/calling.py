@@ -36,6 +36,7 @@ REMEDIES = (  # by a name in the class of the error, or a pattern in its words; 
         "InvalidRngError",
         "Dropout and noise need random keys: call the model as in use (deterministic=True, train=False).",
     ),
+    (re.compile("same dtypes"), "Convert the input to the dtype of the weights, x.astype(jnp.float32)."),
     (MISSING, "Bind the other arguments: lambda x: f(x, ...)."),
     (re.compile("is not a valid JAX type"), "It must return an array, or a tree of arrays: select one."),
     (
@@ -85,6 +86,53 @@ def explained(what: str, on: Any = None, how: str = "") -> Iterator[None]:
         advice = remedy(error) or (OTHERWISE if shapes else "")
         said = [f"{what} raised {raised(error)}", place(error), called, advice]
         raise FunctionError("\n  ".join(filter(None, said))) from error
+
+
+def no_array(x: Any, several: bool = True) -> str:
+    """What was expected where `x` came, and what makes an array of a file, a shape or a picture.
+
+    Args:
+        x: what came.
+        several: whether a tree of arrays would have done.
+
+    Example:
+        >>> from erfjax.calling import no_array
+        >>> print(no_array((64, 64), several=False))
+        Expected an array or a jax.ShapeDtypeStruct, but got (64, 64): a shape alone serves `theoretical`, as
+        jax.ShapeDtypeStruct((64, 64), "float32").
+    """
+    remedy = "."
+    if isinstance(x, str | os.PathLike):
+        remedy = ": read an image file with ej.plot.read_image(path)."
+    elif isinstance(x, tuple | list) and x and all(isinstance(n, int) for n in x):
+        remedy = f': a shape alone serves `theoretical`, as jax.ShapeDtypeStruct({tuple(x)}, "float32").'
+    elif hasattr(x, "__array_interface__") or hasattr(x, "__array__"):
+        remedy = ": np.asarray(x, np.float32) makes an array of it."
+    expected = (
+        "an array, a jax.ShapeDtypeStruct, or a tuple or dict of arrays"
+        if several
+        else "an array or a jax.ShapeDtypeStruct"
+    )
+    return f"Expected {expected}, but got {briefly(x)}{remedy}"
+
+
+def briefly(x: Any) -> str:
+    """What was given, in a few words: arrays by dtype and shape, without their numbers.
+
+    Example:
+        >>> import numpy as np
+        >>> from erfjax.calling import briefly
+        >>> briefly({"w": np.ones((3, 2))}), briefly("photo.png")
+        ('a dict of float64[3, 2]', "'photo.png'")
+    """
+    leaves = [
+        f"{leaf.dtype}{list(leaf.shape)}"
+        for leaf in jax.tree.leaves(x)
+        if hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+    ]
+    if not leaves:
+        return f"{x!r:.80}"
+    return leaves[0] if hasattr(x, "shape") else f"a {type(x).__name__} of {', '.join(leaves):.80}"
 
 
 def raised(error: BaseException) -> str:

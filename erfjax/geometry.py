@@ -125,6 +125,9 @@ class Geometry:
 def forward(windows: Iterable[Window]) -> Geometry:
     """The field of a chain of layers, listed in the order input -> output.
 
+    Args:
+        windows: the layers, each a `Window`.
+
     Example:
         >>> from erfjax.geometry import Window, forward
         >>> forward([Window(3, dilation=2), Window(3)]).size

@@ -112,6 +112,11 @@ class Constant:
 def flat(scale: float = 2.0, mode: Mode = "fan_in", in_axis: int = -2, out_axis: int = -1) -> Shaped:
     """The initialiser with the same variance at every tap: He's for scale 2, LeCun's for scale 1, Glorot's for `mode="fan_avg"`.
 
+    Args:
+        scale: the variance of a kernel's response to input of unit second moment (2: before a ReLU, 1: linear).
+        mode: what the variance is divided by: "fan_in" channels, "fan_out" channels or "fan_avg", their mean.
+        in_axis, out_axis: the axes of the input and output channels; all others are space.
+
     Source: K. He et al. 2015, equations 10 and 14.
 
     Example:
@@ -130,6 +135,12 @@ def corner_weighted(
     Along each axis p = (1 - softness)·(1/2, 0, ..., 0, 1/2) + softness·(1/k, ..., 1/k): 0 is all corners, 1 is flat. The
     variance of the tap is (1 - softness)(k - 1)²/4 + softness (k² - 1)/12, so corners gain √(3(k - 1)/(k + 1)) in σ.
     Without softness the map is a lattice of pitch k - 1. Source: W. Luo et al. 2016, section 4; gains: erfjax.
+
+    Args:
+        softness: from 0, all variance in the corners, to 1, flat.
+        scale: the variance of a kernel's response to input of unit second moment (2: before a ReLU, 1: linear).
+        mode: what the variance is divided by: "fan_in" channels, "fan_out" channels or "fan_avg", their mean.
+        in_axis, out_axis: the axes of the input and output channels; all others are space.
 
     Raises:
         KernelError: softness is not between 0 and 1.
@@ -150,6 +161,12 @@ def gaussian(
 ) -> Shaped:
     """The initialiser whose variance falls off from the centre of the kernel as a Gaussian of `width` taps: a narrow field.
 
+    Args:
+        width: σ of the Gaussian, in taps.
+        scale: the variance of a kernel's response to input of unit second moment (2: before a ReLU, 1: linear).
+        mode: what the variance is divided by: "fan_in" channels, "fan_out" channels or "fan_avg", their mean.
+        in_axis, out_axis: the axes of the input and output channels; all others are space.
+
     Raises:
         KernelError: the width is not positive.
 
@@ -165,6 +182,12 @@ def gaussian(
 
 def profiled(profile: Any, scale: float = 2.0, mode: Mode = "fan_in", in_axis: int = -2, out_axis: int = -1) -> Shaped:
     """The initialiser with a variance profile given tap by tap (any non-negative array; it is normalised to sum to one).
+
+    Args:
+        profile: variances, an array of the kernel's spatial shape.
+        scale: the variance of a kernel's response to input of unit second moment (2: before a ReLU, 1: linear).
+        mode: what the variance is divided by: "fan_in" channels, "fan_out" channels or "fan_avg", their mean.
+        in_axis, out_axis: the axes of the input and output channels; all others are space.
 
     Example:
         >>> import erfjax as ej
@@ -188,6 +211,11 @@ def profile(initializer: Any, shape: Sequence[int], in_axis: int = -2, out_axis:
 
     Exact for the initialisers of this module. Any other callable with their signature is drawn 64 times with a fixed seed
     and averaged over channels; `exact` is then False.
+
+    Args:
+        initializer: a callable (key, shape, dtype) -> array.
+        shape: of the kernel, its channels included.
+        in_axis, out_axis: the axes of the input and output channels; all others are space.
 
     Example:
         >>> import erfjax as ej, jax

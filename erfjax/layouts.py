@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from erfjax.calling import no_array
 from erfjax.errors import LayoutError, UnitError
 
 BATCH, CHANNEL, SPACE = "N", "C", "DHWL"
@@ -81,7 +82,10 @@ def parse(layout: str, ndim: int) -> Layout:
     if len(set(layout)) != len(layout):
         raise LayoutError(f"The layout {layout!r} names an axis twice: give {HELP}.")
     if len(layout) != ndim:
-        raise LayoutError(f"The layout {layout!r} names {len(layout)} axes, but the array has {ndim}: give {HELP}.")
+        alone = "add the batch axis, x[None], or " if BATCH in layout and ndim == len(layout) - 1 else ""
+        raise LayoutError(
+            f"The layout {layout!r} names {len(layout)} axes, but the array has {ndim}: {alone}give {HELP}."
+        )
     find = {letter: axis for axis, letter in enumerate(layout)}
     spatial = tuple(axis for axis, letter in enumerate(layout) if letter in SPACE)
     return Layout(layout, find.get(BATCH), find.get(CHANNEL), spatial)
@@ -108,6 +112,11 @@ def parse_output(
 
     Where the shape of the input is given, tokens of an image are known by their number: one for each square patch of some size
     that tiles the image, and a class token or none.
+
+    Args:
+        layout: of the output, or None.
+        shape: of the output.
+        input_layout, input_shape: of the input.
 
     Raises:
         LayoutError: the layout does not fit, or cannot be deduced.
@@ -154,7 +163,7 @@ class Layouts:
 
 
 def shaped(x: Any) -> Any:
-    """What has a shape and a dtype: an array or a `jax.ShapeDtypeStruct` as it is, nested lists of numbers as an array.
+    """x as what has a shape and a dtype: an array or a `jax.ShapeDtypeStruct` as it is, nested lists of numbers as an array.
 
     Raises:
         LayoutError: something else.
@@ -162,7 +171,7 @@ def shaped(x: Any) -> Any:
     if hasattr(x, "shape") and hasattr(x, "dtype"):
         return x
     if not isinstance(x, list):
-        raise LayoutError(f"Expected an array or a jax.ShapeDtypeStruct, but got {x!r:.80}.")
+        raise LayoutError(no_array(x, several=False))
     return np.asarray(x)
 
 
@@ -191,9 +200,10 @@ def of_tree(x: Any, layout: Any = None) -> Layouts:
         if not isinstance(layout, str):
             raise LayoutError(f"`layout` must be letters such as 'NHWC' for a single array, but got {layout!r}.")
         return Layouts((layout,), None)
-    if x is None or isinstance(x, str):
-        raise LayoutError(f"Expected an array, a jax.ShapeDtypeStruct, or a tuple or dict of arrays, but got {x!r}.")
-    leaves, treedef = _flattened(x)
+    flat: tuple[list[Any], Any] = jax.tree.flatten(x)
+    leaves, treedef = flat
+    if not any(hasattr(leaf, "shape") for leaf in leaves):
+        raise LayoutError(no_array(x))
     if layout is None or isinstance(layout, str):
         letters: tuple[str | None, ...] = tuple(_letters(leaf, layout) for leaf in leaves)
     else:
@@ -207,11 +217,6 @@ def of_tree(x: Any, layout: Any = None) -> Layouts:
         raise LayoutError(f"No input has an axis of space, so there is no field: name the axes with layout, {HELP}.")
     inferred = [one for one in letters if one and layout is None]
     return Layouts(letters, treedef, (f"layouts were inferred: {', '.join(inferred)}",) if inferred else ())
-
-
-def _flattened(x: Any) -> tuple[list[Any], Any]:
-    leaves, treedef = jax.tree.flatten(x)
-    return leaves, treedef
 
 
 def _letters(leaf: Any, layout: str | None) -> str | None:
@@ -234,7 +239,7 @@ def _inferred(x: Any) -> str:
 
 
 def require_batch_of_one(layout: Layout, shape: Sequence[int]) -> None:
-    """Refuses an array with several rows along its batch axis.
+    """Refuses an array of this layout and shape with several rows along its batch axis.
 
     Raises:
         LayoutError: the batch axis has another length than one.
@@ -252,6 +257,10 @@ def default_out_layout(layout: str, in_ndim: int, out_ndim: int) -> str:
     As many axes as the input: the same letters. Only as many as the input has batch and channels: these two, without
     space (logits). One less: a batch of scalars. None: a scalar. Anything else is ambiguous and refused.
 
+    Args:
+        layout: of the input.
+        in_ndim, out_ndim: how many axes input and output have.
+
     Raises:
         LayoutError: the output's axes cannot be told from their number.
 
@@ -268,7 +277,7 @@ def default_out_layout(layout: str, in_ndim: int, out_ndim: int) -> str:
     space = "".join(layout[axis] for axis in parsed.spatial)
     raise LayoutError(
         f"The output has {out_ndim} axes and the input {in_ndim} ({layout!r}), so which are {space} cannot be told: "
-        'name them with out_layout, for example out_layout="NLC" for a sequence of tokens.'
+        f'name them with out_layout, for example "NLC" for a sequence of tokens, "{layout.replace(CHANNEL, "")}" for one channel.'
     )
 
 
@@ -283,6 +292,10 @@ def is_index(value: Any) -> bool:
 
 def check_channels(channels: Any, count: int, statistic: str) -> None:
     """Refuses a choice of output channels that an output of `count` channels does not have.
+
+    Args:
+        channels, statistic: as in the verbs.
+        count: how many channels the output has.
 
     Raises:
         UnitError: no such channel, or no such choice.
@@ -328,12 +341,13 @@ def resolve_unit(unit: Any, spatial_shape: Sequence[int]) -> tuple[int, ...]:
         index = tuple(operator.index(u) for u in ((unit,) if is_index(unit) else unit))
     except TypeError:
         raise UnitError(
-            f"`unit` must hold one integer for each of the {len(shape)} spatial axes, but got {unit!r}."
+            f"`unit` must hold one integer for each of the {len(shape)} spatial axes (None is the centre), but got {unit!r}."
         ) from None
     if len(index) != len(shape):
+        more = " A channel is chosen by channels=." if len(index) > len(shape) else ""
         raise UnitError(
             f"`unit` must hold one integer for each spatial axis of the output {shape}, but got {index}: "
-            f"{len(shape)} expected, {len(index)} given."
+            f"{len(shape)} expected, {len(index)} given.{more}"
         )
     if not all(0 <= u < n for u, n in zip(index, shape, strict=True)):
         raise UnitError(f"`unit` must lie inside the output {shape}, but got {index}: indices are zero-based.")
@@ -344,6 +358,10 @@ def resolve_units(unit: Any, spatial_shape: Sequence[int]) -> tuple[tuple[tuple[
     """The units asked about, and whether a batch of them was: a list of units is a batch, anything else is one unit.
 
     A list of integers is one unit if the output has several spatial axes, and a batch of units if it has one.
+
+    Args:
+        unit: as users give it.
+        spatial_shape: of the output.
 
     Raises:
         UnitError: no unit at all, or one that does not fit.
@@ -367,6 +385,9 @@ def paired_axes(source: Layout, target: Layout) -> list[int | None]:
     """For each spatial axis of the input, the spatial axis of the output that goes with it: of the same letter, else in order.
 
     Where the output has a letter of its own for several axes of the input (tokens), they all go with it.
+
+    Args:
+        source, target: the layouts of input and output.
     """
     ins = [source.letters[a] for a in source.spatial]
     outs = [target.letters[a] for a in target.spatial]

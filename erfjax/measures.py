@@ -239,7 +239,7 @@ def fwhm(map: ArrayLike) -> tuple[float, ...]:
 
 
 def effective_area(map: ArrayLike) -> float:
-    """The participation number (Σg)² / Σg², in pixels: 4πσ² for a two-dimensional Gaussian, n for n equal pixels.
+    """The participation number (Σg)² / Σg² of a map, in pixels: 4πσ² for a two-dimensional Gaussian, n for n equal pixels.
 
     Example:
         >>> import erfjax as ej
@@ -252,7 +252,7 @@ def effective_area(map: ArrayLike) -> float:
 
 
 def entropy_area(map: ArrayLike) -> float:
-    """The exponential of the entropy of g / Σg, in pixels: 2πeσ² for a two-dimensional Gaussian, n for n equal pixels.
+    """The exponential of the entropy of a map, g / Σg, in pixels: 2πeσ² for a two-dimensional Gaussian, n for n equal pixels.
 
     Example:
         >>> import erfjax as ej

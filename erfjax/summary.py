@@ -250,6 +250,44 @@ def axis_names(ndim: int) -> tuple[str, ...]:
     return named.get(ndim, tuple(f"axis {axis}" for axis in range(ndim)))
 
 
+def places(ndim: int) -> str:
+    """What a place of an input of so many spatial axes is called: tokens and samples of sound are no pixels."""
+    return "positions" if ndim == 1 else "pixels"
+
+
+def counted(field: Any, units: str | None = None) -> str:
+    """What the axes of a field count: `units` if given; else pixels, of one axis tokens (where its layout has L) or positions.
+
+    Example:
+        >>> import erfjax as ej
+        >>> from erfjax.summary import counted
+        >>> [counted((ej.layers.Conv((3,) * n) ** 2).theoretical((9,) * n)) for n in (1, 2)]
+        ['positions', 'pixels']
+    """
+    if units is not None:
+        return units
+    layout = getattr(field, "metadata", {}).get("layout") or ""
+    source = layout if isinstance(layout, str) else layout[0]
+    ndim = len(field.map.shape if hasattr(field, "map") else field.image_shape)
+    return "tokens" if ndim == 1 and "L" in source else places(ndim)
+
+
+def along(name: str, units: str) -> str:
+    """The label of an axis: its name and what it counts."""
+    return name if units == "positions" else f"{name} in {units}"
+
+
+def unit_of(measure: str, ndim: int) -> str:
+    """What a size is counted in: places, or an area of them.
+
+    Example:
+        >>> from erfjax.summary import unit_of
+        >>> unit_of("sigma", 2), unit_of("effective_area", 2), unit_of("effective_area", 1)
+        ('pixels', 'pixels²', 'positions')
+    """
+    return places(ndim) + ({1: "", 2: "²", 3: "³"}.get(ndim, "ⁿ") if "area" in measure else "")
+
+
 def stack(*tables: Table) -> str:
     """Several tables as one text, an empty line between them."""
     return "\n\n".join(str(table) for table in tables)

@@ -27,8 +27,14 @@ Map = Float[np.ndarray, "*space"]
 """A receptive-field map: float64, the spatial shape of the input."""
 
 ArrayLike = np.ndarray | jax.Array
+"""An array of NumPy or of JAX."""
+
 Shaped = np.ndarray | jax.Array | jax.ShapeDtypeStruct
+"""An array, or only its shape and dtype."""
+
 Function = Callable[..., Array]
+"""A function that JAX can trace: of an array, or of a random key and an array."""
+
 Unit = int | np.integer | tuple[int | np.integer, ...] | np.ndarray | None
 """A zero-based spatial index of the output, one integer per spatial axis; None is the centre n // 2. A list is several units."""
 

@@ -17,8 +17,8 @@ import erfjax as ej
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(m.name for m in pkgutil.walk_packages(ej.__path__, "erfjax.") if m.name != "erfjax.__main__")
-NAMESPACES = ("measures", "closed_form", "layers", "protocols", "studies", "tracing", "initializers")
-LISTED = (*NAMESPACES, "plot", "errors", "geometry", "layouts")  # in the documentation of the API
+NAMESPACES = ("measures", "closed_form", "layers", "plot", "protocols", "studies", "tracing", "initializers")
+LISTED = (*NAMESPACES, "errors", "geometry", "layouts")  # in the documentation of the API
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -97,6 +97,13 @@ def test_public_names_are_documented(name, value):
         dataclasses.is_dataclass(value) or issubclass(value, Exception | tuple | Protocol)
     )
     assert passive or ">>>" in text, "no example"
+
+
+@pytest.mark.parametrize(("name", "value"), [pytest.param(*pair, id=pair[0]) for pair in public(LISTED)])
+def test_every_parameter_is_described(name, value):
+    described = inspect.getdoc(value).split("Example:")[0] if inspect.isfunction(value) else ""
+    asked = inspect.signature(value).parameters if described else ()
+    assert [one for one in asked if not re.search(rf"\b{one}\b", described)] == []
 
 
 def test_public_names_have_an_entry_in_the_documentation():

@@ -126,6 +126,26 @@ def test_a_map_has_ticks_a_scale_and_the_theoretical_box():
     assert len(map_axes.get_xticks()) > 2
 
 
+@pytest.mark.parametrize(
+    ("layout", "counted", "axis"), [("NLC", "tokens", "position in tokens"), ("NWC", "positions", "position")]
+)
+def test_the_axis_of_a_sequence_counts_no_pixels(layout, counted, axis):
+    exact = (ej.layers.Conv((3,)) ** 2).analytic(image_shape=(12,))
+    closed = dataclasses.replace(exact, metadata={"layout": layout})  # as the readings of a function leave it
+    used = dataclasses.replace(noisy(exact), metadata={"layout": (layout, layout)})
+    (section,) = used.plot().axes
+    assert (section.get_xlabel(), section.get_title()) == (f"{counted} from the middle", "measured, unit (6)")
+    assert all(float(tick).is_integer() for tick in section.get_xticks())
+    assert used.plot(spacing=5, units="ms").axes[0].get_xlabel() == "ms from the middle"
+    assert plot.profile({"used": used}).axes[0].get_xlabel() == f"{counted} from the centre of the field"
+    assert plot.depth({"used": used}).axes[0].get_ylabel() == f"size in {counted}"
+    assert plot.fields({"used": used}, ratios=()).axes[-1].get_ylabel() == f"share of E[g²] per {counted[:-1]}"
+    compared = ej.compare(closed, used).plot().axes
+    assert (compared[0].get_xlabel(), compared[3].get_xlabel()) == (axis, f"{counted} from the middle")
+    assert exact.theoretical.plot().axes[0].get_title() == "unit (6) sees 5 positions (dashed)"  # it knows no layout
+    assert {row[3] for row in used.table().rows} == {"positions"}
+
+
 def test_sections_of_several_fields_share_given_axes():
     with plot.figure(4, 3) as drawing:
         axes = drawing.subplots()

@@ -6,6 +6,7 @@ import numpy as np
 
 from erfjax.plot.canvas import DASHES, INK, figure
 from erfjax.plot.profiles import centre, limits, profile
+from erfjax.summary import counted
 from erfjax.typing import Axes, Figure
 
 NAMES = ("variance of the weights", "+ coherence", "measured")
@@ -20,7 +21,7 @@ def draw(account: Any, ax: Axes | None = None, label: str | None = None) -> Figu
         drawing.suptitle(label or "what the measured field is made of")
         _sections(account, shares, "")
         _steps(totals, account.totals, "total, squared gradient", log=True)
-        _steps(variances, account.variances, "σ², pixels²", log=False)
+        _steps(variances, account.variances, f"σ², {counted(account.measured)}²", log=False)
     return drawing
 
 
@@ -34,7 +35,9 @@ def _sections(account: Any, ax: Axes, before: str) -> Axes:
         if ends is not None:
             ax.fill_between(at, *ends, color=INK[style], alpha=0.2, linewidth=0)
     limits(ax, int(np.ceil(4 * max(account.variances) ** 0.5)))
-    ax.set_ylabel("share per column")
+    units = counted(account.measured)
+    ax.set_xlabel(f"{units} from the centre")
+    ax.set_ylabel(f"share per {'column' if account.measured.map.ndim > 1 else units.removesuffix('s')}")
     ax.legend(fontsize="small")
     return ax
 
@@ -52,6 +55,7 @@ def _steps(ax: Axes, values: Any, name: str, *, log: bool) -> None:
     if log:
         ax.set_yscale("log")
         ax.set_ylim(min(values) / 4, max(values) * 4)
+        ax.yaxis.set_minor_formatter("")
     else:
         ax.set_ylim(0, 1.18 * max(values))
     ax.set_ylabel(name)

@@ -96,7 +96,7 @@ def account(
 def _one(field: Any) -> EffectiveField:
     """The field, if there is one."""
     if not isinstance(field, EffectiveField):
-        raise SampleError("`account` is about a function of one array with one output: select them first.")
+        raise SampleError("`account` is about a function of one array with one output: pick one, lambda x: f(x)[...].")
     return field
 
 

@@ -140,6 +140,10 @@ def luo_asymptote(sigma: Any, threshold: Number = measures.LUO_THRESHOLD) -> flo
 
         size = (volume of the unit D-ball · Π σ_a)^{1/D} √(2 ln(1 / threshold))
 
+    Args:
+        sigma: σ in pixels: a number for a round Gaussian in two dimensions, or one per axis.
+        threshold: the part of the peak above which pixels count.
+
     Example:
         >>> import erfjax as ej
         >>> round(ej.closed_form.laws.luo_asymptote(1.0), 3)
@@ -239,6 +243,10 @@ def skip_peak(n: SupportsIndex, scale: Number = 1.0) -> float:
     """The share of the map that n residual blocks leave on the identity path, the spike on the centre pixel: (1 - p)^n
     = (1 + a)^{-n}.
 
+    Args:
+        n: number of blocks.
+        scale: a ≥ 0, the gain of the branch, as for `skip_sigma`.
+
     Example:
         >>> import erfjax as ej
         >>> ej.closed_form.laws.skip_peak(3)
@@ -256,6 +264,9 @@ def flat_kernels(depth: SupportsIndex) -> list[Float[np.ndarray, "3"]]:
     "Always Gaussian, always √n" therefore holds for non-negative weights only. Multiplied in float32 as they come the
     product is lost near N = 12, in float64 near N = 30; `cascade` multiplies signed chains in Fourier space and keeps
     it.
+
+    Args:
+        depth: the number of layers N.
 
     Example:
         >>> import erfjax as ej

@@ -90,6 +90,10 @@ def mean_gain(phi: Activation, q: Any) -> Any:
     """The factor E[φ'(z)], z ~ N(0, q), by which a nonlinearity multiplies the expected (signed) gradient: the
     first-moment twin of `gain`.
 
+    Args:
+        phi: elementwise JAX function, or a name such as "relu" or "tanh".
+        q: variance of the pre-activation, a number or an array.
+
     Example:
         >>> import erfjax as ej
         >>> round(ej.closed_form.mean_field.mean_gain("relu", 3.0), 6)
@@ -100,6 +104,10 @@ def mean_gain(phi: Activation, q: Any) -> Any:
 
 def second_moment(phi: Activation, q: Any) -> Any:
     """The second moment E[φ(z)²], z ~ N(0, q), of the activation.
+
+    Args:
+        phi: elementwise JAX function, or a name such as "relu" or "tanh".
+        q: variance of the pre-activation, a number or an array.
 
     Example:
         >>> import erfjax as ej
@@ -112,6 +120,11 @@ def second_moment(phi: Activation, q: Any) -> Any:
 def variance(phi: Activation, q: Any, sigma_w: Number = 1.0, sigma_b: Number = 0.0) -> Any:
     """The variance of the next pre-activation, q' = σ_w² E[φ(z)²] + σ_b², z ~ N(0, q), for weights of variance σ_w² /
     fan-in.
+
+    Args:
+        phi: elementwise JAX function, or a name such as "relu" or "tanh".
+        q: variance of the pre-activation, a number or an array.
+        sigma_w, sigma_b: standard deviations of the weights (times √fan-in) and of the biases.
 
     Source: Schoenholz et al. 2017, equation 3.
 

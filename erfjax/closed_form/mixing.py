@@ -95,6 +95,11 @@ def window_horizon(window: Number, skip: Number = 0.95, threshold: Number = 0.01
     leaves out that
     there are many ways to choose the layers, and `attention_share` counts them.
 
+    Args:
+        window: W, in tokens.
+        skip: the weight of the shortcut.
+        threshold: the part of the signal below which nothing comes through.
+
     Raises:
         KernelError: skip or threshold outside (0, 1).
 

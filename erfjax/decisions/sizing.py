@@ -15,11 +15,12 @@ import numpy as np
 from jaxtyping import Float
 
 from erfjax import summary
+from erfjax.calling import briefly
 from erfjax.decisions.schedules import DILATIONS, KERNELS, Design, Layer, Spacing, allowed, unrolled
 from erfjax.errors import GeometryError, MapError, StackError
 from erfjax.fields import EffectiveField
 from erfjax.plot import plans
-from erfjax.typing import Extent, Figure, Number
+from erfjax.typing import Extent, Figure, Given, Number
 
 WIDTH = 4.0  # standard deviations: ±2 σ hold 95 % of a bell along an axis
 
@@ -28,7 +29,7 @@ def needed(
     *,
     size: int = 1,
     stride: int = 1,
-    objects: Number | Sequence[Number] = 0,
+    objects: Given = 0,
     spacing: str = "no holes",
     kernels: Sequence[int] = KERNELS,
     dilations: Sequence[int] = DILATIONS,
@@ -60,11 +61,12 @@ def needed(
         >>> str(found), found.trf, found.cost
         ('3 3d3 3d9', 27, 27.0)
     """
-    largest = max(map(float, objects), default=0.0) if isinstance(objects, Sequence) else float(objects)
+    several = objects if isinstance(objects, Sequence) and not isinstance(objects, str) else (objects,)
+    largest = max((float(n) if isinstance(n, Number) else math.nan for n in several), default=0.0)
     if size < 1 or stride < 1 or stride & (stride - 1) or not 0 <= largest < math.inf:
         raise StackError(
             "`size` must be a positive number of pixels, `stride` a power of two and `objects` finite, "
-            f"but got {size}, {stride} and {objects}."
+            f"but got {size}, {stride} and {objects!r}."
         )
     if spacing not in get_args(Spacing):
         raise StackError(f"`spacing` must be one of {', '.join(map(repr, get_args(Spacing)))}, but got {spacing!r}.")
@@ -141,7 +143,7 @@ class Match(summary.Shown):
         return plans.levels(self.levels, self._sizes(), self.inside, self.covered, self.best)
 
 
-def match(fields: Mapping[str, EffectiveField], objects: Sequence[Number | Sequence[Number]]) -> Match:
+def match(fields: Given, objects: Sequence[Number | Sequence[Number]]) -> Match:
     """Which level of a pyramid fits which object or anchor: by its theoretical field, and by where the mass of its map lies.
 
     Args:
@@ -163,6 +165,12 @@ def match(fields: Mapping[str, EffectiveField], objects: Sequence[Number | Seque
         >>> ej.match(levels, [4, 12, 40]).best
         ('2', '8', '32')
     """
+    if not isinstance(fields, Mapping) or not all(isinstance(field, EffectiveField) for field in fields.values()):
+        raise MapError(
+            '`fields` must be a dict of effective fields by name, {"p3": ej.analytic(...)}, but got '
+            + briefly(fields)
+            + "."
+        )
     if not fields or not len(objects):
         raise GeometryError("At least one field and one object are needed.")
     rank = next(iter(fields.values())).map.ndim

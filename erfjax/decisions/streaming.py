@@ -181,10 +181,16 @@ class Context(summary.Shown):
         return f"causal {self.causal}, back {self.left}, ahead {self.right}"
 
     def plot(self) -> Figure:
-        """A matplotlib figure: how far the centre unit of every layer looks back and ahead, layer by layer."""
+        """A matplotlib figure: how far the centre unit of every layer looks back and ahead, and all units of the output below."""
         at = self.table().columns.index("back")
         rows = self.table().rows
-        return plans.reach([str(r[0]) for r in rows], [r[at] for r in rows], [r[at + 1] for r in rows], self.axis)
+        left, right = (
+            math.inf if all_of_it else n for n, all_of_it in zip((self.left, self.right), self.grows, strict=True)
+        )
+        names = [*(str(row[0]) for row in rows), "all units"]
+        return plans.reach(
+            names, [*(row[at] for row in rows), left], [*(row[at + 1] for row in rows), right], self.axis
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

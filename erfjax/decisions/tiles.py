@@ -282,7 +282,7 @@ def tiling(
     x = shaped(x)
     asked = Asked(f, tuple(map(int, x.shape)), x.dtype, layout, out_layout)
     space = asked.space
-    sizes: tuple[Any, ...] = (tile,) * len(space) if tile is None or isinstance(tile, int | str) else tuple(tile)
+    sizes: tuple[Any, ...] = (tile,) * len(space) if not isinstance(tile, tuple | list) else tuple(tile)
     if len(sizes) != len(space) or any(not (n is None or (isinstance(n, int | np.integer) and n > 0)) for n in sizes):
         raise GeometryError(
             f"`tile` must be a positive number of pixels, or one (or None) for each of the {len(space)} spatial axes, "

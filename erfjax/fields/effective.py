@@ -254,13 +254,11 @@ class EffectiveField(summary.Shown):
         if self.averages is not None:
             pairs["mean over"] = self.averages
         if self.samples:
-            pairs["samples"] = self.samples
-            pairs["error bars"] = self._verdict()
+            pairs |= {"samples": self.samples, "error bars": self._verdict()}
         pairs["map"] = self.map.shape
         pairs["total"] = float(self.map.sum())
         pairs["σ"] = _attempt(self.sigma)
-        pairs["Luo size"] = self._with_error("luo")
-        pairs["FWHM"] = self._with_error("fwhm")
+        pairs |= {"Luo size": self._with_error("luo"), "FWHM": self._with_error("fwhm")}
         pairs["90 % energy radius"] = self._with_error("energy_radius", fraction=0.9)
         if self.theoretical is not None:
             pairs["theoretical size"] = self.theoretical.size
@@ -272,8 +270,7 @@ class EffectiveField(summary.Shown):
         for name, options in LISTED.items():
             value = _attempt(functools.partial(self.size, name, **options))
             if value != UNDEFINED:
-                unit = "pixels" if "area" not in name else "pixels" + {1: "", 2: "²", 3: "³"}.get(self.map.ndim, "ⁿ")
-                rows.append((name, value, self.size_stderr(name, **options), unit))
+                rows.append((name, value, self.size_stderr(name, **options), summary.unit_of(name, self.map.ndim)))
         return summary.Table("sizes", ("measure", "size", "± se", "unit"), tuple(rows))
 
     def _with_error(self, measure: str, **options: Option) -> str:

@@ -112,7 +112,7 @@ def growth(
     found: dict[int, EffectiveField] = {}
     for n in (shown := bar((*measured, *predicted), progress)):
         shown.set_postfix_str(f"{name or ''} n = {n}, closed form".strip())
-        with explained(f"The family, at n = {n},"):
+        with explained(f"`family`, which gives a network for a number of layers, called with n = {n},"):
             network = family(n)
         if not (callable(network) or isinstance(network, Stack)):
             raise StackError(

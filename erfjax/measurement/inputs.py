@@ -6,6 +6,7 @@ once. It keeps a running checksum of what was read, by which a continued run rec
 
 import dataclasses
 import itertools
+import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ import jax
 import numpy as np
 
 from erfjax import layouts
-from erfjax.calling import explained
+from erfjax.calling import explained, no_array
 from erfjax.errors import CheckpointError, LayoutError, SampleError
 from erfjax.layouts import Layouts
 from erfjax.measurement.designs import Noise
@@ -111,8 +112,10 @@ def open_source(inputs: Any, key: Any, layout: Any = None, per_draw: int = 1) ->
         LayoutError: an array does not fit the layout.
         SampleError: there is no sample, or rows differ in shape.
     """
-    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(inputs)) or isinstance(inputs, str):
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(inputs)):
         raise SampleError(f"`inputs` must hold values to be measured on, but got {inputs!r}: pass arrays.")
+    if isinstance(inputs, str | os.PathLike):
+        raise SampleError(no_array(inputs))
     if isinstance(inputs, Noise):
         if key is None:
             raise SampleError(
@@ -142,10 +145,7 @@ def open_source(inputs: Any, key: Any, layout: Any = None, per_draw: int = 1) ->
         found = layouts.of_tree(x, layout)
         return Source(found, jax.tree.leaves(x), itertools.repeat(()), draw=inputs)
     if not isinstance(inputs, Iterable):
-        raise SampleError(
-            f"`inputs` must be an array, a tuple or dict of arrays, an iterable of these or a function of a key, but got "
-            f"{inputs!r}."
-        )
+        raise SampleError(f"{no_array(inputs)} An iterable of these, or a function of a key, will do too.")
     items = iter(inputs)
     item = next(items, None)
     if item is None:
@@ -180,7 +180,7 @@ def split(item: Any, found: Layouts, index: int) -> Row:
     if {len(row) for row in rows} != {count}:
         raise SampleError(
             f"The arrays of sample {index} have different numbers of rows, {[len(row) for row in rows]}: every input needs "
-            "one row for each sample."
+            "one row for each sample. (Weights are no input: bind them, lambda x: f(params, x).)"
         )
     return rows
 

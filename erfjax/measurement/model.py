@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from erfjax.calling import briefly
 from erfjax.errors import FunctionError
 
 
@@ -72,7 +73,7 @@ def require_function(f: Any, arguments: Sequence[str] = ("x",)) -> None:
         FunctionError: f is no function, or takes other arguments.
     """
     if not callable(f):
-        raise FunctionError(f"`f` must be a function of an array, but got {f!r:.80}.")
+        raise FunctionError(f"`f` must be a function of an array, but got {briefly(f)}.")
     try:
         signature = inspect.signature(f)
     except (TypeError, ValueError):  # a callable without a signature
@@ -84,6 +85,11 @@ def require_function(f: Any, arguments: Sequence[str] = ("x",)) -> None:
         if not signature.parameters:
             raise FunctionError(
                 "`f` takes no arguments. If it makes the function, pass what it returns: f() (on the command line FILE:f())."
+            ) from None
+        if len(arguments) > 1:
+            raise FunctionError(
+                f"`f` is called as f({called}) since there is a `key`, but takes {signature}: leave the key out to measure f as "
+                "it is, or give ej.redraw(f), which draws its weights anew for every key."
             ) from None
         raise FunctionError(
             f"`f` is called as f({called}), but takes {signature}: bind other arguments first, lambda {called}: f({called}, ...)."

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from erfjax import summary
-from erfjax.plot.canvas import CONTOUR, DASHES, INK, Cut, cut, figure
+from erfjax.plot.canvas import CONTOUR, DASHES, INK, Cut, cut, figure, whole_ticks
 from erfjax.plot.maps import box, indices
 from erfjax.typing import Axes, Figure, Number
 
@@ -46,7 +46,7 @@ def theoretical(
     """
     mask = field.mask()
     shown = cut(mask * 1.0, _through(field) if plane is None else plane)
-    sees = f"unit {indices(field.unit)} sees {' × '.join(summary.cell(s) for s in field.size)} pixels (dashed)"
+    sees = f"unit {indices(field.unit)} sees {' × '.join(summary.cell(s) for s in field.size)} {summary.counted(field)} (dashed)"
     if ax is not None:
         _draw_theory(ax, field, mask, shown, image, used, label or sees)
         ax.legend()
@@ -99,12 +99,13 @@ def _draw_theory(
     top, *_, bottom = sorted((*axes.get_ylim(), top - 1.5, bottom + 0.5))
     axes.set_xlim(left, right)
     axes.set_ylim(bottom, top)
-    names = summary.axis_names(mask.ndim)
-    axes.set_xlabel(f"{names[shown.axes[-1]]} in pixels")
+    names, units = summary.axis_names(mask.ndim), summary.counted(field)
+    whole_ticks(axes.xaxis, axes.yaxis)
+    axes.set_xlabel(summary.along(names[shown.axes[-1]], units))
     if mask.ndim == 1:
         axes.set_yticks([])
     else:
-        axes.set_ylabel(f"{names[shown.axes[0]]} in pixels")
+        axes.set_ylabel(summary.along(names[shown.axes[0]], units))
     if used is not None and mask.ndim > 1 and min(shape) > 1:
         counts = shown.of(np.abs(used.map))
         for ink, width in (("white", 2.6), (colour, 1.3)):

@@ -13,6 +13,7 @@ import numpy as np
 
 from erfjax import files, measures, summary
 from erfjax.errors import MapError
+from erfjax.typing import Number
 
 COLOURS = "bone_r"  # white to black through blue: lightness falls all the way, so that it prints in grey
 INK = ("#111111", "#1f5fa8", "#b3541e", "#5b7f3a", "#7a4b94")
@@ -56,6 +57,9 @@ def _drawing() -> Any:
 def figure(width: int | float, height: int | float) -> Iterator[Any]:
     """An empty figure of so many inches in the house style, to be filled inside the `with`.
 
+    Args:
+        width, height: in inches.
+
     Example:
         >>> from erfjax import plot
         >>> with plot.figure(4, 3) as picture:
@@ -77,6 +81,13 @@ def save(drawing: Any, path: str | os.PathLike[str]) -> Path:
     Args:
         drawing: the figure.
         path: ends in .png, .pdf or .svg.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from erfjax import plot
+        >>> with tempfile.TemporaryDirectory() as folder, plot.figure(1, 1) as empty:
+        ...     plot.save(empty, pathlib.Path(folder) / "empty.svg").name
+        'empty.svg'
     """
     import matplotlib
 
@@ -86,7 +97,17 @@ def save(drawing: Any, path: str | os.PathLike[str]) -> Path:
 
 
 def read_pixels(path: str | os.PathLike[str]) -> np.ndarray:
-    """The pixels of an image file as float32 from 0 to 1, shape (height, width) or (height, width, channels)."""
+    """The pixels of an image file as float32 from 0 to 1, shape (height, width) or (height, width, channels).
+
+    Args:
+        path: of an image file (PNG, JPEG ...).
+
+    Example:
+        >>> from matplotlib import cbook
+        >>> from erfjax import plot
+        >>> plot.read_pixels(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)).shape
+        (600, 512, 3)
+    """
     from matplotlib import image as images
 
     pixels = np.asarray(images.imread(os.fspath(path)))
@@ -98,6 +119,9 @@ def read_image(path: str | os.PathLike[str] | None = None) -> np.ndarray:
     """A photograph as float32 red, green and blue in [0, 1], shape (height, width, 3).
 
     None is the portrait of Grace Hopper that matplotlib ships (600 x 512 pixels, public domain).
+
+    Args:
+        path: of an image file (PNG, JPEG ...), or None.
 
     Example:
         >>> from erfjax import plot
@@ -116,6 +140,19 @@ def draw_map(axes: Any, values: np.ndarray, contour: float | None = CONTOUR) -> 
     """A map on `axes`, its largest value black; dashed, where it falls to `contour` of that value. Returns the image drawn.
 
     One axis becomes a strip; of three or more the plane through the largest value is shown.
+
+    Args:
+        axes: matplotlib axes.
+        values: the map.
+        contour: the part of the largest value at which the dashed line runs; None draws none.
+
+    Example:
+        >>> import numpy as np
+        >>> from erfjax import plot
+        >>> with plot.figure(2, 2) as picture:
+        ...     image = plot.draw_map(picture.subplots(), np.array([[1.0, 2.0], [3.0, 4.0]]))
+        >>> image.get_array().max().item()
+        1.0
     """
     flat = plane(np.abs(values))
     peak = flat.max() or 1.0
@@ -143,7 +180,25 @@ def draw_section(
     style: int = 0,
     **options: Any,
 ) -> None:
-    """The line of a map along `axis` through a pixel (None: the middle of mass), with a band of ±2 standard errors."""
+    """The line of a map along `axis` through a pixel (None: the middle of mass), with a band of ±2 standard errors.
+
+    Args:
+        axes: matplotlib axes.
+        values: the map.
+        stderr: its standard errors; None draws no band.
+        axis: along which the line runs.
+        through: the pixel.
+        style: which colour and dashes, by number.
+        options: of matplotlib's `plot`.
+
+    Example:
+        >>> import numpy as np
+        >>> from erfjax import plot
+        >>> with plot.figure(2, 2) as picture:
+        ...     plot.draw_section(picture.subplots(), np.array([1.0, 2.0, 1.0]))
+        >>> picture.axes[0].lines[0].get_xdata().tolist()
+        [-1, 0, 1]
+    """
     at = middle(values) if through is None else through
     line = line_through(values, at, axis)
     offset = np.arange(len(line)) - at[axis]
@@ -163,12 +218,33 @@ def _moments(values: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def middle(values: np.ndarray) -> tuple[int, ...]:
-    """The pixel at the centroid of |map|."""
+    """The pixel at the centroid of |map|.
+
+    Args:
+        values: the map.
+
+    Example:
+        >>> import numpy as np
+        >>> from erfjax import plot
+        >>> plot.middle(np.array([0.0, 1.0, -3.0]))
+        (2,)
+    """
     return tuple(math.floor(c + 0.5) for c in _moments(values)[0])
 
 
-def around(values: np.ndarray, reach: float = 5.0) -> tuple[slice, ...]:
-    """The part of a map within so many standard deviations of its middle, and a pixel more."""
+def around(values: np.ndarray, reach: Number = 5.0) -> tuple[slice, ...]:
+    """The part of a map within so many standard deviations of its middle, and a pixel more.
+
+    Args:
+        values: the map.
+        reach: how many standard deviations.
+
+    Example:
+        >>> import numpy as np
+        >>> from erfjax import plot
+        >>> plot.around(np.eye(9)[4], reach=2)
+        (slice(3, 6, None),)
+    """
     spread = _moments(values)[1]
     return tuple(
         slice(max(m - math.ceil(reach * s) - 1, 0), m + math.ceil(reach * s) + 2)
@@ -183,6 +259,9 @@ def widest(values: np.ndarray) -> float:
 
 def gaussian_of(values: np.ndarray) -> np.ndarray:
     """The Gaussian with the centroid and the σ per axis of |map|, and its sum over the map's own pixels.
+
+    Args:
+        values: the map.
 
     Example:
         >>> import numpy as np
@@ -247,13 +326,42 @@ def cut(values: np.ndarray, at: Mapping[int, int] | None = None) -> Cut:
 
 
 def plane(values: np.ndarray) -> np.ndarray:
-    """Two dimensions of an array: a row of a line, the plane of the last two axes through the largest value of a volume."""
+    """Two dimensions of an array: a row of a line, the plane of the last two axes through the largest value of a volume.
+
+    Args:
+        values: the map.
+
+    Example:
+        >>> import numpy as np
+        >>> from erfjax import plot
+        >>> plot.plane(np.arange(12).reshape(2, 2, 3)).tolist()
+        [[6, 7, 8], [9, 10, 11]]
+    """
     return cut(values).of(values)
 
 
 def line_through(values: np.ndarray, through: Sequence[int], axis: int) -> np.ndarray:
+    """The line of a map along `axis` through a pixel.
+
+    Args:
+        values: the map.
+        through: the pixel.
+        axis: along which the line runs.
+
+    Example:
+        >>> import numpy as np
+        >>> from erfjax import plot
+        >>> plot.line_through(np.arange(6).reshape(2, 3), (1, 0), axis=-1)
+        array([3, 4, 5])
+    """
     axis %= values.ndim
     return values[tuple(slice(None) if a == axis else int(i) for a, i in enumerate(through))]
+
+
+def whole_ticks(*lines: Any) -> None:
+    """Ticks at whole numbers alone on matplotlib axes such as `axes.xaxis`: what is counted has no halves."""
+    for line in lines:
+        line.get_major_locator().set_params(integer=True)
 
 
 def log_log(axes: Any, positions: Any) -> None:

@@ -23,6 +23,7 @@ from erfjax.plot.canvas import (
     gaussian_of,
     line_through,
     middle,
+    whole_ticks,
     widest,
 )
 from erfjax.typing import Axes, Figure, Number
@@ -42,7 +43,7 @@ def effective(
     through: Sequence[int] | None = None,
     plane: Mapping[int, int] | None = None,
     spacing: Number = 1,
-    units: str = "pixels",
+    units: str | None = None,
 ) -> Figure | Axes:
     """A figure of an `EffectiveField`: the map, and its cross-sections along each axis beside the Gaussian of the same σ.
 
@@ -57,7 +58,7 @@ def effective(
         plane: of a map of three dimensions or more, the index of each axis that is cut away, as in {0: 5}; None cuts through
             the largest value.
         spacing: the distance between two pixels in `units`.
-        units: of every axis.
+        units: of every axis; None is pixels, of a sequence tokens (layout "L") or positions.
 
     Returns:
         The figure, or `ax`.
@@ -73,6 +74,7 @@ def effective(
     """
     if kind not in KINDS:
         raise MapError(f"`kind` must be one of {', '.join(KINDS)}, but got {kind!r}.")
+    units = summary.counted(field, units)
     if ax is not None and kind == "section":
         return _section(ax, field, label or field.promise, axis, spacing, units, through=through)
     if ax is not None:
@@ -89,14 +91,16 @@ def effective(
             bar = drawing.colorbar(image, ax=panels[0], shrink=0.85)
             bar.set_label(f"{field.formula} / peak")
             bar.ax.axhline(CONTOUR, color=INK[0], linestyle="--", linewidth=0.8)
-        for a, name in enumerate(summary.axis_names(spatial)):
-            _section(panels[-1], field, f"along {name}", a, spacing, units, bound=False)
+        names = [f"along {name}" for name in summary.axis_names(spatial)] if spatial > 1 else [field.promise]
+        for a, name in enumerate(names):
+            _section(panels[-1], field, name, a, spacing, units, bound=False)
         bell, at = gaussian_of(field.map), middle(field.map)
         offset = spacing * (np.arange(bell.shape[-1]) - at[-1])
         look: Any = {"color": GREY, "linestyle": ":", "linewidth": 1.2}
         panels[-1].plot(offset, line_through(bell, at, -1), label="Gaussian, same σ", **look)
         _zoom(panels[-1], field.map, spacing, units)
-        panels[-1].set(title="cross-sections" if field.map.any() else "a dead unit", ylabel=field.formula)
+        title = "cross-sections" if spatial > 1 else label or _title(field)
+        panels[-1].set(title=title if field.map.any() else "a dead unit", ylabel=field.formula)
         panels[-1].legend()
     return drawing
 
@@ -132,7 +136,7 @@ def _section(
     if bound:
         low, high = _reach(field.map, spacing)
         before = axes.get_xlim() if style else (low, high)
-        axes.set(xlabel=f"{units} from the middle", xlim=(min(low, before[0]), max(high, before[1])))
+        _across(axes, (min(low, before[0]), max(high, before[1])), spacing, units)
         axes.set_ylabel(f"share of the map, {field.formula}" if share else field.formula)
         axes.autoscale(axis="y")  # again, for a lower limit that was set ended it
         if min(shown.get_ydata().min() for shown in axes.lines) >= 0:
@@ -141,15 +145,22 @@ def _section(
     return axes
 
 
+def _across(axes: Axes, ends: tuple[Number, Number], spacing: Number, units: str) -> None:
+    """The horizontal axis of a cross-section; what is counted has whole ticks."""
+    axes.set(xlabel=f"{units} from the middle", xlim=ends)
+    if spacing == 1:
+        whole_ticks(axes.xaxis)
+
+
 def _reach(values: np.ndarray, spacing: Number) -> tuple[Number, Number]:
     """How far a cross-section is shown: to where the map is."""
     reach = spacing * (4.5 * widest(values) + 1.5)
     return -reach, reach
 
 
-def _zoom(axes: Axes, values: np.ndarray, spacing: Number = 1, units: str = "pixels") -> None:
+def _zoom(axes: Axes, values: np.ndarray, spacing: Number, units: str) -> None:
     """Limits a cross-section to where the map is, and names its axis."""
-    axes.set(xlabel=f"{units} from the middle", xlim=_reach(values, spacing))
+    _across(axes, _reach(values, spacing), spacing, units)
     if values.min() >= 0:
         axes.set_ylim(bottom=0)
 
@@ -159,7 +170,7 @@ def draw_field(
     field: Any,
     shown: Cut,
     spacing: Number = 1,
-    units: str = "pixels",
+    units: str | None = None,
     *,
     values: np.ndarray | None = None,
     top: Number | None = None,
@@ -173,7 +184,7 @@ def draw_field(
         field: whose map it is.
         shown: which plane.
         spacing: the distance between two pixels in `units`.
-        units: of both axes.
+        units: of both axes; None as in `effective`.
         values: what to draw in place of |map| / peak, of the shape of the map.
         top: the value that is black; None is one, the peak of the map.
         norm: of matplotlib, in place of a linear scale up to `top`.
@@ -191,15 +202,14 @@ def draw_field(
         grid = spacing * np.arange(columns), spacing * np.arange(rows)
         line: Any = {"colors": INK[0], "linewidths": 0.8, "linestyles": "--"}
         axes.contour(*grid, flat, levels=[contour * peak], **line)
-    names = summary.axis_names(field.map.ndim)
-    axes.set_xlabel(f"{names[shown.axes[-1]]} in {units}")
+    names, units = summary.axis_names(field.map.ndim), summary.counted(field, units)
+    axes.set_xlabel(summary.along(names[shown.axes[-1]], units))
     if spacing == 1:  # pixels are counted; and labels that grow after the layout was found would be cut off
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.yaxis.get_major_locator().set_params(integer=True)
+        whole_ticks(axes.xaxis, axes.yaxis)
     if field.map.ndim == 1:
         axes.set_yticks([])
     else:
-        axes.set_ylabel(f"{names[shown.axes[0]]} in {units}")
+        axes.set_ylabel(summary.along(names[shown.axes[0]], units))
     if field.theoretical is not None:
         box(axes, field.theoretical, shown.axes, flat.shape, spacing, ":", 1.0)
         axes.set(xlim=extent[:2], ylim=extent[2:])
@@ -209,7 +219,7 @@ def draw_field(
 def box(
     axes: Axes,
     theory: Any,
-    along: Sequence[int],
+    across: Sequence[int],
     shape: Sequence[int],
     spacing: Number,
     dash: Any,
@@ -220,8 +230,8 @@ def box(
     """The box of a theoretical field, black on white so that it is seen on both; returns its rows and columns."""
     from matplotlib.patches import Rectangle
 
-    rows = _side(theory, along[0] if len(along) > 1 else None, shape[0])
-    columns = _side(theory, along[-1], shape[1])
+    rows = _side(theory, across[0] if len(across) > 1 else None, shape[0])
+    columns = _side(theory, across[-1], shape[1])
     corner = (spacing * (columns[0] - 0.5), spacing * (rows[0] - 0.5))
     size = (spacing * (columns[1] - columns[0]), spacing * (rows[1] - rows[0]))
     for ink, thick, style, name in (("white", 2 * width, "-", None), (colour, width, dash, label)):
@@ -239,7 +249,7 @@ def comparison(
     axis: int = -1,
     plane: Mapping[int, int] | None = None,
     spacing: Number = 1,
-    units: str = "pixels",
+    units: str | None = None,
 ) -> Figure | Axes:
     """A figure of a `Comparison`: both maps on one scale around their middle, their difference, and their cross-sections.
 
@@ -250,7 +260,7 @@ def comparison(
         axis: along which the cross-sections run.
         plane: of maps of three dimensions or more, the index of each axis that is cut away; None cuts through the peak.
         spacing: the distance between two pixels in `units`.
-        units: of every axis.
+        units: of every axis; None is pixels, of a sequence tokens (layout "L") or positions.
 
     Returns:
         The figure, or `ax`.
@@ -264,7 +274,7 @@ def comparison(
         >>> [panel.get_title() for panel in ej.plot.comparison(ej.compare(a, b, labels=("four", "six"))).axes[:4]]
         ['four', 'six', 'six - four', 'cross-sections']
     """
-    pair = tuple(zip((result.a, result.b), result.labels, strict=True))
+    pair, units = tuple(zip((result.a, result.b), result.labels, strict=True)), summary.counted(result.a, units)
     if ax is not None:
         for field, name in pair:
             _section(ax, field, f"{label}, {name}" if label else name, axis, spacing, units, share=True)

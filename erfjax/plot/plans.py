@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from erfjax.plot.canvas import DASHES, INK, MARKERS, figure
+from erfjax.plot.canvas import DASHES, INK, MARKERS, figure, whole_ticks
 from erfjax.typing import Figure, Number
 
 Span = tuple[Number, Number]
@@ -26,7 +26,7 @@ def tiles(
     Example:
         >>> from erfjax.plot import plans
         >>> plans.tiles([[(0, 4), (4, 8)]], [[(0, 5), (3, 8)]], (8,), ("position",)).axes[0].get_xlabel()
-        'position in pixels'
+        'position'
     """
     return _rows(written[0], read[0], shape[0], names[0]) if len(shape) == 1 else _plane(written, read, shape, names)
 
@@ -47,9 +47,9 @@ def _rows(written: Sequence[Span], read: Sequence[Span], n: int, name: str) -> F
             )
         axes.set_xlim(0, n)
         axes.set_ylim(len(shown) - 0.4, -0.6)
-        axes.set_xlabel(f"{name} in pixels")
+        axes.set_xlabel(name)
         axes.set_ylabel("tile")
-        axes.yaxis.get_major_locator().set_params(integer=True)
+        whole_ticks(axes.xaxis, axes.yaxis)
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.35), ncols=2)
         more = "" if len(shown) == len(written) else f", the first {len(shown)} drawn"
         axes.set_title(f"{len(written)} tiles{more}")
@@ -78,6 +78,7 @@ def _plane(
         axes.set_xlim(-0.02 * wide, 1.02 * wide)
         axes.set_ylim(1.02 * high, -0.02 * high)
         axes.set_aspect("equal")
+        whole_ticks(axes.xaxis, axes.yaxis)
         axes.set_xlabel(f"{names[-1]} in pixels")
         axes.set_ylabel(f"{names[-2]} in pixels")
         axes.set_title(" × ".join(str(len(each)) for each in written) + " tiles")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from erfjax import measures
+from erfjax import measures, summary
 from erfjax.errors import MapError
 from erfjax.plot.bars import interval_of, whiskers
 from erfjax.plot.canvas import DASHES, INK, MARKERS, around, cut, figure, legend_below, widest
@@ -29,7 +29,7 @@ def fields(
     contour: Number | None = 0.0455,
     plane: Mapping[int, int] | None = None,
     spacing: Number = 1,
-    units: str = "pixels",
+    units: str | None = None,
 ) -> Figure:
     """A figure of fields by model (rows) and by layer or moment (columns), with their area ratios below.
 
@@ -44,7 +44,7 @@ def fields(
         contour: the part of its own peak at which a dashed line runs around each map; None draws none.
         plane: of maps of three dimensions or more, the index of each axis that is cut away; None cuts through the peak.
         spacing: the distance between two pixels in `units`.
-        units: of every axis.
+        units: of every axis; None is pixels, of a sequence tokens (layout "L") or positions.
 
     Returns:
         The figure; `erfjax.plot.save` writes it as PNG, or as PDF or SVG with its fonts inside.
@@ -88,7 +88,7 @@ def fields(
             left = [row, axes.get_ylabel()] if i % across == 0 else []
             axes.set_ylabel("\n".join(word for word in left if word))
             axes.tick_params(labelleft=i % across == 0)
-        words = f"share of {flat[0].formula} per pixel{shown.words and ', ' + shown.words}"
+        words = f"share of {flat[0].formula} per {summary.counted(flat[0]).removesuffix('s')}{shown.words and ', ' + shown.words}"
         bar = parts[0].colorbar(image, ax=panels, shrink=0.8, aspect=30)
         bar.set_label(words)
         bar.locator = MaxNLocator(5, prune="upper")
@@ -127,6 +127,8 @@ def _sigma(field: Any, spacing: Number) -> str:
 
 def _ratio_panels(part: Any, rows: dict[str, dict[str, Any]], ratios: Sequence[Number]) -> None:
     """The area ratios of every model, one panel for each column."""
+    from matplotlib.ticker import LogLocator
+
     columns = list(next(iter(rows.values())))
     panels = part.subplots(1, len(columns), squeeze=False, sharey=True)[0]
     at = np.arange(len(ratios))
@@ -139,6 +141,7 @@ def _ratio_panels(part: Any, rows: dict[str, dict[str, Any]], ratios: Sequence[N
             axes.errorbar(aside, values, bars, label=name, **_marks(style), linewidth=0.8)
         axes.set_xticks(at, labels=[f"{100 * t:g}" for t in ratios])
         axes.set(xlabel="t in % of the field", yscale="log", title=column)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("")
     panels[0].set_ylabel("area ratio in %\n95 % intervals" if _measured(rows) else "area ratio in %")
@@ -160,7 +163,7 @@ def profile(
     *,
     ax: Axes | None = None,
     spacing: Number = 1,
-    units: str = "pixels",
+    units: str | None = None,
     centre: Sequence[Number] | None = None,
     cumulative: bool = False,
     log: bool = False,
@@ -174,7 +177,7 @@ def profile(
         fields: by name; each divided by its sum.
         ax: matplotlib axes to draw into; None makes a figure.
         spacing: the distance between two pixels in `units`: 1000 / rate for milliseconds of a signal.
-        units: of the distance: pixels, tokens, ms.
+        units: of the distance, such as "ms"; None is pixels, of a sequence tokens (layout "L") or positions.
         centre: the point, in pixels; None is the centre of the theoretical field, or the centroid where it is not known.
         cumulative: the share of the map up to the distance in place of the mean share of a pixel there.
         log: a logarithmic scale of shares.
@@ -219,9 +222,10 @@ def profile(
             ax.fill_between(spacing * distance, *ends, color=look["color"], alpha=0.2, linewidth=0)
         style += 1
         reach.append(spacing * (4.5 * widest(field.map) + 1.5))
-    what = "share of the map up to there" if cumulative else "mean share of a pixel"
-    ax.set(xlabel=f"{units} from the centre of the field", ylabel=what)
     lines = any(field.map.ndim == 1 for field in fields.values())
+    units = summary.counted(next(iter(fields.values())), units)
+    what = "share of the map up to there" if cumulative else f"mean share of a {'position' if lines else 'pixel'}"
+    ax.set(xlabel=f"{units} from the centre of the field", ylabel=what)
     ax.set_xlim(-max(reach) if lines else 0, max(reach))
     if log:
         ax.set_yscale("log")
@@ -246,7 +250,7 @@ def depth(
     measure: str = "luo",
     axis: int = -1,
     spacing: Number = 1,
-    units: str = "pixels",
+    units: str | None = None,
 ) -> Figure | Axes:
     """A figure of the size of the effective and of the theoretical field, layer by layer.
 
@@ -258,7 +262,7 @@ def depth(
         measure: the size of the effective field, as in `EffectiveField.size`.
         axis: whose theoretical size is drawn.
         spacing: the distance between two pixels in `units`.
-        units: of the sizes.
+        units: of the sizes; None is pixels, of a sequence tokens (layout "L") or positions.
 
     Returns:
         The figure, or `ax`.
@@ -301,7 +305,7 @@ def depth(
     ax.plot(at, extents, label=f"{before}theoretical", gid="theoretical", drawstyle="steps-mid", **steps)
     slanted: Any = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if max(map(len, fields)) > 4 else {}
     ax.set_xticks(at, labels=list(fields), **slanted)
-    ax.set(xlabel="layer", ylabel=f"size in {units}")
+    ax.set(xlabel="layer", ylabel=f"size in {summary.counted(next(iter(fields.values())), units)}")
     ax.set_ylim(bottom=0)
     ax.legend()
     return ax

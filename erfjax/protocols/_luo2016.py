@@ -67,6 +67,9 @@ class LuoGrowth(summary.Shown):
 def luo_map(gradients: ArrayLike) -> Float[np.ndarray, "*space"]:
     """The mean over runs (the first axis) of |g|, each run divided by its sum.
 
+    Args:
+        gradients: one map of gradients for each run.
+
     Raises:
         MapError: a run is all zero or not finite.
 

@@ -52,6 +52,11 @@ def replknet_squares(
     error); on a map that is narrower than high, squares that leave it wrap around, and areas may exceed one. `log=False` leaves
     the logarithm out.
 
+    Args:
+        map: not negative, (height, width).
+        thresholds: shares of the map.
+        log: whether the logarithm is taken first, as in the script.
+
     Returns:
         (threshold, side, area ratio) for each threshold; the last two are None where no square gets there.
 

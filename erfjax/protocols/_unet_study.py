@@ -52,6 +52,9 @@ class UNetStudy(summary.Shown):
 def unet_map(gradients: ArrayLike) -> Float[np.ndarray, "*space"]:
     """The mean over images (the first axis) of |g|, each scaled to [0, 1] by its own extremes; constant images give zero.
 
+    Args:
+        gradients: one map of gradients for each image.
+
     Example:
         >>> import numpy as np
         >>> from erfjax.protocols import unet_map

@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from erfjax.errors import ErfjaxError, LayoutError
+from erfjax.errors import ErfjaxError
 from erfjax.fields import EffectiveField, TheoreticalField
 from erfjax.measurement.engine import HOST_BUDGET
 from erfjax.measurement.model import cached
@@ -22,6 +22,7 @@ from erfjax.readings.input_rows import rows_of
 from erfjax.readings.moment_pass import MomentPass, finish, plain, sides
 from erfjax.readings.options import Options
 from erfjax.readings.question import Question, Questions, ask, of_image, one_sample, require_floating
+from erfjax.readings.remarks import swapped
 from erfjax.readings.theoretical import fields_of
 from erfjax.tracing.registry import lengths
 from erfjax.tracing.second_moments.coverage import Survey
@@ -221,6 +222,18 @@ def analytic_map(
     Arguments are those of `analytic`, where `positions` are "apart" or "together"; a list of units gives a leading axis. Nothing
     is cached and no coverage is known: wrap the caller in `jax.jit`.
 
+    Args:
+        f, x, unit, layout, out_layout, statistic, gates, weights, channels: as for `analytic`.
+        positions: "apart" or "together".
+
+    Returns:
+        The map, with the shape of the input's space; of a list of units one map for each along a first axis.
+
+    Raises:
+        LayoutError, UnitError, SampleError: an argument does not fit.
+        FunctionError: there are several inputs or outputs.
+        UnsupportedPrimitiveError, DataDependentError: as for `analytic`.
+
     Example:
         A regulariser that widens the field of a network: climb the gradient of its width.
 
@@ -241,12 +254,7 @@ def analytic_map(
     sample, inputs = one_sample(x, layout)
     require_floating(sample, inputs)
     rows = rows_of(x, sample, inputs, options)
-    questions = ask(f, sample, inputs, unit=unit, out_layout=out_layout).each
-    if len(questions) > 1:
-        raise LayoutError(
-            f"`analytic_map` gives one map, but there are {len(questions)}: pick one input and one output."
-        )
-    (question,) = questions
+    question = ask(f, sample, inputs, unit=unit, out_layout=out_layout).only("analytic_map")
     _check(question, options)
     moment_pass = MomentPass.of(question, options)
 
@@ -363,7 +371,7 @@ def _field(values: np.ndarray, compiled: _Compiled, i: int, metadata: dict[str, 
     question, options = compiled.moment_pass.question, compiled.moment_pass.options
     explained = values.any() or any(word in note for note in survey.notes for word in ("silent", "does not depend"))
     dead = () if explained else ("every gradient is zero: the unit is dead",)
-    unknown = (theory,) if isinstance(theory, str) else ()
+    doubts = (theory,) if isinstance(theory, str) else swapped(theory.notes)
     data = options.gates == "mean-field" or metadata["rows"] > 1
     over: Averages | None = "inputs" if data else None
     if options.power == 2 and not options.layerwise:
@@ -376,7 +384,7 @@ def _field(values: np.ndarray, compiled: _Compiled, i: int, metadata: dict[str, 
         unit=question.units[i],
         theoretical=None if isinstance(theory, str) else theory,
         coverage="approximate" if survey.reasons else "exact",
-        notes=(*question.notes, *survey.reasons, *survey.notes, *compiled.notes, *dead, *unknown),
+        notes=(*question.notes, *survey.reasons, *survey.notes, *compiled.notes, *dead, *doubts),
         metadata={**dataclasses.asdict(options), **metadata},
         channels=options.channels if isinstance(options.channels, str) else int(options.channels),
         averages=over,

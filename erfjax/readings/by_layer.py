@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from erfjax.errors import FunctionError, SampleError
+from erfjax.errors import FunctionError, SampleError, UnitError
 from erfjax.fields import EffectiveField, LayerRow, TheoreticalField
 from erfjax.measurement import reduction
 from erfjax.measurement.accumulate import Accumulator
@@ -93,11 +93,10 @@ def by_layer(
         source = open_source(inputs, None, layout)
         require_floating(source.spec, source.layouts)
         asked = ask(f, source.spec, source.layouts, unit=unit, out_layout=out_layout)
-        if len(asked.each) != 1 or asked.each[0].several:
-            raise FunctionError(
-                "`by_layer` is about one unit of a function from one array to one array: fix the others first."
-            )
-        return source, asked.each[0]
+        question = asked.only("by_layer")
+        if question.several:
+            raise UnitError("`by_layer` is about one unit, but got a list of units.")
+        return source, question
 
     source, question = of_image(lambda layout: opened(layout), inputs, layout)
     question.check_differentiable()

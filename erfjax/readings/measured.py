@@ -30,6 +30,7 @@ from erfjax.readings import drawn, rounding
 from erfjax.readings.analytic import theory_of
 from erfjax.readings.options import Options
 from erfjax.readings.question import Question, reversible
+from erfjax.readings.remarks import swapped
 from erfjax.readings.theoretical import fields_of
 from erfjax.tracing.second_moments.layerwise import contractions, fixed, layers, live
 from erfjax.tracing.windows.brief import rounded
@@ -330,7 +331,7 @@ def _fields(
     for i, (unit, theory) in enumerate(zip(question.units, compiled.theory, strict=True)):
         field, error = reduction.finish(mean[i], None if stderr is None else stderr[i], settings.statistic)
         silent = () if field.any() else ("every gradient is zero: the unit is dead, or does not depend on the input",)
-        unknown = (theory,) if isinstance(theory, str) else ()
+        doubts = (theory,) if isinstance(theory, str) else swapped(theory.notes)
         found = EffectiveField(
             map=probe.embed(field),
             stderr=None if error is None else probe.embed(error),
@@ -339,7 +340,7 @@ def _fields(
             unit=unit,
             theoretical=None if isinstance(theory, str) else theory,
             coverage="approximate" if settings.variance == drawn.CLOSED else "measured",
-            notes=(*notes, *silent, *unknown),
+            notes=(*notes, *silent, *doubts),
             batches=None if batches is None else probe.embed(batches[:, i]),
             metadata=dict(metadata),
             channels=metadata["channels"],

@@ -149,7 +149,7 @@ class Question:
         if not jnp.issubdtype(self.result.dtype, jnp.floating):
             raise SampleError(
                 f"Expected a floating-point output, but f returns {self.result.dtype}: it has no gradient. Ask about what it "
-                "is computed from (the scores before an argmax)."
+                "is computed from (the scores before an argmax), or about the modulus or a part of complex numbers, jnp.abs."
             )
 
 
@@ -166,6 +166,23 @@ class Questions:
     each: tuple[Question, ...]
     inputs: Layouts
     outputs: Any
+
+    def only(self, verb: str) -> Question:
+        """The one question that there is.
+
+        Raises:
+            FunctionError: there are several inputs or outputs.
+        """
+        if len(self.each) > 1:
+            inputs = sum(letters is not None for letters in self.inputs.letters)
+            paths = jax.tree_util.tree_flatten_with_path(
+                jax.tree.unflatten(self.outputs, range(self.outputs.num_leaves))
+            )[0]
+            raise FunctionError(
+                f"`{verb}` is about one input and one output, but there are {inputs} and {len(paths)}: fix the others, and pick "
+                f"an output, as in lambda x: f(x){jax.tree_util.keystr(paths[0][0])}."
+            )
+        return self.each[0]
 
     def answer(self, answers: Callable[[Question], Sequence[Any]]) -> Any:
         """The answers in the tree of the outputs, each in the tree of the inputs (None for an input without a field).
@@ -273,7 +290,11 @@ def of_image(answer: Callable[[Any], Any], x: Any, layout: Any) -> Any:
     try:
         return answer(layout)
     except (TypeError, ValueError) as error:
-        if layout is not None or np.ndim(x) != 3 or (isinstance(error, ErfjaxError) and not error.__cause__):
+        if (
+            layout is not None
+            or len(getattr(x, "shape", ())) != 3
+            or (isinstance(error, ErfjaxError) and not error.__cause__)
+        ):
             raise
         try:
             return answer("NHWC")
@@ -309,7 +330,8 @@ def _recorded(model: Model, inputs: Layouts, sample: Sequence[jax.ShapeDtypeStru
         *keys, leaves = rest
         return model.rebuild(weights)(*keys, inputs.tree(leaves))
 
-    how = f" (layout {', '.join(map(str, inputs.letters))}, a batch of one)"
+    one = ", a batch of one" if any("N" in letters for letters in inputs.letters if letters) else ""
+    how = f" (layout {', '.join(map(str, inputs.letters))}{one})"
     with explained("The function", sample, "; ".join([how, *inputs.notes])):
         return record(call, model.weights, *keys, list(sample))
 

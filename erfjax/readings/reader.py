@@ -12,7 +12,7 @@ from erfjax.fields import LayerRow, Phase, PhaseTable, TheoreticalField
 from erfjax.layouts import Layout, paired_axes
 from erfjax.measurement.cone import unit_box
 from erfjax.readings import extents
-from erfjax.readings.remarks import NOTHING, loosened, transforms, unknown
+from erfjax.readings.remarks import NOTHING, SWAPPED, loosened, transforms, unknown
 from erfjax.tracing.positions.access import IrregularError, Shift
 from erfjax.tracing.positions.axis_roles import Part, Roles, parts, roles
 from erfjax.tracing.positions.hull import Views, period, remembered, walk
@@ -309,7 +309,7 @@ class Reader:
         first = f"{'N' if self.source.batch is not None else ''}C{space}"
         return (
             f"Every position along {named} is mixed, while C of {shape[channel]} is seen through a window of "
-            f"{points.stop - points.start}, as channels and space usually are the other way round: is the layout {letters!r} "
+            f"{points.stop - points.start}, {SWAPPED}: is the layout {letters!r} "
             f'meant? If channels come first, say layout="{first}".',
         )
 

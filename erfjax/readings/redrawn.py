@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from erfjax.calling import explained
+from erfjax.errors import SampleError
 from erfjax.measurement.model import require_function
 from erfjax.tracing import jaxpr as jx
 from erfjax.tracing import registry
@@ -141,6 +143,7 @@ def redraw(f: Given) -> Redrawn:
 
     Raises:
         DataDependentError: f has a while loop whose number of steps the data choose.
+        FunctionError, SampleError: when g meets x, f cannot be traced, or weights are not finite.
 
     Source: W. Luo et al., "Understanding the Effective Receptive Field in Deep CNNs", NeurIPS 2016, section 2: weights are
         independent draws of zero mean.
@@ -178,7 +181,8 @@ def _evaluate(block: Block, operands: Sequence[Any], drawn: Mapping[Place, Any])
 
 def _plan(f: Callable[..., Any], x: Any) -> Plan:
     """Traces f, and decides what is drawn."""
-    recorded = record(f, x)
+    with explained("The function", x):
+        recorded = record(f, x)
     program = recorded.program([Var(*spec) for spec in recorded.operands])
     origins, draws = Origins(), {}
     kept: dict[str, list[str]] = collections.defaultdict(list)
@@ -200,7 +204,12 @@ def _plan(f: Callable[..., Any], x: Any) -> Plan:
             used[number].append(place(equation))
             if given is not None and number not in looked:
                 looked.add(number)
-                for structure in _structure(np.asarray(given, np.float64), channels):
+                values = np.asarray(given, np.float64)
+                if not np.isfinite(values).all():
+                    raise SampleError(
+                        f"The weights of {place(equation)} are not finite: they have no variance to draw from."
+                    )
+                for structure in _structure(values, channels):
                     lost[structure].append(place(equation))
         elif captured:
             kept["fixed filters: the same for all channels, graphs, symmetric matrices, transforms"].append(

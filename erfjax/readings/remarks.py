@@ -1,6 +1,6 @@
 """What a theoretical field remarks about itself: where it is an upper bound, and where nothing is seen."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from jax import lax
 
@@ -9,7 +9,13 @@ from erfjax.tracing.positions.pattern import MANY
 from erfjax.tracing.program.equations import Atom, Block, Equation, Program
 from erfjax.tracing.rules.reduction import inverts
 
+SWAPPED = "as channels and space usually are the other way round"
 NOTHING = "Nothing of the image is seen: this unit sees padding, or what masks hide, alone."
+
+
+def swapped(notes: Sequence[str]) -> tuple[str, ...]:
+    """Those notes of a theoretical field that doubt the layout: every reading of the unit says so."""
+    return tuple(note for note in notes if SWAPPED in note)
 
 
 def loosened(equations: set[Equation]) -> tuple[str, ...]:

@@ -25,10 +25,11 @@ from erfjax.readings import rounding
 from erfjax.readings.analytic import analytic
 from erfjax.readings.by_layer import by_layer
 from erfjax.readings.empirical import empirical
+from erfjax.readings.question import of_image
 from erfjax.readings.theoretical import theoretical
 from erfjax.reports import layers as by_depth
 from erfjax.reports.inputs import Inputs, inputs_of
-from erfjax.reports.words import SIZES, TASKS, advice, agreement, pixels
+from erfjax.reports.words import SIZES, TASKS, advice, agreement
 from erfjax.typing import Channels, Function, Given, Number, Statistic
 from erfjax.uncertainty import Interval
 
@@ -69,16 +70,13 @@ class Report(summary.Shown):
 
     def table(self) -> summary.Table:
         """One row per size: that of the closed form, and of the measurement with its interval."""
-        rows = []
+        rows, ndim = [], sum(letter not in "NC" for letter in self.inputs.letters)
         for measure, (closed, interval) in self.sizes.items():
             between = None if interval is None or not interval.units else f"{interval.low:.4g} to {interval.high:.4g}"
-            rows.append((SIZES[measure][0], closed, interval and interval.value, between, self._unit(measure)))
+            rows.append(
+                (SIZES[measure][0], closed, interval and interval.value, between, summary.unit_of(measure, ndim))
+            )
         return summary.Table("sizes", ("size", "analytic", "measured", "95 % interval", "unit"), tuple(rows))
-
-    def _unit(self, measure: str) -> str:
-        """Pixels, or an area in pixels."""
-        ndim = sum(letter not in "NC" for letter in self.inputs.letters)
-        return pixels(ndim) + ({1: "", 2: "²", 3: "³"}.get(ndim, "ⁿ") if "area" in measure else "")
 
     def _tables(self) -> tuple[summary.Table, ...]:
         fields = (self.analytic, self.measured)
@@ -184,10 +182,16 @@ def report(
         raise UnitError(
             "A report is about one unit: give one index per spatial axis of the output, not a list of units."
         )
-    given = inputs_of(x, layout, images, samples, seed)
     step = _Steps(sys.stderr.isatty() if progress is None else progress)
-    asked: Any = {"unit": unit, "layout": given.letters, "out_layout": out_layout}
-    theory = step("theoretical", lambda: theoretical(f, given.spec, **asked, unknown=unknown), strict=True)
+    asked: Any = {"unit": unit, "out_layout": out_layout}
+
+    def begun(layout: str | None) -> tuple[Inputs, Any]:
+        given = inputs_of(x, layout, images, samples, seed)
+        named = asked | {"layout": given.letters, "unknown": unknown}
+        return given, step("theoretical", lambda: theoretical(f, given.spec, **named), strict=True)
+
+    given, theory = of_image(begun, x, layout)
+    asked["layout"] = given.letters
     if theory is not None and not isinstance(theory, TheoreticalField):
         paths = jax.tree_util.tree_flatten_with_path(theory, lambda node: isinstance(node, TheoreticalField))[0]
         names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]

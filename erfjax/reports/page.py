@@ -15,7 +15,7 @@ from erfjax.plot import panels
 from erfjax.reports import layers as by_depth
 from erfjax.reports.doctor import versions
 from erfjax.reports.making import Report
-from erfjax.reports.words import COVERAGES, SIZES, agreement, in_short, mean_of, pixels
+from erfjax.reports.words import COVERAGES, SIZES, agreement, in_short, mean_of
 
 
 def body(made: Report) -> str:
@@ -82,7 +82,7 @@ def _glance(made: Report) -> str:
 
 def _box(theory: TheoreticalField) -> str:
     size = summary.cell(theory.size)
-    said = f"{size} {pixels(len(theory.size))}"
+    said = f"{size} {summary.places(len(theory.size))}"
     return said if all(map(math.isfinite, theory.size)) else f"{said}, ∞ for all of an axis"
 
 
@@ -97,7 +97,7 @@ def _where(field: EffectiveField) -> str:
     except MapError:
         return "The map is zero everywhere."
     at = ", ".join(f"{c:.1f}" for c in centre)
-    noun = pixels(len(spread))
+    noun = summary.places(len(spread))
     return f"The effective field is centred on pixel ({at}), with σ {' × '.join(f'{s:.3g}' for s in spread)} {noun}."
 
 
@@ -140,7 +140,8 @@ def _maps(made: Report) -> str:
         if not _usable(field):
             found.append(f"<p>The {name} map is zero or not finite: the unit is dead, or the gradient diverged.</p>")
             continue
-        alt = f"Map of the {name} {field.formula}, {summary.cell(field.map.shape)} {pixels(field.map.ndim)}. {_where(field)}"
+        shape = f"{summary.cell(field.map.shape)} {summary.places(field.map.ndim)}"
+        alt = f"Map of the {name} {field.formula}, {shape}. {_where(field)}"
         caption = f"{name.capitalize()}, {mean_of(field)}. Dotted: theoretical box; dashed: 4.55 % of the peak."
         found.append(_figure(panels.map_panel(field, name), alt, caption))
         if field.stderr is not None and np.isfinite(field.stderr).all() and field.stderr.any():

@@ -59,11 +59,6 @@ COVERAGES = {
 }
 
 
-def pixels(ndim: int) -> str:
-    """What a place of an input of so many spatial axes is called: tokens and samples of sound are no pixels."""
-    return "positions" if ndim == 1 else "pixels"
-
-
 def mean_of(field: EffectiveField) -> str:
     """What the mean of a field is taken over, in words."""
     return MEANS[field.averages]
@@ -72,14 +67,14 @@ def mean_of(field: EffectiveField) -> str:
 def in_short(theory: TheoreticalField, used: EffectiveField | None) -> str:
     """The two fields in one or two sentences."""
     everything = "" if all(map(math.isfinite, theory.size)) else " (∞: all of the axis)"
-    said = f"Unit {theory.unit} can look at {summary.cell(theory.size)} {pixels(len(theory.size))}{everything}."
+    said = f"Unit {theory.unit} can look at {summary.cell(theory.size)} {summary.places(len(theory.size))}{everything}."
     if used is None:
         return said
     try:
         share, radius = used.size("luo") ** used.map.ndim, used.size("energy_radius", fraction=0.9)
     except MapError:
         return said
-    noun = pixels(used.map.ndim)
+    noun = summary.places(used.map.ndim)
     seen = math.prod(b - a for a, b in zip(*theory.clipped, strict=True))
     part = f" ({share / seen:.0%} of those that it can look at in this image)" if seen else ""
     most = f"90 % of the effective field lies within {radius:.3g} {noun} of its centre"
@@ -122,7 +117,7 @@ def advice(
     if theory is not None:
         pairs["theoretical receptive field"] = theory.size
         pairs["theoretical field / image"] = _ratios(theory.size, image_size)
-    diameter, noun = _diameter(used), pixels(len(image_size))
+    diameter, noun = _diameter(used), summary.places(len(image_size))
     if diameter is not None:
         pairs["diameter that holds 90 % of the effective field"] = f"{diameter:.4g} {noun}"
     if task in (None, "classify") and theory is not None and theory.layers:

@@ -143,6 +143,10 @@ def task(name: str, folder: str | os.PathLike[str] | None = None) -> Task:
 
     Digits are enlarged twice; MNIST is read from the four idx files of its official names, compressed or not.
 
+    Args:
+        name: of the task.
+        folder: where its files lie.
+
     Raises:
         FileNotFoundError, FileFormatError: the folder does not hold the data, or they are damaged.
         FileFormatError: there is no such task, or no folder was given.
@@ -193,6 +197,9 @@ CIFAR_RECORD = 1 + 3 * 32 * 32  # a label, then red, green and blue planes
 def cifar10(folder: str | os.PathLike[str]) -> tuple[Examples, Examples]:
     """Training and test examples from the official binary files data_batch_*.bin and test_batch.bin, however long each is.
 
+    Args:
+        folder: that holds these files.
+
     Raises:
         FileNotFoundError: one of them is missing.
         FileFormatError: a file is not a whole number of records of 3073 bytes, or a label is above 9.
@@ -228,6 +235,9 @@ IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x
 def idx(path: str | os.PathLike[str]) -> np.ndarray:
     """The array in an idx file, as MNIST and its relatives come, compressed with gzip or not.
 
+    Args:
+        path: of the file.
+
     Raises:
         FileFormatError: the header is none, or the content is longer or shorter than it says.
     """
@@ -254,6 +264,10 @@ def segmentation(folder: str | os.PathLike[str], part: str = "train") -> Example
     """Images with a label per pixel, from folders as SegNet lays out CamVid: `part` and `part`annot hold PNGs of equal names.
 
     Labels are the grey values of the masks, as they lie on disk.
+
+    Args:
+        folder: that holds the folders.
+        part: "train", or the name of another.
 
     Raises:
         FileNotFoundError: there is no image, or a mask is missing.

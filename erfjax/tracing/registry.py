@@ -46,6 +46,13 @@ def bind(
 ) -> Any:
     """The primitive on the operands as they are, with some parameters changed: how most window rules evaluate.
 
+    Args:
+        equation: whose primitive is meant.
+        result: which of its results.
+        operands: the values on their windows.
+        boxes, box: the windows of the operands and of the result; not needed here.
+        changed: parameters of the primitive in place of the equation's own.
+
     Example:
         >>> from erfjax.tracing import WindowRule, bind
         >>> WindowRule(bind).outside

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from erfjax.plot.canvas import COLOURS, DASHES, INK, figure
-from erfjax.summary import axis_names
+from erfjax.plot.canvas import COLOURS, DASHES, INK, figure, whole_ticks
+from erfjax.summary import axis_names, counted
 from erfjax.typing import Axes, Figure
 
 
@@ -19,7 +19,7 @@ def draw(found: Any, ax: Axes | None = None, label: str | None = None) -> Figure
             drawing.suptitle(label or _title(found))
             _lines(found, sizes, "")
             totals.plot(found.places[0], _relative(found), color=INK[0], linewidth=1.2)
-            totals.set_xlabel("place of the unit in pixels")
+            totals.set_xlabel(f"place of the unit in {counted(found)}")
             totals.set_ylabel("total, relative to units inside")
             totals.set_ylim(bottom=0)
         return drawing
@@ -60,6 +60,7 @@ def _plane(found: Any, axes: Axes, values: np.ndarray, name: str) -> None:
         axes.plot(*corners, color=INK[2], linewidth=1.0, linestyle=DASHES[1])
     axes.set_aspect("equal")
     axes.invert_yaxis()
+    whole_ticks(axes.xaxis, axes.yaxis)
     axes.set_title(name)
     axes.set_xlabel("pixels")
 
@@ -83,7 +84,8 @@ def _lines(found: Any, axes: Axes, before: str) -> Axes:
             low, high = sizes[at] - errors[at], sizes[at] + errors[at]
             axes.fill_between(found.places[axis], low, high, color=INK[axis], alpha=0.2, linewidth=0)
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("place of the unit in pixels")
-    axes.set_ylabel("σ in pixels")
+    whole_ticks(axes.xaxis)
+    axes.set_xlabel(f"place of the unit in {counted(found)}")
+    axes.set_ylabel(f"σ in {counted(found)}")
     axes.legend(fontsize="small")
     return axes

@@ -63,7 +63,7 @@ def every_unit(
         LayoutError, UnitError: layouts do not fit, the output has other spatial axes than the input, or what units see along one
             axis depends on their place along another.
         SampleError: no samples, one that is not finite, or a statistic or step that does not exist.
-        FunctionError: f cannot be traced.
+        FunctionError: f cannot be traced, or takes or returns several arrays.
 
     Source: sizes as in W. Luo et al., NeurIPS 2016, section 3, unit by unit.
 
@@ -85,9 +85,7 @@ def every_unit(
         source = open_source(inputs, key, layout)
         require_floating(source.spec, source.layouts)
         asked = ask(f, source.spec, source.layouts, key=key, out_layout=out_layout)
-        if len(asked.each) != 1:
-            raise UnitError("`every_unit` is about a function from one array to one array: fix the others first.")
-        return source, asked.each[0]
+        return source, asked.only("every_unit")
 
     source, question = of_image(opened, inputs, layout)
     question.check_differentiable()

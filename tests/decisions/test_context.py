@@ -308,3 +308,12 @@ def test_a_mean_over_some_positions():
 
     found = ej.context(f, jax.ShapeDtypeStruct((1, 24, 2), jnp.float32))
     assert (found.left, found.right, [leak.operation for leak in found.leaks]) == (23, 14, ["reduce_sum"])
+
+
+def test_the_figure_of_a_context_holds_all_units_also_where_there_is_no_layer():
+    seen = ej.context(
+        lambda x: jnp.pad(x, ((0, 0), (4, 0), (0, 0)))[:, :-4] + x, np.ones((1, 20, 1), np.float32)
+    ).plot()
+    (axes,) = seen.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["all units"]
+    assert [bar.get_width() for bar in axes.patches] == [-4, 0]

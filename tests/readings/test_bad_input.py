@@ -1,6 +1,7 @@
 """What cannot be asked is refused by every verb in the library's own words, with the remedy."""
 
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,15 @@ import numpy as np
 import pytest
 
 import erfjax as ej
-from erfjax.errors import DataDependentError, ErfjaxError, FunctionError, LayoutError, SampleError, StackError
+from erfjax.errors import (
+    DataDependentError,
+    ErfjaxError,
+    FunctionError,
+    LayoutError,
+    SampleError,
+    StackError,
+    UnitError,
+)
 
 x = np.ones((1, 16, 1), np.float32)
 VERBS = {
@@ -48,11 +57,28 @@ def test_what_returns_no_array_is_refused(output: Any, words: str) -> None:
         ej.theoretical(lambda x: output, x)
 
 
-@pytest.mark.parametrize("nothing", [None, "photo.png"])
-def test_what_is_no_array_is_refused(nothing: Any) -> None:
-    for ask in (ej.theoretical, ej.context):
-        with pytest.raises(LayoutError, match="Expected an array"):
+class Picture:
+    """What PIL's images have in common with arrays."""
+
+    __array_interface__: ClassVar[dict[str, Any]] = {}
+
+
+@pytest.mark.parametrize(
+    ("nothing", "remedy"),
+    [
+        (None, "got None"),
+        ("photo.png", r"ej\.plot\.read_image"),
+        (Path("photo.png"), r"ej\.plot\.read_image"),
+        ((1, 9, 3), r'jax\.ShapeDtypeStruct\(\(1, 9, 3\), "float32"\)'),
+        (Picture(), r"np\.asarray"),
+    ],
+)
+def test_what_is_no_array_is_refused(nothing: Any, remedy: str) -> None:
+    for ask in (ej.theoretical, ej.analytic, ej.context):
+        with pytest.raises(LayoutError, match=f"Expected an array.*{remedy}"):
             ask(identity, nothing)
+    with pytest.raises(ErfjaxError, match=f"Expected an array.*{remedy}"):
+        ej.empirical(identity, nothing)
 
 
 @pytest.mark.parametrize(
@@ -91,6 +117,10 @@ def test_nested_lists_of_numbers_are_arrays() -> None:
     "ask",
     [
         lambda: ej.tiling(identity, x, tile="a", layout="NWC"),
+        lambda: ej.tiling(identity, x, tile=7.5, layout="NWC"),
+        lambda: ej.needed(objects="32"),
+        lambda: ej.match([ej.analytic(identity, x)], [4]),
+        lambda: ej.match({"a": ej.theoretical(identity, x)}, [4]),
         lambda: ej.growth(None, (1, 2), x),
         lambda: ej.growth(lambda n: identity, "ab", x),
         lambda: ej.redraw([1, 2]),
@@ -104,3 +134,72 @@ def test_decisions_and_growth_refuse_what_they_cannot_use(ask: Any) -> None:
 def test_growth_names_the_family() -> None:
     with pytest.raises(StackError, match="n -> network"):
         ej.growth(None, (1, 2), x)
+
+
+def _convolution(x: Any) -> Any:
+    return jax.lax.conv_general_dilated(
+        x, jnp.ones((3, 3, 3, 2)), (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def test_one_photograph_without_its_batch_axis_is_understood_or_named() -> None:
+    photograph = np.random.default_rng(0).normal(size=(9, 12, 3)).astype(np.float32)
+    assert ej.report(_convolution, photograph, progress=False).theoretical.size == (3, 3)
+    with pytest.raises(LayoutError, match=r"add the batch axis, x\[None\]"):
+        ej.tiling(_convolution, photograph, tile=4)
+
+
+def test_every_reading_doubts_a_layout_with_channels_and_space_swapped() -> None:
+    photographs = np.random.default_rng(0).normal(size=(2, 9, 12, 3)).astype(np.float32)
+    for verb in (ej.theoretical, ej.analytic, ej.empirical):
+        assert any('say layout="NCHW"' in note for note in verb(_convolution, photographs, layout="NCHW").notes)
+        assert not any("say layout" in note for note in verb(_convolution, photographs).notes)
+
+
+def test_bytes_met_by_weights_are_told_to_be_converted() -> None:
+    with pytest.raises(FunctionError, match=r"x\.astype\(jnp\.float32\)"):
+        ej.theoretical(_convolution, np.zeros((1, 9, 12, 3), np.uint8))
+
+
+def test_a_channel_in_the_unit_is_told_where_it_goes() -> None:
+    with pytest.raises(UnitError, match=r"3 given. A channel is chosen by channels="):
+        ej.theoretical(_convolution, np.zeros((1, 9, 12, 3), np.float32), unit=(4, 4, 1))
+
+
+def test_redrawing_what_raises_says_where() -> None:
+    with pytest.raises(FunctionError, match=r"use jax\.numpy"):
+        ej.redraw(np.tanh)(jax.random.key(0), x)
+
+
+def test_weights_given_as_inputs_are_told_to_be_bound() -> None:
+    with pytest.raises(SampleError, match=r"bind them, lambda x: f\(params, x\)"):
+        ej.analytic(lambda both: both[0].sum() * both[1], (jnp.ones((3, 3, 3, 8)), jnp.ones((1, 9, 12, 3))))
+
+
+@pytest.mark.parametrize("verb", [ej.by_layer, ej.every_unit, ej.analytic_map])
+def test_one_of_several_outputs_is_named(verb: Any) -> None:
+    with pytest.raises(FunctionError, match=r"there are 1 and 2: .* lambda x: f\(x\)\['a'\]"):
+        verb(lambda x: {"a": x, "b": 2 * x}, x)
+
+
+def test_what_is_given_is_said_without_its_numbers() -> None:
+    with pytest.raises(FunctionError, match=r"got float32\[1, 16, 1\]\.$"):
+        ej.theoretical(x, x)
+    with pytest.raises(LayoutError, match=r"got a tuple of float32\[1, 16, 1\], float32\[1, 16, 1\]\.$"):
+        ej.tiling(identity, (x, x), tile=8)
+
+
+def test_weights_that_are_not_finite_cannot_be_redrawn() -> None:
+    with pytest.raises(SampleError, match="not finite"):
+        ej.redraw(lambda x: x @ jnp.array([[1.0, jnp.nan]]))(jax.random.key(0), x)
+
+
+def test_a_key_for_a_function_of_an_array_alone_is_told_what_it_is_for() -> None:
+    with pytest.raises(FunctionError, match=r"leave the key out .* ej\.redraw\(f\)"):
+        ej.empirical(identity, x, key=jax.random.key(0), samples=2)
+
+
+def test_a_name_that_is_nearly_right_is_suggested() -> None:
+    with pytest.raises(AttributeError) as error:
+        ej.theoritical  # noqa: B018
+    assert (error.value.name, error.value.obj) == ("theoritical", ej)

@@ -18,7 +18,8 @@ from tests.tracing.layers import CASES, conv, weights
 from tests.tracing.test_random_networks import SETTINGS, networks
 
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # compiling is all the time
-TOLERANCE = {"float32": 1e-5, "float64": 5e-12}
+# The last bit of the input moves the gradient of `smooth_activations` by 1.5e-11 of its peak: rounding cannot agree better.
+TOLERANCE = {"float32": 1e-5, "float64": 5e-11}
 
 
 def check(f, x, layout, units, out_layout=None):
