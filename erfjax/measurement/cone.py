@@ -21,6 +21,7 @@ from erfjax.tracing.positions.index_sets import Box, Points, full
 from erfjax.tracing.program.equations import Known, Program, Var
 from erfjax.tracing.registry import lengths
 from erfjax.tracing.windows.cone import Cone, around, restrict
+from erfjax.tracing.windows.cpu_taps import piecewise_linear
 
 Unit = Sequence[int]
 
@@ -148,6 +149,7 @@ def probe_of(traced: Traced) -> Probe:
             math.prod(lengths(step.box)) * step.output.dtype.itemsize for _, cone in groups for step in cone.steps
         ),
         shift=cotangent_shift([cone for _, cone in groups]),
+        piecewise_linear=all(piecewise_linear(step.equation) for _, cone in groups for step in cone.steps),
     )
 
 

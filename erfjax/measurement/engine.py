@@ -19,7 +19,7 @@ from erfjax.measurement import jacobian
 from erfjax.measurement.inputs import Rows
 from erfjax.measurement.probe import Probe
 from erfjax.tracing.program.flatten import record
-from erfjax.tracing.windows.brief import brief
+from erfjax.tracing.windows.brief import brief, lasting_options
 from erfjax.typing import Channels, Number, Statistic
 
 DRAW = 0xD4A31  # folded into a sample's key to draw its input, apart from what the model draws from that key
@@ -150,13 +150,14 @@ def assemble(
     def batch(consts: Any, key: Any, indices: Any, rows: Any, *part: Any) -> Any:
         return jax.vmap(lambda index, leaves: sample(consts, key, index, leaves, *part))(indices, rows)
 
-    consts, compiled = (probe.consts, drawn), jax.jit(batch)
+    options = lasting_options() if probe.piecewise_linear else {}
+    consts, compiled = (probe.consts, drawn), jax.jit(batch, compiler_options=options)
     if mesh is not None:
         whole, split = PartitionSpec(), PartitionSpec(mesh.axis_names)
         replicated = NamedSharding(mesh, whole)
         specs = (whole, whole, split, split, *((whole,) if parted else ()))
         sharded = jax.shard_map(batch, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False)
-        compiled = jax.jit(sharded, out_shardings=replicated)  # every process sees every map
+        compiled = jax.jit(sharded, out_shardings=replicated, compiler_options=options)  # every process sees every map
         consts = jax.tree.map(lambda c: replicate(c, replicated), consts)
 
     def lowered(key: Any, row: Sequence[jax.ShapeDtypeStruct]) -> str:

@@ -39,6 +39,7 @@ class Probe:
         pixel_bytes: bytes of the input per spatial position.
         cost: bytes that one evaluation may hold, as an upper estimate.
         shift: gradients are pulled back with cotangents of 2**shift in place of 1.
+        piecewise_linear: whether it is known to hold nothing but dense convolutions and piecewise linear operations.
     """
 
     functions: Callable[[Any, Any, Sequence[Any]], Sequence[Callable[[Any], Any]]]
@@ -51,6 +52,7 @@ class Probe:
     pixel_bytes: int
     cost: int
     shift: int = 0
+    piecewise_linear: bool = False
 
     @functools.cached_property
     def start(self) -> tuple[int, ...]:

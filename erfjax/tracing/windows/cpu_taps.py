@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax import lax
 
+from erfjax.tracing import jaxpr as jx
 from erfjax.tracing.program.equations import Equation
 from erfjax.tracing.windows.brief import runs
 
@@ -22,12 +23,27 @@ SMALL = 169  # positions of a result on which a sum over the taps of a dense ker
 WIDE = 64 * 64  # ... if a tap has this many weights, and ...
 WORTH = 1e10  # ... multiplications of all samples together: below, compiling (half a second) takes longer than is won
 DENSE_TAPS, DEPTHWISE_TAPS, LINE_TAPS = 9, 64, 16  # beyond, the program gets long: of a kernel, per axis of a pooling
+PIECEWISE_LINEAR = frozenset(
+    jx.named(
+        "conv_general_dilated add sub mul neg max min select_n gt ge lt le reduce_window_max reduce_window_sum "
+        "broadcast_in_dim reshape transpose squeeze pad slice concatenate"
+    )
+)
 
 Sides = Sequence[tuple[int, int]]
 
 
 def on_cpu() -> bool:
     return jax.default_backend() == "cpu"
+
+
+def piecewise_linear(equation: Equation) -> bool:
+    """Whether an equation is a dense convolution or a piecewise linear operation, or has a body of nothing else."""
+    if equation.scan is not None:
+        return False
+    if equation.blocks:
+        return all(piecewise_linear(inner) for block in equation.blocks for inner in block.equations)
+    return equation.primitive in PIECEWISE_LINEAR and equation.params.get("feature_group_count", 1) == 1
 
 
 def taps(operand: Any, axis: int, size: int, count: int, stride: int, dilation: int) -> Iterator[Any]:
