@@ -50,7 +50,7 @@ def test_layers_are_chosen_by_name():
         ej.by_layer(network, X, layers="dense")
     with pytest.raises(errors.SampleError, match="from 1 to the 5 rows"):
         ej.by_layer(network, X, samples=6)
-    with pytest.raises(errors.FunctionError, match="one unit"):
+    with pytest.raises(errors.UnitError, match="one unit"):
         ej.by_layer(network, X, unit=[(0, 0), (1, 1)])
     with pytest.raises(errors.FunctionError, match=r"No layer|does not depend"):
         ej.by_layer(lambda x: x, X)

@@ -1,4 +1,4 @@
-"""Masks that are written into the scores, drawn at random, or products of known arrays: what is hidden is not seen."""
+"""Masks that are written into the scores, or are products of known arrays: what is hidden is not seen."""
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +20,6 @@ FIRST = np.broadcast_to(np.arange(N) < 9, (N, N))
 def as_people_write():
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
-
-
-def drawn():
-    return jax.random.bernoulli(jax.random.key(0), 0.4, (N, N)) | SELF
 
 
 def nearest():
@@ -49,7 +45,6 @@ WAYS = {
     "overwritten": (lambda s: last_two(last_two(s).set(-jnp.inf)).set(s[:, :, :2]), np.ones((N, N), bool)),
     "one-hot": (lambda s: jnp.where(SEGMENTS @ SEGMENTS.T > 0, s, -jnp.inf), masked.MASKS["blocks"]),
     "one-hot, added": (lambda s: s + (1 - SEGMENTS @ SEGMENTS.T) * -1e9, masked.MASKS["blocks"]),
-    "drawn": (lambda s: jnp.where(drawn(), s, -jnp.inf), drawn),
     "nearest": (lambda s: jnp.where(nearest(), s, -jnp.inf), nearest),
 }
 
@@ -81,4 +76,14 @@ def test_a_function_of_what_was_there_sees_it():
     field = ej.theoretical(
         lambda x: jnp.cumsum(x.at[:, jnp.array([1, 2])].apply(jnp.exp), 1), jnp.ones((1, 6, 1)), unit=4, layout="NLC"
     )
+    np.testing.assert_array_equal(field.mask(), np.arange(6) < 5)
+
+
+def test_what_is_drawn_hides_nothing():
+    """Dropout of a pixel, which is zero for one key alone."""
+
+    def dropout(x):
+        return jnp.where(jax.random.bernoulli(jax.random.key(0), 0.5, x.shape), 2 * x, 0.0)
+
+    field = ej.theoretical(lambda x: jnp.cumsum(dropout(x), 1), jnp.ones((1, 6, 1)), unit=4, layout="NLC")
     np.testing.assert_array_equal(field.mask(), np.arange(6) < 5)

@@ -19,6 +19,7 @@ from erfjax.tracing import jaxpr as jx
 from erfjax.tracing.positions.interval_rows import LARGEST, IntervalRows
 from erfjax.tracing.positions.pattern import NOTHING, Pattern, TooLargeError
 from erfjax.tracing.program.equations import Atom, Equation, Known, Var
+from erfjax.tracing.program.origins import drawn
 
 SMALL = 1 << 18  # entries of a known array that is kept as it is
 UNDERFLOW = math.log(
@@ -270,9 +271,14 @@ EXPONENTIALS = {jx.lax_primitive(name) for name in ("exp_p", "exp2_p", "logistic
 
 
 def _computed(atom: Atom) -> Fact:
-    """The fact of a known mask, or of positions, of which no fold can tell: drawn at random, a product of known arrays."""
+    """The fact of a known mask, or of positions, of which no fold can tell, such as a product of known arrays.
+
+    What is drawn at random (dropout) hides nothing: other draws show it.
+    """
     most = LARGEST >> 2 if atom.dtype == bool else SMALL if jnp.issubdtype(atom.dtype, jnp.signedinteger) else 0
-    return leaf(atom) if isinstance(atom, Known) and math.prod(atom.shape) <= most else UNKNOWN
+    if not isinstance(atom, Known) or math.prod(atom.shape) > most or drawn(atom):
+        return UNKNOWN
+    return leaf(atom)
 
 
 def _large(atom: Known, equation: Equation) -> bool:

@@ -19,6 +19,7 @@ from erfjax.tracing.program.equations import Known
 NAMES = ("transpose", "reshape", "squeeze", "slice", "dynamic_slice", "rev", "copy", "split", "broadcast_in_dim")
 MOVES = {jx.lax_primitive(f"{name}_p") for name in NAMES} - {None}
 CAST = jx.lax_primitive("convert_element_type_p")
+BITS = ("random_bits", "threefry2x32", "rng_bit_generator", "rng_uniform", "random_gamma")
 
 
 class Origins:
@@ -91,3 +92,28 @@ def moved(known: Known, numbers: Any) -> Any:
 
 def _inexact(atom: Any) -> bool:
     return bool(jnp.issubdtype(atom.dtype, jnp.inexact))
+
+
+def drawn(known: Known) -> bool:
+    """Whether the function drew random bits for an array that it computed by itself; the matrix of a resize needs none.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from erfjax.tracing import trace
+        >>> from erfjax.tracing.program.origins import drawn
+        >>> noise = lambda x: x + jax.random.normal(jax.random.key(0), x.shape) + jnp.arange(3.0)
+        >>> program = trace(noise, jax.ShapeDtypeStruct((3,), jnp.float32))
+        >>> [drawn(equation.inputs[1]) for equation in program.equations]
+        [True, False]
+    """
+    pending, seen = [known], set[int]()
+    while pending:
+        atom = pending.pop()
+        if id(atom) in seen or atom.origin is None:
+            continue
+        seen.add(id(atom))
+        equation, _ = atom.origin
+        if equation.primitive.name in BITS:
+            return True
+        pending += [a for a in equation.inputs if isinstance(a, Known)]
+    return False

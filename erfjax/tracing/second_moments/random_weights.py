@@ -9,7 +9,7 @@ import numpy as np
 import scipy
 
 from erfjax.tracing.program.equations import Equation, Known
-from erfjax.tracing.program.origins import Origins, moved
+from erfjax.tracing.program.origins import Origins, drawn, moved
 from erfjax.tracing.rules.contraction import channel_axes, partners
 from erfjax.tracing.second_moments.kinds import PRODUCTS, Kind
 from erfjax.tracing.second_moments.scaled import size_of
@@ -20,7 +20,6 @@ CHANCE = 1e-3  # how often independent weights may be called dependent, over all
 SEVERAL = 16  # weights that have one sign by chance once in thirty thousand tensors; different values that no two tensors share
 LARGEST_TRANSFORM = 4096  # rows of a matrix of which is asked whether it is orthogonal
 EVEN = 1e-3  # by which its rows may miss that, of their squares
-BITS = ("random_bits", "threefry2x32", "rng_bit_generator", "rng_uniform", "random_gamma")
 LISTED = 5  # places that a line names
 
 Operand = tuple[int, int]
@@ -45,24 +44,9 @@ def stands_for_draws(known: Known, channels: Sequence[int]) -> bool:
     value = known.concrete
     if known.captured:
         return value is None or not is_filter(value, channels)
-    if value is None or not drawn_inside(known) or not (np.less(value, 0).any() and np.greater(value, 0).any()):
+    if value is None or not drawn(known) or not (np.less(value, 0).any() and np.greater(value, 0).any()):
         return False
     return all(p > CHANCE for _, p in independence(value, channels))
-
-
-def drawn_inside(known: Known) -> bool:
-    """Whether a function that computed an array by itself has drawn random bits for it; the matrix of a resize needs none."""
-    pending, seen = [known], set[int]()
-    while pending:
-        atom = pending.pop()
-        if id(atom) in seen or atom.origin is None:
-            continue
-        seen.add(id(atom))
-        equation, _ = atom.origin
-        if equation.primitive.name in BITS:
-            return True
-        pending += [a for a in equation.inputs if isinstance(a, Known)]
-    return False
 
 
 def sizes(cone: Cone) -> dict[Operand, int]:
