@@ -18,8 +18,9 @@ from erfjax.layouts import Layout
 from erfjax.measurement.probe import Piece, Probe
 from erfjax.tracing import jaxpr as jx
 from erfjax.tracing.positions.index_sets import Box, Points, full
-from erfjax.tracing.program.equations import Known, Program, Var
+from erfjax.tracing.program.equations import Equation, Known, Program, Var
 from erfjax.tracing.registry import lengths
+from erfjax.tracing.windows import fourier
 from erfjax.tracing.windows.cone import Cone, around, restrict
 from erfjax.tracing.windows.cpu_taps import piecewise_linear
 
@@ -141,6 +142,7 @@ def probe_of(traced: Traced) -> Probe:
     groups, whole = _groups(traced), whole_probe(traced)
     if not groups:
         return whole
+    equations = [step.equation for _, cone in groups for step in cone.steps]
     return dataclasses.replace(
         whole,
         functions=functools.partial(_cut, traced, [group for group, _ in groups]),
@@ -149,8 +151,16 @@ def probe_of(traced: Traced) -> Probe:
             math.prod(lengths(step.box)) * step.output.dtype.itemsize for _, cone in groups for step in cone.steps
         ),
         shift=cotangent_shift([cone for _, cone in groups]),
-        piecewise_linear=all(piecewise_linear(step.equation) for _, cone in groups for step in cone.steps),
+        piecewise_linear=all(map(piecewise_linear, equations)),
+        transformed=_transformed(traced, equations),
     )
+
+
+def _transformed(traced: Traced, equations: Sequence[Equation]) -> frozenset[int]:
+    """The numbers of large depthwise convolutions whose kernels hold no zeros, by the program with its weights."""
+    large = {equation.number for equation in equations if fourier.is_large(equation)}
+    known = traced.program().equations if large else ()
+    return frozenset(e.number for e in known if e.number in large and not fourier.has_zeros(e))
 
 
 def cotangent_shift(cones: Sequence[Cone]) -> int:

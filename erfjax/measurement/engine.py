@@ -20,6 +20,7 @@ from erfjax.measurement.inputs import Rows
 from erfjax.measurement.probe import Probe
 from erfjax.tracing.program.flatten import record
 from erfjax.tracing.windows.brief import brief, lasting_options
+from erfjax.tracing.windows.fourier import transforms
 from erfjax.typing import Channels, Number, Statistic
 
 DRAW = 0xD4A31  # folded into a sample's key to draw its input, apart from what the model draws from that key
@@ -144,7 +145,7 @@ def assemble(
             own = jax.random.fold_in(key, DRAW)
             own = own if per_draw == 1 else jax.random.fold_in(own, index % per_draw)
             leaves = engine.cropped(drawing.evaluate([own], consts[1]))
-        with brief(runs):
+        with brief(runs), transforms(probe.transformed):
             return of_one(consts[0], key, leaves[main], (*leaves[:main], *leaves[main + 1 :]), *part)
 
     def batch(consts: Any, key: Any, indices: Any, rows: Any, *part: Any) -> Any:

@@ -40,6 +40,7 @@ class Probe:
         cost: bytes that one evaluation may hold, as an upper estimate.
         shift: gradients are pulled back with cotangents of 2**shift in place of 1.
         piecewise_linear: whether it is known to hold nothing but dense convolutions and piecewise linear operations.
+        transformed: the numbers of the equations that may be taken by Fourier transforms.
     """
 
     functions: Callable[[Any, Any, Sequence[Any]], Sequence[Callable[[Any], Any]]]
@@ -53,6 +54,7 @@ class Probe:
     cost: int
     shift: int = 0
     piecewise_linear: bool = False
+    transformed: frozenset[int] = frozenset()
 
     @functools.cached_property
     def start(self) -> tuple[int, ...]:

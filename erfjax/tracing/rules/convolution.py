@@ -21,6 +21,7 @@ from erfjax.tracing.registry import Rule, WindowRule, bind, lengths, row
 from erfjax.tracing.rules.contraction import accumulated
 from erfjax.tracing.second_moments.kinds import Kind
 from erfjax.tracing.windows.cpu_taps import convolved, on_cpu, sums_taps
+from erfjax.tracing.windows.fourier import is_transformed, transformed
 
 UNPADDED = (
     16  # positions: from here on XLA's CPU convolutions are up to 2.8 times slower where nothing at all is padded
@@ -143,6 +144,8 @@ def conv_on_window(equation: Equation, result: int, operands: Sequence[Any], box
     element = accumulated(equation, operands)
     if sums_taps(equation, math.prod(counts)):
         return convolved(equation, operands[0], operands[1], padding, counts, element)
+    if is_transformed(equation, counts):
+        return transformed(equation, operands[0], operands[1], padding, counts)
     shared = functools.partial(bind, equation, result, operands, boxes, box, preferred_element_type=element)
     if not on_cpu() or any(map(any, padding)) or counts[0] < UNPADDED:
         return shared(padding=padding)
