@@ -13,7 +13,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import scipy.fft
+import scipy
 from jax import lax
 
 from erfjax.tracing.program.equations import Equation, Known
