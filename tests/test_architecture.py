@@ -87,7 +87,8 @@ def test_what_only_one_module_may_know(path):
 
 OPENS_A_JAXPR = re.compile(r"\.eqns\b|primitive\.bind\(")
 READS_PARAMETERS = re.compile(r"\.params(\[|\.get)")
-RULES = ("tracing/rules", "tracing/windows/cpu_taps.py", "tracing/windows/fourier.py")  # a rule reads the parameters of its own primitive
+# A rule reads the parameters of its own primitive.
+RULES = ("tracing/rules", "tracing/windows/cpu_taps.py", "tracing/windows/fourier.py")
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name)
