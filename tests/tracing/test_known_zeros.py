@@ -226,7 +226,7 @@ def test_long_sequences(tokens, window, unit, expected):
     field = ej.theoretical(lambda x: decoder(x, 24, window), x, layout="NLC", unit=unit)
     assert (field.start[0], field.stop[0]) == expected
     assert field.mask().sum() == expected[1] - expected[0]
-    assert time.process_time() - begin < 5  # about 1 s on a quiet machine
+    assert time.process_time() - begin < 8  # about 1 s on a quiet machine
     tracemalloc.start()
     ej.theoretical(lambda x: decoder(x, 4, window), x, layout="NLC", unit=unit)
     _, peak = tracemalloc.get_traced_memory()

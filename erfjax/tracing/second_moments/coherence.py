@@ -26,9 +26,10 @@ from erfjax.tracing.positions.access import Fixed, Identity, View
 from erfjax.tracing.program.equations import Atom, Var
 from erfjax.tracing.rules.contraction import dot_axes
 from erfjax.tracing.second_moments.coverage import place
-from erfjax.tracing.second_moments.kinds import TOTALS, Choice, Kind
+from erfjax.tracing.second_moments.downstream import nonlinear_downstream
+from erfjax.tracing.second_moments.kinds import TOTALS, Kind
 from erfjax.tracing.second_moments.segments import Partition, Segment
-from erfjax.tracing.second_moments.steps import dependent, kind_of, multiplies, passes
+from erfjax.tracing.second_moments.steps import bends, dependent, kind_of, multiplies, passes
 from erfjax.tracing.windows.cone import Step
 
 Axes = Mapping[int, frozenset[int]]
@@ -46,13 +47,13 @@ UNEVEN = "gradients are averaged over groups of channels that keep to themselves
 def coherent(parts: Partition) -> Iterator[tuple[str, str]]:
     """Every reason why gradients do not stay independent of the weights before them, and its place."""
     ways = [_Way(parts, segment, start) for segment in parts.segments.values() for start in segment.links]
-    alone, bent = _independent(parts, ways), _before_a_bend(parts)
+    alone, bent = _independent(parts, ways), nonlinear_downstream(parts.cone, lambda *_: False).reached
     for way in ways:
         if way.start in parts.draws:
             yield from way.sums
     for z, draw in parts.draws.items():
         several = {a for a in draw.traced if z.shape[a] > 1}
-        if z in bent and not several <= alone.get(z, several):
+        if bent.get(z) and not several <= alone.get(z, several):
             yield ALIKE, place(draw.step.equation)
         if draw.group is not None and any(way.partial for way in ways if way.start is z):
             yield UNEVEN, place(draw.step.equation)
@@ -96,7 +97,7 @@ class _Way:
                 self.partial |= kind is Kind.SELECTION and _fewer(step, i, before, now)
             held[step.output] = {a: frozenset().union(*(o.get(a, ()) for o in onwards)) for a in held[start]}
             lost[step.output] = set() if any(held[step.output].get(a) for a in even) else mislaid
-            curved = _bends(step) or (len(mine) > 1 and multiplies(step))
+            curved = bends(step) or (len(mine) > 1 and multiplies(step))
             if curved or any(inputs[i] in bent for i in mine):
                 bent.add(step.output)
         self.end = {a: axes for a, axes in held.get(segment.end, {}).items() if axes}
@@ -108,11 +109,6 @@ class _Way:
         Even axes that are not carried on are summed over; `sums` says whether that matters.
         """
         return self.end[axis] <= after if axis in self.end else axis in self.even
-
-
-def _bends(step: Step) -> bool:
-    kind = kind_of(step.equation)
-    return kind in (Kind.GATE, Kind.EXCLUSIVE) or isinstance(kind, Choice)
 
 
 def _summed(step: Step, operand: int) -> frozenset[int]:
@@ -169,17 +165,3 @@ def _independent(parts: Partition, ways: list[_Way]) -> dict[Var, frozenset[int]
                 axes = range(len(way.start.shape))
                 meet(way.start, frozenset(a for a in axes if way.start.shape[a] == 1 or way.alone(a, mine)))
     return found
-
-
-def _before_a_bend(parts: Partition) -> set[Atom]:
-    """The arrays between which and the unit something is nonlinear."""
-    reached: dict[Atom, bool] = dict.fromkeys(parts.cone.wanted, False)
-    for step in reversed(parts.cone.steps):
-        after = [reached[atom] for atom in step.outputs if atom in reached]
-        if not after or not passes(step):
-            continue
-        bent = any(after) or step.inner is not None or _bends(step) or multiplies(step)
-        for i in dependent(step):
-            atom = step.equation.inputs[i]
-            reached[atom] = reached.get(atom, False) or bent
-    return {atom for atom, bent in reached.items() if bent}

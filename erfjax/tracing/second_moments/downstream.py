@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from erfjax.tracing.program.equations import Atom, Known, Scan, Var
 from erfjax.tracing.second_moments.activity import IsRandom
-from erfjax.tracing.second_moments.kinds import PRODUCTS, Choice, Kind
-from erfjax.tracing.second_moments.steps import dependent, kind_of, passes
+from erfjax.tracing.second_moments.kinds import Kind
+from erfjax.tracing.second_moments.steps import bends, dependent, kind_of, multiplies, passes
 from erfjax.tracing.windows.cone import Cone, Step
 
 MOST_RUNS = 8  # bodies that are compiled for one scan
@@ -43,10 +43,8 @@ def _reach(cone: Cone, is_random: IsRandom, found: Downstream) -> dict[Atom, boo
             continue
         if random_operand(step, is_random) is not None and not nonlinear:
             continue
-        kind, operands = kind_of(step.equation), dependent(step)
-        curved = kind in (Kind.GATE, Kind.EXCLUSIVE) or isinstance(kind, Choice)
-        curved |= kind in (Kind.BILINEAR, *PRODUCTS) and len(operands) > 1
-        for i in operands:
+        curved = bends(step) or multiplies(step)
+        for i in dependent(step):
             atom = step.equation.inputs[i]
             reached[atom] = reached.get(atom, False) or nonlinear or curved
     return reached

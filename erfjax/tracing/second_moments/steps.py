@@ -13,7 +13,7 @@ from erfjax.tracing import jaxpr as jx
 from erfjax.tracing import registry
 from erfjax.tracing.program.equations import Equation, Var
 from erfjax.tracing.registry import lengths
-from erfjax.tracing.second_moments.kinds import ELEMENTWISE, PRODUCTS, Kind, Moment
+from erfjax.tracing.second_moments.kinds import ELEMENTWISE, PRODUCTS, Choice, Kind, Moment
 from erfjax.tracing.second_moments.scaled import searches, widened, wider
 from erfjax.tracing.windows.cone import Cone, Step
 
@@ -66,6 +66,12 @@ def multiplies(step: Step) -> bool:
     if step.inner is not None or not passes(step) or kind_of(step.equation) not in (Kind.BILINEAR, *PRODUCTS):
         return False
     return len(dependent(step)) > 1
+
+
+def bends(step: Step) -> bool:
+    """Whether the step is a nonlinearity or a choice: its slope depends on what comes in. Of products, see `multiplies`."""
+    kind = kind_of(step.equation)
+    return kind in (Kind.GATE, Kind.EXCLUSIVE) or isinstance(kind, Choice)
 
 
 def exchanged(step: Step, values: Sequence[Any], places: Sequence[int], arrays: Sequence[Any]) -> Any:

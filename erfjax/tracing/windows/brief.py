@@ -17,11 +17,13 @@ import functools
 import math
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
+from typing import TypeVar
 
 import jax
 
 from erfjax.typing import Number
 
+T = TypeVar("T")
 _RUNS: contextvars.ContextVar[Number] = contextvars.ContextVar("runs", default=math.inf)
 PASSES = "xla_backend_optimization_level"  # those of LLVM; those of XLA stay, so does what is computed
 EMITTERS = "xla_cpu_use_fusion_emitters"  # set up a compiler of their own for every kernel; gone since JAX 0.11
@@ -35,8 +37,7 @@ def runs() -> Number:
     return _RUNS.get()
 
 
-@contextlib.contextmanager
-def brief(runs: Number = 0) -> Iterator[None]:
+def brief(runs: Number = 0) -> contextlib.AbstractContextManager[None]:
     """What is traced inside is written for a short compilation, unless it pays over that many samples to write it otherwise.
 
     Example:
@@ -45,11 +46,17 @@ def brief(runs: Number = 0) -> Iterator[None]:
         ...     runs()
         64
     """
-    token = _RUNS.set(runs)
+    return set_to(_RUNS, runs)
+
+
+@contextlib.contextmanager
+def set_to(variable: contextvars.ContextVar[T], value: T) -> Iterator[None]:
+    """The variable has this value inside."""
+    token = variable.set(value)
     try:
         yield
     finally:
-        _RUNS.reset(token)
+        variable.reset(token)
 
 
 def rounded(runs: Number) -> Number:

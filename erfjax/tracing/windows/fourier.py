@@ -5,10 +5,10 @@ by a transform milliseconds. The price is a rounding error of 1e-6 of the larges
 gradient of one network bears it; squares of kernels in closed forms do not, since tails count there.
 """
 
-import contextlib
 import contextvars
 import math
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ import scipy
 from jax import lax
 
 from erfjax.tracing.program.equations import Equation, Known
+from erfjax.tracing.windows.brief import set_to
 from erfjax.tracing.windows.cpu_taps import DEPTHWISE_TAPS, Sides, on_cpu
 
 DEARER = 0.2  # a step of a transform over a multiplication of XLA's convolution, and some room
@@ -24,8 +25,7 @@ DEARER = 0.2  # a step of a transform over a multiplication of XLA's convolution
 _ALLOWED: contextvars.ContextVar[Container[int]] = contextvars.ContextVar("allowed", default=())
 
 
-@contextlib.contextmanager
-def transforms(numbers: Container[int]) -> Iterator[None]:
+def transforms(numbers: Container[int]) -> AbstractContextManager[None]:
     """What is traced inside takes the equations of these numbers by transforms, where that is quicker.
 
     Example:
@@ -33,11 +33,7 @@ def transforms(numbers: Container[int]) -> Iterator[None]:
         >>> with transforms({3, 5}):
         ...     pass  # `conv_on_window` looks them up
     """
-    token = _ALLOWED.set(numbers)
-    try:
-        yield
-    finally:
-        _ALLOWED.reset(token)
+    return set_to(_ALLOWED, numbers)
 
 
 def is_large(equation: Equation) -> bool:
