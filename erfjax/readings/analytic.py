@@ -24,7 +24,7 @@ from erfjax.readings.options import Options
 from erfjax.readings.question import Question, Questions, ask, of_image, one_sample, require_floating
 from erfjax.readings.remarks import swapped
 from erfjax.readings.theoretical import fields_of
-from erfjax.tracing.registry import lengths
+from erfjax.tracing.second_moments.activity import held_bytes
 from erfjax.tracing.second_moments.coverage import Survey
 from erfjax.tracing.second_moments.scaled import Scaled
 from erfjax.tracing.windows.brief import brief, compiler_options
@@ -300,8 +300,7 @@ def _compile(question: Question, f: Function, options: Options) -> _Compiled:
     """Tells weights from filters, surveys what the theory covers, and compiles the pass."""
     _check(question, options)
     moment_pass = MomentPass.of(question, options)
-    cone = moment_pass.cone
-    held = 1 if cone is None else sum(math.prod(lengths(step.box)) * step.output.dtype.itemsize for step in cone.steps)
+    held = 0 if moment_pass.cone is None else held_bytes(moment_pass.cone)
     at_once = max(1, min(MOST_ROWS, HOST_BUDGET // max(1, 2 * held)))
     cancelled = rounding.notes(question, options.channels) if options.coherent and options.gates == "data" else ()
     run = _compiled(moment_pass)
@@ -348,6 +347,7 @@ def _fields(question: Question, f: Function, rows: tuple[Any, ...], options: Opt
     identity = ("analytic", question.identity, options)
     compiled = cast(_Compiled, cached(f, identity, lambda: _compile(question, f, options))).asked(question)
     moment_pass, count, step = compiled.moment_pass, len(rows[0]), compiled.rows_at_once
+    step = math.ceil(count / math.ceil(count / step))  # parts of equal size
     if options.layerwise:  # the mean over rows is taken inside, layer by layer
         step = count
     total: Any = 0.0

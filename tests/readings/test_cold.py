@@ -24,7 +24,7 @@ from erfjax.readings.question import ask, one_sample
 from erfjax.tracing import trace
 from erfjax.tracing.positions.index_sets import full
 from erfjax.tracing.second_moments import chains
-from erfjax.tracing.windows import cpu_taps
+from erfjax.tracing.windows import brief, cpu_taps
 from erfjax.tracing.windows.cone import restrict
 from tests.tracing.test_moments import W1, W2, X, conv
 
@@ -44,13 +44,18 @@ def residual(blocks):
     return lambda x: network(ops, x)
 
 
-def operations(f, options):
-    """How often each primitive stands in the compiled closed form."""
+def lowered(f, options):
+    """The closed form of two images, before it is compiled."""
     sample, inputs = one_sample(jax.ShapeDtypeStruct((1, 16, 18, 3), jnp.float32), None)
     moment_pass = MomentPass.of(ask(f, sample, inputs).each[0], options)
     rows = (np.ones((2, 1, 16, 18, 3) if options.gates == "data" else 1, np.float32),)
     with moment_pass.quickly():
-        text = _jitted(moment_pass, careful=False).lower(moment_pass.arguments(), rows).as_text()
+        return _jitted(moment_pass, careful=False).lower(moment_pass.arguments(), rows)
+
+
+def operations(f, options):
+    """How often each primitive stands in the closed form."""
+    text = lowered(f, options).as_text()
     return collections.Counter(re.findall(r"stablehlo\.(\w+)", text))
 
 
@@ -59,6 +64,22 @@ def test_the_largest_digit_is_searched_once_in_several_layers(options):
     found = operations(residual(3), options)  # 10 convolutions
     assert found["reduce"] <= 3
     assert found["while"] == 0
+
+
+@pytest.mark.parametrize("options", [Options(channels="random-signs"), Options()])
+def test_no_kernel_grows_with_the_depth_of_a_residual_network(options):
+    def longest(blocks):
+        text = lowered(residual(blocks), options).compile().as_text()
+        return max(block.count("\n") for block in re.split(r"\n\n", text) if block.lstrip().startswith("%fused"))
+
+    assert longest(12) < 1.2 * longest(6)
+
+
+def test_what_is_computed_once_is_the_same_to_the_last_bit():
+    x = np.array([0.1, -0.0, 2e-38, -3e38, np.inf, -np.inf, np.nan], np.float32)
+    np.testing.assert_array_equal(np.asarray(jax.jit(brief.once)(x)).view(np.int32)[:-1], x.view(np.int32)[:-1])
+    assert np.isnan(jax.jit(brief.once)(x)[-1])
+    assert jax.grad(lambda x: 3 * brief.once(x))(2.0) == 3
 
 
 def test_activations_whose_squares_underflow_are_answered_with_care():

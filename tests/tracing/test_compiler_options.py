@@ -30,7 +30,7 @@ def test_options_that_this_jax_does_not_know_are_left_out(monkeypatch):
 
 def test_what_is_known_is_accepted():
     for options in (brief.lasting_options(), brief.compiler_options()):
-        assert set(options) <= {brief.PASSES, brief.EMITTERS}
+        assert set(options) <= {brief.PASSES, brief.EMITTERS, brief.EXPENSIVE}
         assert jax.jit(lambda x: x + 1, compiler_options=options)(jnp.ones(())) == 2
 
 

@@ -6,6 +6,7 @@ before they are squared.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,9 +15,11 @@ from jax import lax
 
 from erfjax.tracing.positions.index_sets import Box
 from erfjax.tracing.program.equations import Atom, Equation, Var
+from erfjax.tracing.registry import lengths
 from erfjax.tracing.second_moments.kinds import PRODUCTS, Kind
 from erfjax.tracing.second_moments.scaled import Scaled
 from erfjax.tracing.second_moments.steps import dependent, elementwise, kind_of, passes, slope
+from erfjax.tracing.windows.brief import once
 from erfjax.tracing.windows.cone import Cone, Step, cut
 
 IsRandom = Callable[[Equation, int], bool]
@@ -156,9 +159,16 @@ def values_of(cone: Cone, windows: Sequence[Any]) -> dict[Atom, Any]:
     for step in cone.steps:
         found = step.results(cone.operands(step, held))
         if step.output in read and elementwise(step):
-            found = lax.optimization_barrier(found)
+            found = {output: once(value) for output, value in found.items()}
         held.update(found)
     return held
+
+
+def held_bytes(cone: Cone) -> int:
+    """How much of the values of one sample lies in memory: what contractions and scans read and give."""
+    kept = [step for step in cone.steps if step.inner is not None or kind_of(step.equation) is Kind.BILINEAR]
+    atoms = {atom for step in kept for atom in (*step.outputs, *step.equation.inputs) if atom in cone.boxes}
+    return sum(math.prod(lengths(cone.boxes[atom])) * atom.dtype.itemsize for atom in atoms)
 
 
 def bases_of(cone: Cone) -> dict[Atom, list[tuple[int, Atom]]]:

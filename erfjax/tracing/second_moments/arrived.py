@@ -14,6 +14,7 @@ from erfjax.tracing.second_moments.kinds import Kind
 from erfjax.tracing.second_moments.scaled import EMPTY, Scaled, widened
 from erfjax.tracing.second_moments.scans import Moments, Run, through_scan
 from erfjax.tracing.second_moments.steps import dependent, kind_of, passes
+from erfjax.tracing.windows.brief import once
 from erfjax.tracing.windows.cone import Cone, Step
 
 FEWEST, MOST = 4, 8  # contractions between two searches for the largest digit
@@ -88,7 +89,7 @@ class Arrived:
         self.age = self.ages.get(step.output, 0)
         found = self.held.pop(step.output, {})
         if found and len(dependent(step)) > 1:
-            return {power: moment.linear(lax.optimization_barrier) for power, moment in found.items()}
+            return {power: moment.linear(once) for power, moment in found.items()}
         return found
 
     def due(self, step: Step) -> bool:

@@ -41,6 +41,7 @@ from erfjax.tracing.second_moments.steps import (
     passes,
     precision,
 )
+from erfjax.tracing.windows.brief import once
 from erfjax.tracing.windows.cone import Cone, Step, cut
 
 
@@ -125,6 +126,7 @@ def _coherent_walk(
         m, v = found.get(1), found.get(2)
         operand = random_operand(step, is_random) if m is not None else None
         if m is not None and operand is not None:
+            m = m.linear(once)
             v = arrived.squared(m) if v is None else v + arrived.squared(m)
         if (m is not None or v is not None) and arrived.due(step):
             m, v = arrived.searched(m, v)
@@ -238,7 +240,7 @@ def _regression(
     root = (
         weights.halved()
     )  # z is taken in units of the weights, so that it is about as large as the root of its variance
-    share = mean.digits * Scaled(ratio).at(root.exponent)
+    share = once(mean.digits * Scaled(ratio).at(root.exponent))
     onwards = a.digits * _transposed(step, operand, weights.digits, share)
     known = a.digits**2 * _transposed(step, operand, fourth.digits, share**2)
     return mean.product(root, onwards), square.product(weights, known)

@@ -213,7 +213,7 @@ def independence(weight: np.ndarray, channels: Sequence[int]) -> list[tuple[str,
     for name, terms in tests:
         scale = norm(terms)
         if scale:
-            found.append((name, float(scipy.special.erfc(abs(float(terms.sum())) / scale / math.sqrt(2)))))
+            found.append((name, math.erfc(abs(float(terms.sum())) / scale / math.sqrt(2))))
     return found
 
 

@@ -17,9 +17,11 @@ import functools
 import math
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
+from jax import lax
 
 from erfjax.typing import Number
 
@@ -27,7 +29,10 @@ T = TypeVar("T")
 _RUNS: contextvars.ContextVar[Number] = contextvars.ContextVar("runs", default=math.inf)
 PASSES = "xla_backend_optimization_level"  # those of LLVM; those of XLA stay, so does what is computed
 EMITTERS = "xla_cpu_use_fusion_emitters"  # set up a compiler of their own for every kernel; gone since JAX 0.11
-BRIEF_OPTIONS: Mapping[str, int | bool] = MappingProxyType({PASSES: 1, EMITTERS: False})
+EXPENSIVE = (
+    "xla_llvm_disable_expensive_passes"  # a sixth of what ResNet-50's closed form takes to compile, nothing to run
+)
+BRIEF_OPTIONS: Mapping[str, int | bool] = MappingProxyType({PASSES: 1, EMITTERS: False, EXPENSIVE: True})
 LASTING_OPTIONS: Mapping[str, int | bool] = MappingProxyType({PASSES: 2, EMITTERS: False})
 MOST_BATCHED = 1e7  # multiplications of a sample, forwards: a tenth of a second without LLVM's passes
 
@@ -57,6 +62,25 @@ def set_to(variable: contextvars.ContextVar[T], value: T) -> Iterator[None]:
         yield
     finally:
         variable.reset(token)
+
+
+def once(array: Any) -> Any:
+    """The same array, that no kernel computes anew: what reads it reads it from memory.
+
+    XLA's fusion on a CPU repeats in every kernel what it does not take for expensive, also behind an optimization barrier, which
+    is gone by then: so the kernels of a residual network grow with its depth. It never repeats a division. The divisor is one
+    wherever the array is a number, which the compiler cannot know. x / 1 is x to the last bit, but for subnormal numbers: those
+    XLA flushes to zero wherever it computes.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from erfjax.tracing.windows.brief import once
+        >>> bool(once(jnp.float32(0.1)) == jnp.float32(0.1))
+        True
+    """
+    if jax.default_backend() != "cpu" or not jnp.issubdtype(array.dtype, jnp.floating):
+        return lax.optimization_barrier(array)
+    return array / jnp.where(array == array, 1, jnp.nan).astype(array.dtype)
 
 
 def rounded(runs: Number) -> Number:
@@ -93,9 +117,10 @@ def _known(options: Mapping[str, int | bool]) -> dict[str, int | bool]:
 @functools.cache
 def _names() -> tuple[str, ...]:
     """The options that this JAX knows, found by one small compilation if it knows all."""
-    if _are_known(LASTING_OPTIONS):
-        return tuple(LASTING_OPTIONS)
-    return tuple(name for name, value in LASTING_OPTIONS.items() if _are_known({name: value}))
+    options = {**BRIEF_OPTIONS, **LASTING_OPTIONS}
+    if _are_known(options):
+        return tuple(options)
+    return tuple(name for name, value in options.items() if _are_known({name: value}))
 
 
 def _are_known(options: Mapping[str, int | bool]) -> bool:
