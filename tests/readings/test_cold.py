@@ -82,6 +82,24 @@ def test_what_is_computed_once_is_the_same_to_the_last_bit():
     assert jax.grad(lambda x: 3 * brief.once(x))(2.0) == 3
 
 
+def test_rows_come_in_parts_of_equal_size(monkeypatch):
+    """Nine rows, four of which fit: three parts of three, none filled up; the map does not depend on it."""
+    module, x, sizes = sys.modules["erfjax.readings.analytic"], np.random.default_rng(0).normal(size=(9, 5, 3)), []
+    x, compiled = x.astype(np.float32), module._compiled
+
+    def spied(moment_pass):
+        run = compiled(moment_pass)
+        return lambda arguments, rows: sizes.append(len(rows[0])) or run(arguments, rows)
+
+    monkeypatch.setattr(module, "_compiled", spied)
+    w = np.random.default_rng(1).normal(size=(3, 3)).astype(np.float32)
+    whole = ej.analytic(lambda x: jnp.tanh(x @ w) @ w, x)
+    monkeypatch.setattr(module, "MOST_ROWS", 4)
+    parts = ej.analytic(lambda x: jnp.tanh(x @ w) @ w, x)
+    assert sizes == [9, 3, 3, 3]
+    np.testing.assert_allclose(parts.map, whole.map, rtol=1e-5)
+
+
 def test_activations_whose_squares_underflow_are_answered_with_care():
     """The first layer shrinks; squares of what it gives leave single precision."""
 
