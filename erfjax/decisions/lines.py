@@ -5,14 +5,15 @@ window is as long as the axis modulo the grid: then strides, and padding whose a
 the whole. All windows of an axis are of one length; those at its ends stop there, so that its own padding acts where it would.
 
 What is proved is proved on an array that is cut like the one asked about (the same length modulo the tile, and no longer than it
-takes for every way in which a tile can lie to the border), so the plan for an image larger than memory costs the same.
+takes for every way in which a tile can lie to the border), so the plan for an image larger than memory costs the same. On the
+array itself a tile in the middle is proved, and those that are not like the ones proved before (`varying`).
 """
 
 import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -21,7 +22,7 @@ import jax
 from erfjax.calling import explained
 from erfjax.decisions.certificate import Traced, Verdict, traced, verdict
 from erfjax.decisions.cuts import Cut, Line
-from erfjax.decisions.varying import Kinds, kinds_of, tables, unproved
+from erfjax.decisions.varying import Kinds, Table, kinds_of, seen, tables, unproved
 from erfjax.errors import ErfjaxError, GeometryError, LayoutError
 from erfjax.layouts import Layout, parse_input
 from erfjax.tracing.positions.index_sets import Points, full
@@ -33,6 +34,9 @@ GRIDS = (1, 2, 4, 8, 16, 32, 64)  # tried in turn where the walk gives no period
 LONGER = (64 * math.lcm(*range(1, 8)), math.lcm(*range(1, 9)), 64)
 MOST_STEPS = 4  # grid steps by which a window may grow beyond the halo until it is proved
 MOST_CORNERS = 9  # with more ways to lie to the borders of all axes together, each axis is proved by itself
+MOST_MIXED = (
+    128  # the same of tiles that differ otherwise: a patch of an image differs only where its rows and columns meet
+)
 
 
 class OtherSizeError(ErfjaxError):
@@ -307,11 +311,15 @@ def _kinds(asked: Asked, cuts: Sequence[Cut], space: tuple[int, ...]) -> tuple[l
     whole = asked.at(asked.with_space(space))
     outs = [1 if out is None else whole.output.shape[out] for out in asked.paired]
     lines = [cut.line(n, out) for cut, n, out in zip(cuts, space, outs, strict=True)]
-    window = tuple(cut.window(n) for cut, n in zip(cuts, space, strict=True))
     found = []
-    for line, n, m, axis in zip(lines, space, window, asked.source.spatial, strict=True):
-        known = [] if n == m else tables(whole, asked.at(asked.with_space(window)), axis, asked.unread)
-        found.append(kinds_of(line.lies, line.reads, known))
+    window = [cut.window(n) for cut, n in zip(cuts, space, strict=True)]
+    for a, (line, n, m, out) in enumerate(zip(lines, space, window, asked.paired, strict=True)):
+        known: list[Table] = []
+        looks: Sequence[Hashable] = [b""] * len(line.writes)
+        if n != m and out is not None:
+            shorter = asked.at(asked.with_space([*space[:a], m, *space[a + 1 :]]))
+            known, looks = tables(whole, shorter, asked.source.spatial[a], asked.unread), seen(whole, out, line.writes)
+        found.append(kinds_of(line.lies, line.reads, looks, known))
     return lines, found
 
 
@@ -321,12 +329,9 @@ def _verdicts(
     """The verdict on each kind of tile, up to the first that is refused."""
     whole = asked.at(asked.with_space(space))
     lines, kinds = _kinds(asked, cuts, space)
-    if proved is None:
-        todo = list(_places([unproved(some, {}) for some in kinds]))
-    else:
-        middle = [list(some.values())[len(some) // 2] for some in kinds]
-        new = [unproved(some, before) for some, before in zip(kinds, _kinds(asked, cuts, proved)[1], strict=True)]
-        todo = [(*middle[:a], place, *middle[a + 1 :]) for a, some in enumerate(new) for place in some]
+    before = [{}] * len(kinds) if proved is None else _kinds(asked, cuts, proved)[1]
+    new = [unproved(some, old) for some, old in zip(kinds, before, strict=True)]
+    todo = _places(kinds, new) if any(lies or others for lies, others in new) or not asked.unread else []
     for places in todo:
         window = [line.reads[place][1] - line.reads[place][0] for line, place in zip(lines, places, strict=True)]
         part = asked.at(asked.with_space(window))
@@ -350,14 +355,22 @@ def _verdicts(
             return
 
 
-def _places(kinds: Sequence[Sequence[int]]) -> Iterator[tuple[int, ...]]:
-    """The tiles to prove: every combination of kinds; of too many, those of each axis in the middle of the others."""
-    if math.prod(map(len, kinds)) <= MOST_CORNERS:
-        yield from itertools.product(*kinds)
-        return
-    middle = [some[len(some) // 2] for some in kinds]
-    yield tuple(some[0] for some in kinds)
-    yield tuple(some[-1] for some in kinds)
-    for a, some in enumerate(kinds):
-        for place in some:
-            yield (*middle[:a], place, *middle[a + 1 :])
+def _middle(kinds: Kinds) -> int:
+    return list(kinds.values())[len(kinds) // 2]
+
+
+def _places(kinds: Sequence[Kinds], new: Sequence[tuple[list[int], list[int]]]) -> list[tuple[int, ...]]:
+    """The tiles to prove: every way to lie along all axes, and with every other, what differs otherwise.
+
+    Of too many, those of each axis in the middle of the others.
+    """
+    middle, found = tuple(map(_middle, kinds)), dict[tuple[int, ...], None]()
+    lies = [some for some, _ in new]
+    mixed = [list(dict.fromkeys((place, *others))) for place, (_, others) in zip(middle, new, strict=True)]
+    for places, most in ((lies, MOST_CORNERS), (mixed, MOST_MIXED)):
+        if math.prod(map(len, places)) <= most:
+            found |= dict.fromkeys(itertools.product(*places))
+            continue
+        found |= dict.fromkeys((tuple(some[0] for some in places), tuple(some[-1] for some in places)))
+        found |= {(*middle[:a], place, *middle[a + 1 :]): None for a, some in enumerate(places) for place in some}
+    return list(found)

@@ -55,6 +55,7 @@ def through(
     clipped: bool,
     trimmed: Mapping[Edge, Trim] | None = None,
     answers: Answers | None = None,
+    edges: list[tuple[Spans, Sequence[int]]] | None = None,
 ) -> dict[Atom, Spans]:
     """The spans of every variable that the wanted spans need, for all units.
 
@@ -65,6 +66,7 @@ def through(
         clipped: cut all spans to their arrays.
         trimmed: what to do with that which an equation sees of one of its operands.
         answers: what earlier walks have found.
+        edges: is told what every equation sees of every operand, known ones too, and its shape.
     """
     answers = {} if answers is None else answers
     found: dict[Atom, Spans] = dict(wanted)
@@ -75,9 +77,13 @@ def through(
                 continue
             if clipped:
                 spans = found[output] = _inside(spans, output.shape)
-            for i, atom, seen in _operands(equation, result, spans, views, clipped, answers):
+            for i, atom, seen in _operands(equation, result, spans, views, clipped, answers, edges is not None):
                 if trimmed and (equation, i) in trimmed:
                     seen = trimmed[equation, i](atom, seen)
+                if edges is not None:
+                    edges.append((_inside(seen, atom.shape) if clipped else seen, atom.shape))
+                    if not isinstance(atom, Var):
+                        continue
                 found[atom] = _union(found[atom], seen) if atom in found else seen
     for atom in block.inputs if clipped else ():
         if atom in found:
@@ -86,14 +92,14 @@ def through(
 
 
 def _operands(
-    equation: Equation, result: int, spans: Spans, views: Views, clipped: bool, answers: Answers
+    equation: Equation, result: int, spans: Spans, views: Views, clipped: bool, answers: Answers, known: bool
 ) -> list[tuple[int, Atom, Spans]]:
     if not registry.bodies(equation):
         seen = zip(equation.inputs, views(equation, result), strict=True)
         return [
             (i, atom, _pull(view, spans, len(atom.shape), answers, _kind(equation, i, view)))
             for i, (atom, view) in enumerate(seen)
-            if isinstance(atom, Var) and view is not None
+            if (known or isinstance(atom, Var)) and view is not None
         ]
     found: list[tuple[int, Atom, Spans]] = [
         (i, atom, ()) for i, atom in enumerate(equation.operands_before_blocks) if isinstance(atom, Var)

@@ -195,6 +195,20 @@ def test_chunks_are_the_whole(f, n, chunk, halo):
         assert tile.read[1].stop <= max(latest, chunk + plan.halo[0][1] + plan.grid[0])
 
 
+def test_units_that_are_no_positions():
+    """Unit t stands for [t·s, (t + 1)·s): every second position, and two units for each; by hand."""
+    down = ej.context(lambda x: causal(causal(x, 3, dilation=4), 2, dilation=3, stride=2), sequence(40))
+    assert (down.stride, down.left, down.right, "stride" in str(down.facts())) == (2, 2 * 4 + 3, 0, True)
+    up = ej.context(lambda x: conv(x, 3, padding=(2, 0), base=2), sequence(14))
+    assert (2 * up.stride, up.left, up.right) == (1, 1, 0)
+
+
+def test_transforms_give_upper_bounds():
+    found = ej.context(lambda x: jnp.fft.irfft(jnp.fft.rfft(x, axis=1), 16, axis=1), sequence(16))
+    assert not found.exact
+    assert "at most 15" in str(found)
+
+
 def test_what_looks_back_without_end_cannot_be_streamed_in_windows():
     plan = ej.context(cumulative, sequence(64)).plan(8)
     with pytest.raises(ErfjaxError, match=r"`cumsum` at .* looks at all of axis L"):

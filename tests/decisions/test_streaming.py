@@ -1,11 +1,15 @@
 """Sliding-window attention in chunks: the keys that a chunk sees move with it, so the chunks are the whole."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import erfjax as ej
+from erfjax.decisions import varying
+from erfjax.tracing.program.equations import Known
 from tests.tracing.masked import rotary
 
 N, C, CHUNK = 46, 4, 8
@@ -106,3 +110,19 @@ def test_full_causal_attention_has_no_plan():
     plan = ej.context(f, jax.ShapeDtypeStruct((1, N, C), jnp.float32)).plan(CHUNK)
     assert not plan.exact
     assert "`dot_general`" in plan.why
+
+
+def test_masks_of_long_sequences_are_not_written_out(monkeypatch):
+    """A mask that is too large to be looked at is not needed either: no plan goes with the square of the sequence."""
+    value = Known.value.fget
+
+    def small(known):
+        assert math.prod(known.shape) <= varying.MOST_READ
+        return value(known)
+
+    monkeypatch.setattr(varying, "MOST_READ", 300_000)
+    monkeypatch.setattr(Known, "value", property(small))
+    f, x = stack(FORMS["by jax"]), jax.ShapeDtypeStruct((1, 1200, C), jnp.float32)
+    plan = ej.tiling(f, x, tile=CHUNK, layout="NLC", streamed=True)
+    assert (plan.exact, plan.halo) == (True, ((sum(WINDOWS) - len(WINDOWS), 0),))
+    assert any("more numbers along an axis of 1200" in note for note in plan.notes)

@@ -160,7 +160,7 @@ def embedded(x):
         (coordinates, r"`add` at .*coordinates\) uses numbers that depend on the position"),
         (networks.wrapped, r"`concatenate` at .*wrapped\) does not move with the tile"),
         (lambda x: jnp.cumsum(x, 2), "`cumsum` at .* looks at all of axis W"),
-        (lambda x: x[:, ::-1], r"`rev` at .* turns axis H around"),
+        (lambda x: networks.conv(x, 3)[:, ::-1], r"`rev` at .* turns axis H around"),
         (embedded, "does not take an array of another size"),
         (lambda x: jnp.mean(x, 1), "output has no axis H: `reduce_sum`"),
     ],
@@ -210,6 +210,25 @@ def test_errors_teach():
         ej.tiling(lambda x: (x, x), x, tile=8)
     with pytest.raises(LayoutError, match="spatial axes"):
         next(ej.tiling(networks.unet, x, tile=8).tiles((64,)))
+
+
+def test_each_size_is_proved_by_itself():
+    """A function that is another one on long images: the plan of a short one serves short ones alone."""
+    f = lambda x: networks.conv(x if x.shape[1] < 600 else -x, 3)  # noqa: E731
+    plan, image = ej.tiling(f, jax.ShapeDtypeStruct((1, 50, 1), jnp.int32), tile=10, layout="NWC"), integers((580,))
+    np.testing.assert_array_equal(plan(f, image), f(jnp.asarray(image)))
+    with pytest.raises(ErfjaxError, match=r"An image of shape \(1, 640, 1\) cannot be computed tile by tile"):
+        next(plan.tiles((640,)))
+
+
+def test_a_window_as_large_as_the_image_is_one_tile():
+    image = integers((20,))
+    plan = ej.tiling(lambda x: networks.conv(x, 13), image, tile=8, layout="NWC")
+    assert [(tile.read, tile.write) for tile in plan.tiles()] == [
+        ((slice(0, 1), slice(0, 20), slice(0, 1)), (slice(0, 1), slice(0, 20), slice(0, 2)))
+    ]
+    assert "it is read whole" in str(plan)
+    assert "it is read whole" not in str(planned(networks.unet, (67,), 12))
 
 
 def test_a_plan_prints():

@@ -1,7 +1,10 @@
 """Numbers that a function knows by position: tiles are alike where these are; windows are no longer than they must be."""
 
+import re
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import erfjax as ej
@@ -33,6 +36,60 @@ def test_a_change_in_an_image():
     plan = ej.tiling(hidden, jax.ShapeDtypeStruct((1, 40, 600, 1), jnp.float32), tile=(8, 16))
     assert not plan.exact
     assert ej.tiling(hidden, jax.ShapeDtypeStruct((1, 40, 600, 1), jnp.float32), tile=(8, None)).exact
+
+
+POSITIONS = {
+    "slices": lambda x: jnp.concatenate([x[:, :1234], -x[:, 1234:]], 1),
+    "written": lambda x: x.at[:, 1234:1240].set(7.0),
+    "patch": lambda x: jax.lax.dynamic_update_slice(x, jnp.ones((1, 3, 2), x.dtype), (0, 1234, 0)),
+    "turned": lambda x: jnp.concatenate([x[:, :1234], x[:, 1250:1233:-1], x[:, 1251:]], 1),
+    "lookup": lambda x: x[:, jnp.where(jnp.arange(x.shape[1]) == 1234, 1200, jnp.arange(x.shape[1]))],
+    "longer arrays": lambda x: x if x.shape[1] < 600 else -x,
+    "a mean of longer arrays": lambda x: x if x.shape[1] < 600 else x - x.mean(1, keepdims=True),
+}
+
+
+@pytest.mark.parametrize("form", POSITIONS)
+def test_what_is_done_at_an_absolute_position_is_found(form):
+    """Far from the ends, or on long arrays alone: no short array shows it."""
+    plan = ej.tiling(POSITIONS[form], jax.ShapeDtypeStruct((1, 2000, 2), jnp.float32), tile=50, layout="NLC")
+    assert not plan.exact
+    assert re.search(r"takes more steps|does not move with the tile|uses numbers that depend", plan.why)
+
+
+def test_a_hole_where_rows_and_columns_meet():
+    """A mask of two axes: neither the rows nor the columns of the middle show the hole."""
+    x = jax.ShapeDtypeStruct((1, 600, 700, 1), jnp.float32)
+
+    def holed(x):
+        rows, columns = jnp.arange(x.shape[1]) == 433, jnp.arange(x.shape[2]) == 557
+        return jnp.where((rows[:, None] & columns[None])[None, :, :, None], 0.0, x)
+
+    plan = ej.tiling(holed, x, tile=50)
+    assert not plan.exact
+    assert "`select_n`" in plan.why
+    patched = lambda x: x.at[:, 433:436, 557:560].set(0.0)  # noqa: E731
+    assert not ej.tiling(patched, x, tile=50).exact
+
+
+def test_a_change_behind_numbers_that_differ_everywhere():
+    """Turned by positions, all tiles know other numbers; the one with the hole is looked at all the same."""
+
+    def turned(x):
+        angle = jnp.arange(x.shape[1], dtype=jnp.float32)[None, :, None]
+        a, b = x[..., :1] * jnp.cos(angle), x[..., 1:] * jnp.sin(angle)
+        return a**2 / jnp.cos(angle) ** 2 + b**2 / jnp.sin(angle) ** 2
+
+    def holed(x):
+        return jnp.where((jnp.arange(x.shape[1]) == 1234)[None, :, None], 0.0, x)
+
+    x = jax.ShapeDtypeStruct((1, 2000, 2), jnp.float32)
+    kept = varying.kinds_of([0] * 9, [(i, i + 1) for i in range(9)], [b""] * 9, [])
+    assert varying.unproved(kept, {}) == ([0], [])
+    numbers = [(np.arange(9.0), {0: lines.Fraction(1)}), (np.arange(9) == 4, {0: lines.Fraction(1)})]
+    kinds = varying.kinds_of([0] * 9, [(i, i + 1) for i in range(9)], [b""] * 9, numbers)
+    assert {4} <= set(varying.unproved(kinds, {})[1]) <= set(range(9))
+    assert not ej.tiling(lambda x: turned(holed(x)), x, tile=50, layout="NLC").exact
 
 
 def test_numbers_that_are_too_many_are_said(monkeypatch):

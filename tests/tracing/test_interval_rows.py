@@ -18,7 +18,8 @@ def test_rows(block):
         a, b = rng.random((n, m)) < rng.random(), rng.random((n, m)) < 0.5
         rows, other = IntervalRows.of(a), IntervalRows.of(b)
         np.testing.assert_array_equal(rows.dense(), a)
-        assert rows.complement() == IntervalRows.of(~a)
+        assert (rows == other) == np.array_equal(a, b)
+        assert rows.complement == IntervalRows.of(~a)
         assert rows.transposed() == IntervalRows.of(a.T)
         assert rows.combine(other, False) == IntervalRows.of(a | b)
         assert rows.combine(other, True) == IntervalRows.of(a & b)

@@ -50,21 +50,21 @@ class IntervalRows:
         """Row r has the intervals bounds[r] to bounds[r + 1]."""
         return np.searchsorted(self.rows, np.arange(self.count + 1))
 
-    @functools.cached_property
-    def _key(self) -> tuple[int, int, bytes, bytes, bytes]:
-        return self.count, self.width, self.rows.tobytes(), self.starts.tobytes(), self.stops.tobytes()
+    def _parts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return self.rows, self.starts, self.stops
 
     @functools.cached_property
     def _hash(self) -> int:
-        return hash(self._key)
+        return hash((self.count, self.width, *(part.tobytes() for part in self._parts())))
 
     def __hash__(self) -> int:
         return self._hash
 
     def __eq__(self, other: object) -> bool:
-        return self is other or (
-            isinstance(other, IntervalRows) and self._hash == other._hash and self._key == other._key
-        )
+        if self is other or not isinstance(other, IntervalRows):
+            return self is other
+        same = (self.count, self.width, self._hash) == (other.count, other.width, other._hash)
+        return same and all(map(np.array_equal, self._parts(), other._parts()))
 
     def __bool__(self) -> bool:
         return bool(self.rows.size)
@@ -139,6 +139,7 @@ class IntervalRows:
         )
         return _covered(self.count, self.width, rows, starts, stops, 1 + both)
 
+    @functools.cached_property
     def complement(self) -> "IntervalRows":
         """The gaps: one before every interval, and one after the last of each row."""
         count, n = self.count, self.rows.size
@@ -170,8 +171,8 @@ class IntervalRows:
     def transposed(self) -> "IntervalRows":
         """Rows and columns exchanged: a run of rows starts where a column is in a row but not in the one before."""
         before, here = self.take(np.arange(-1, self.count)), self.take(np.append(np.arange(self.count), -1))
-        first = here.combine(before.complement(), both=True)
-        last = before.combine(here.complement(), both=True)
+        first = here.combine(before.complement, both=True)
+        last = before.combine(here.complement, both=True)
         (rows, columns), (ends, same) = first.entries(), last.entries()
         opened, closed = np.lexsort((rows, columns)), np.lexsort((ends, same))
         return IntervalRows(self.width, self.count, columns[opened], rows[opened], ends[closed])

@@ -79,9 +79,9 @@ class Pattern:
     def minus(self, other: "Pattern") -> "Pattern":
         return self.meet(other.complement) if other else self
 
-    @functools.cached_property
+    @property
     def complement(self) -> "Pattern":
-        return Pattern(self.axes, self.sizes, self.held.complement())
+        return Pattern(self.axes, self.sizes, self.held.complement)
 
     def renamed(self, names: Mapping[int, int]) -> "Pattern":
         """The set over an array in which axis a is called names[a]: transposed where their order changes."""
