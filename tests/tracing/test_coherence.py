@@ -92,6 +92,86 @@ def linear_mean(w, x):
     return w.conv(w.dense(x, 64).mean(-1, keepdims=True) * 8, 32, 25)
 
 
+def ones(w, x):
+    """A mean over channels as a product with known ones."""
+    h = relu(w.dense(x, 64, 2.0))
+    return w.conv(jnp.einsum("bic,c->bi", h, jnp.ones(64))[..., None] / 8, 32, 25)
+
+
+def group_means(w, x, groups=4):
+    return w.dense(w.dense(split(relu(w.dense(x, 64, 2.0)), groups).mean(-1), 32), 32)
+
+
+def pairs_of_channels(w, x):
+    return group_means(w, x, 32)
+
+
+def gated_by_energy(w, x, scale=32**0.5):
+    """A gate of all channels by their squares, added up like scores: over √channels."""
+    h = w.dense(x, 32)
+    return w.dense(h * jax.nn.sigmoid(((h * h).sum(-1, keepdims=True) - 32) / scale), 32)
+
+
+def gated_by_mean_energy(w, x):
+    return gated_by_energy(w, x, 32)
+
+
+def gated_by_norm(w, x):
+    h = w.dense(x, 32)
+    size = jnp.sqrt((h * h).sum(1, keepdims=True))  # global response normalisation
+    return w.dense(h * size / size.mean(-1, keepdims=True), 32)
+
+
+def scored(w, x, asking, answering, share):
+    q, k, v = (w.dense(x, 32) for _ in range(3))
+    scores = share(jnp.einsum("bic,bjc->bij", asking(q), answering(k)))
+    return w.dense(jnp.einsum("bij,bjc->bic", scores, v), 32)
+
+
+def softened(scores):
+    return jax.nn.softmax(scores / math.sqrt(32))
+
+
+def positive_features(w, x):
+    return scored(w, x, relu, relu, softened)
+
+
+def shares_of_positive_features(w, x):
+    return scored(w, x, relu, relu, lambda scores: scores / scores.sum(-1, keepdims=True))
+
+
+def positive_keys(w, x):
+    return scored(w, x, lambda q: q, relu, softened)
+
+
+def normalised_queries(w, x):
+    return scored(w, x, layer_norm, layer_norm, softened)
+
+
+def recurrent(w, x, read):
+    """A running sum of tokens in a scan, and what is read of it at each step."""
+    h = w.dense(x, 32)
+
+    def step(state, token):
+        state = state / 2 + token
+        return state, read(state)
+
+    states = lax.scan(step, jnp.zeros_like(h[:, 0]), jnp.swapaxes(h, 0, 1))[1]
+    return w.conv(jnp.swapaxes(states, 0, 1), 32, 25)
+
+
+def scan_of_means(w, x):
+    return recurrent(w, x, lambda state: relu(state).mean(-1, keepdims=True))
+
+
+def scan_of_energies(w, x):
+    return recurrent(w, x, lambda s: s * jax.nn.sigmoid(((s * s).sum(-1, keepdims=True) - 32) / math.sqrt(32)))
+
+
+def scan_of_norms(w, x):
+    return recurrent(w, x, lambda state: layer_norm(state))
+
+
 def normed(w, x):
     return w.dense(layer_norm(relu(w.dense(x, 32, 2.0))), 32)
 
@@ -137,6 +217,19 @@ def groups_shuffled(w, x):
         (two, "", 5, 2),
         (channel_mean, SUMMED, 5, 2),
         (linear_mean, "", 5, 2),
+        (ones, SUMMED, 5, 2),
+        (group_means, SUMMED, 5, 2),
+        (pairs_of_channels, "", 5, 2),
+        (gated_by_energy, SUMMED, 5, 2),
+        (gated_by_mean_energy, "", 5, 2),
+        (gated_by_norm, "", 5, 2),
+        (positive_features, SUMMED, 5, 2),
+        (shares_of_positive_features, "", 5, 2),
+        (positive_keys, "", 5, 2),
+        (normalised_queries, "", 5, 2),
+        (scan_of_means, SUMMED, 5, 2),
+        (scan_of_energies, SUMMED, 5, 2),
+        (scan_of_norms, "", 5, 2),
         (normed, "", 5, 2),
         (tokens, ALIKE, 32, 0),
         (tokens_then_one, "", 32, 5),
