@@ -27,6 +27,7 @@ from erfjax.tracing.second_moments import (
     closure,
     coverage,
     given_weights,
+    lag_plan,
     mean_field,
     paired_states,
     random_weights,
@@ -272,18 +273,19 @@ class MomentPass:
         (output,), (box,) = cone.wanted, cone.wanted.values()
         assert isinstance(output, Var)  # a cone is of something that depends on the input
         parts = self.parts(cone)
-        at, gates = frame(parts, output), {}
+        at, held_as, gates = frame(parts, output), lag_plan.layouts(parts), {}
         if self.options.gates == "data":
             values = cone.values(*self.windows(cone, leaves))
         else:
             values, gates = (
                 paired_states.still(cone),
-                paired_states.gates(parts, asked_first(self.question, leaves)[0], weigh),
+                paired_states.gates(parts, held_as, asked_first(self.question, leaves)[0], weigh),
             )
 
         def one(place: Any) -> Scaled:
             sent = at.split(self.cotangent(at.shape, precision(cone), place))
-            return two_points.squares(parts, values, weigh, sent @ sent.T / at.channels, gates)
+            unit = held_as[output].inner(sent) / at.channels
+            return two_points.squares(parts, held_as, values, weigh, unit, gates)
 
         return lax.map(one, jnp.asarray(self.places(box)))
 

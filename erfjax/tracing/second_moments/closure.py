@@ -6,7 +6,7 @@ break that, and so do weights in a role that `segments` does not know; both make
 """
 
 import math
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,15 +17,17 @@ from erfjax.tracing.program.equations import Atom, Known, Var
 from erfjax.tracing.registry import lengths
 from erfjax.tracing.rules.contraction import channel_axes
 from erfjax.tracing.second_moments import coherence, meetings
+from erfjax.tracing.second_moments.covariances import Band, Layout
 from erfjax.tracing.second_moments.coverage import NORMAL, SHARED, WIDE, Survey, place
 from erfjax.tracing.second_moments.downstream import nonlinear_downstream
 from erfjax.tracing.second_moments.kinds import Choice, Kind
+from erfjax.tracing.second_moments.lag_plan import layouts
 from erfjax.tracing.second_moments.meetings import meeting
 from erfjax.tracing.second_moments.passages import passage
 from erfjax.tracing.second_moments.random_weights import Uses, independence, listed, unlikely
+from erfjax.tracing.second_moments.reaches import windows
 from erfjax.tracing.second_moments.segments import Drawn, Partition, Segment
 from erfjax.tracing.second_moments.steps import kind_of, multiplies
-from erfjax.tracing.second_moments.two_points import variances_only
 from erfjax.tracing.windows.cone import Cone, Step
 
 MOST_OPERATIONS = 5e12  # a minute or two on two cores
@@ -64,12 +66,10 @@ def needed(cone: Cone, apart: Survey) -> bool:
 
 def price(parts: Partition) -> tuple[float, float]:
     """About how many operations the walk takes for one unit and input, and how many entries it holds at once."""
-    diagonal = variances_only(parts)
-    source = parts.cone.block.inputs[0]
+    held_as = layouts(parts)
     operations, entries = 0.0, 0.0
     for atom in parts.order:
-        size = parts.size(atom)
-        held = size if atom in diagonal else size**2
+        held = math.prod(held_as[atom].shape)
         entries = max(entries, 2.0 * held)
         if atom in parts.draws:
             draw = parts.draws[atom]
@@ -77,24 +77,28 @@ def price(parts: Partition) -> tuple[float, float]:
             operations += held * math.prod(weights.shape[a] for a in draw.taps.values())
         elif atom in parts.segments:
             for start in parts.segments[atom].links:
-                count, room = _passing(parts, parts.segments[atom], start, start in diagonal or start is source)
+                count, room = _passing(parts, parts.segments[atom], start, held_as)
                 operations, entries = operations + count, max(entries, room)
     return operations, entries
 
 
-def _passing(parts: Partition, segment: Segment, start: Var, diagonal: bool) -> tuple[float, float]:
-    way = passage(parts, segment, start)
+def _passing(parts: Partition, segment: Segment, start: Var, held_as: Mapping[Var, Layout]) -> tuple[float, float]:
+    way, there, here = passage(parts, segment, start), held_as[segment.end], held_as[start]
     pullback = 4.0 * sum(map(work, segment.steps))
     q, p, c, probes = way.end.positions, way.start.positions, way.start.channels, len(way.probes)
     if way.local:
-        return probes * (pullback + c * (p if diagonal else 2.0 * p * p)), 1.0 * p * c
+        return probes * (pullback + 2.0 * c * math.prod(here.shape)), 1.0 * p * c
+    seen = windows(way, segment, start) if isinstance(there, Band) and isinstance(here, Band) else None
+    if seen is not None and way.separate:
+        count = seen.classes(there, here).max(initial=0) + 1
+        return count * (2 * pullback + 4.0 * c * math.prod(there.shape)), 1.0 * count * p
     met = meeting(parts, segment, start)
     if met is not None:
         return meetings.price(segment, way, met, pullback)
-    room = 1.0 * q * p * c + 1.0 * p * p
-    if way.separate and not diagonal:
+    room, squares = 1.0 * q * p * c + 1.0 * p * p, start is parts.cone.block.inputs[0]
+    if way.separate and not squares:
         return (q + p) * pullback, room
-    return probes * (q * pullback + 2.0 * q * q * p * c + (0 if diagonal else 2.0 * p * p * q * c)), 2 * room
+    return probes * (q * pullback + 2.0 * q * q * p * c + (0 if squares else 2.0 * p * p * q * c)), 2 * room
 
 
 def work(step: Step) -> float:
