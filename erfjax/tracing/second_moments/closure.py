@@ -14,10 +14,9 @@ import numpy as np
 from erfjax.tracing import registry
 from erfjax.tracing.positions.access import Along, View
 from erfjax.tracing.program.equations import Atom, Known, Var
-from erfjax.tracing.registry import lengths
 from erfjax.tracing.rules.contraction import channel_axes
-from erfjax.tracing.second_moments import coherence, meetings
-from erfjax.tracing.second_moments.covariances import Band, Layout
+from erfjax.tracing.second_moments import coherence, meetings, pullbacks
+from erfjax.tracing.second_moments.covariances import Layout
 from erfjax.tracing.second_moments.coverage import NORMAL, SHARED, WIDE, Survey, place
 from erfjax.tracing.second_moments.downstream import nonlinear_downstream
 from erfjax.tracing.second_moments.kinds import Choice, Kind
@@ -25,9 +24,9 @@ from erfjax.tracing.second_moments.lag_plan import layouts
 from erfjax.tracing.second_moments.meetings import meeting
 from erfjax.tracing.second_moments.passages import passage
 from erfjax.tracing.second_moments.random_weights import Uses, independence, listed, unlikely
-from erfjax.tracing.second_moments.reaches import windows
 from erfjax.tracing.second_moments.segments import Drawn, Partition, Segment
 from erfjax.tracing.second_moments.steps import kind_of, multiplies
+from erfjax.tracing.second_moments.windowed import crossing
 from erfjax.tracing.windows.cone import Cone, Step
 
 MOST_OPERATIONS = 5e12  # a minute or two on two cores
@@ -84,14 +83,13 @@ def price(parts: Partition) -> tuple[float, float]:
 
 def _passing(parts: Partition, segment: Segment, start: Var, held_as: Mapping[Var, Layout]) -> tuple[float, float]:
     way, there, here = passage(parts, segment, start), held_as[segment.end], held_as[start]
-    pullback = 4.0 * sum(map(work, segment.steps))
+    pullback = pullbacks.price(segment)
     q, p, c, probes = way.end.positions, way.start.positions, way.start.channels, len(way.probes)
     if way.local:
         return probes * (pullback + 2.0 * c * math.prod(here.shape)), 1.0 * p * c
-    seen = windows(way, segment, start) if isinstance(there, Band) and isinstance(here, Band) else None
-    if seen is not None and way.separate:
-        count = seen.classes(there, here).max(initial=0) + 1
-        return count * (2 * pullback + 4.0 * c * math.prod(there.shape)), 1.0 * count * p
+    crossed = crossing(parts, segment, way, start, there, here)
+    if crossed is not None:
+        return crossed.price
     met = meeting(parts, segment, start)
     if met is not None:
         return meetings.price(segment, way, met, pullback)
@@ -99,16 +97,6 @@ def _passing(parts: Partition, segment: Segment, start: Var, held_as: Mapping[Va
     if way.separate and not squares:
         return (q + p) * pullback, room
     return probes * (q * pullback + 2.0 * q * q * p * c + (0 if squares else 2.0 * p * p * q * c)), 2 * room
-
-
-def work(step: Step) -> float:
-    """About how many operations a step takes."""
-    if step.inner is not None:
-        assert step.equation.scan is not None
-        return step.equation.scan.length * float(sum(map(work, step.inner.steps)))
-    sizes = [math.prod(lengths(box)) for box in (*(b for b in step.operands if b is not None), step.box)]
-    contracts = jnp.issubdtype(step.output.dtype, jnp.inexact) and kind_of(step.equation) is Kind.BILINEAR
-    return math.sqrt(math.prod(map(float, sizes))) if contracts and len(sizes) == 3 else float(sum(sizes))
 
 
 def costly(parts: Partition) -> str:

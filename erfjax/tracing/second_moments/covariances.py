@@ -113,11 +113,11 @@ class Band:
 
     def outer(self, vector: Any) -> Any:
         """v_p v_p' for a vector over positions."""
-        return self._each(lambda lag: vector * self._ahead(vector, lag))
+        return self.each(lambda lag: vector * self.ahead(vector, lag))
 
     def inner(self, rows: Any) -> Any:
         """Σ_c h_pc h_p'c for an array (positions, channels)."""
-        return self._each(lambda lag: jnp.sum(rows * self._ahead(rows, lag), axis=1))
+        return self.each(lambda lag: jnp.sum(rows * self.ahead(rows, lag), axis=1))
 
     def spread(self, vector: Any) -> Any:
         """A covariance that has a vector on its diagonal, and zeros beside it."""
@@ -131,8 +131,8 @@ class Band:
 
         def add(total: Any, one: tuple[Any, Any]) -> tuple[Any, None]:
             lag, held = one
-            ahead = held[:, None] * self._ahead(rows, lag)
-            behind = jnp.where(jnp.any(lag != 0), self._ahead(held[:, None] * rows, -lag), 0)
+            ahead = held[:, None] * self.ahead(rows, lag)
+            behind = jnp.where(jnp.any(lag != 0), self.ahead(held[:, None] * rows, -lag), 0)
             return total + ahead + behind, None
 
         if len(self.rows) == 1:
@@ -150,8 +150,26 @@ class Band:
         found = jnp.pad(covariance, [(0, 1), (0, 0)])[rows]
         if not opposite.any():
             return found
-        turned = lax.map(lambda one: self._ahead(one[0], one[1]), (found, jnp.asarray(lags)))
+        turned = lax.map(lambda one: self.ahead(one[0], one[1]), (found, jnp.asarray(lags)))
         return jnp.where(opposite[:, None], turned, found)
+
+    def between(self, covariance: Any, here: Any, there: Any) -> Any:
+        """K(p, p') for positions given axis by axis, (axes, count) each; zero for negative ones, and beyond the band."""
+        furthest, lags = [max(axis) for axis in self.lags], there - here
+        table = np.full([2 * m + 1 for m in furthest], len(self.rows))
+        first = np.zeros_like(table, bool)  # whether the lag itself is held, not its opposite
+        for row, lag in enumerate(self.rows):
+            table[tuple(furthest - lag)] = table[tuple(furthest + lag)] = row
+            first[tuple(furthest + lag)] = True
+        held = jnp.ones(here.shape[1:], bool)
+        number = one = other = jnp.zeros(here.shape[1:], jnp.int32)
+        for lag, p, q, m, n in zip(lags, here, there, furthest, self.sizes, strict=True):
+            held &= (p >= 0) & (q >= 0) & (jnp.abs(lag) <= m)
+            number = number * (2 * m + 1) + jnp.clip(lag, -m, m) + m
+            one, other = one * n + p, other * n + q
+        row = jnp.where(held, jnp.asarray(table).ravel()[number], len(self.rows))
+        at = jnp.where(held, jnp.where(jnp.asarray(first).ravel()[number], one, other), 0)
+        return jnp.pad(covariance, [(0, 1), (0, 0)])[row, at]
 
     def whole(self, covariance: Any) -> Any:
         """The covariance as a matrix."""
@@ -172,13 +190,13 @@ class Band:
         """The covariance without pairs of which one lies outside."""
         return jnp.where(inside(self.sizes, self.rows)[1], covariance, 0)
 
-    def _each(self, of: Any) -> Any:
+    def each(self, of: Any) -> Any:
         """A row for every lag."""
         if len(self.rows) == 1:
             return of(None)[None]
         return lax.map(of, jnp.asarray(self.rows))
 
-    def _ahead(self, array: Any, lag: Any) -> Any:
+    def ahead(self, array: Any, lag: Any) -> Any:
         """What lies a lag ahead of every position, zero beyond the last: (positions, ...)."""
         if lag is None:
             return array

@@ -41,8 +41,9 @@ from erfjax.tracing.second_moments.coverage import Survey, place
 from erfjax.tracing.second_moments.draws import lags_before, through_draw
 from erfjax.tracing.second_moments.kinds import PRODUCTS, TOTALS, Kind
 from erfjax.tracing.second_moments.lag_plan import either, layout, ways
-from erfjax.tracing.second_moments.pairs import placed, run, through_segment
+from erfjax.tracing.second_moments.pairs import placed, through_segment
 from erfjax.tracing.second_moments.passages import Frame, frame, passage
+from erfjax.tracing.second_moments.pullbacks import run
 from erfjax.tracing.second_moments.random_weights import listed
 from erfjax.tracing.second_moments.scaled import Scaled, unsearched
 from erfjax.tracing.second_moments.segments import Draw, Partition, Segment

@@ -7,33 +7,28 @@ position p of a start: K_pp' = mean over c of Σ_m Σ_qq' J(qm, pc) K_qq' J(q'm,
 * positions aligned: K ∘ Γ with Γ = mean over c of Σ_m h h', h the pullback of a one at channel m of all positions; one pullback
   for each channel that the segment mixes (a chain of elementwise functions: one in all);
 * channels aligned, K a matrix: the pullback on every column of K, then on every row;
-* channels aligned, K a band and positions met by windows: JᵀKJ is a band too, so positions far enough from each other are asked
-  at once: one product JᵀKJt for each class t of positions, as many classes as the band is wide;
+* channels aligned, K a band and positions met by windows: as `windowed` says;
 * neither: J itself, one channel m after the other;
 * where the start meets another array in a contraction on its way (attention): as `meetings` says.
 
 Formula: S. Schoenholz et al., "Deep Information Propagation", ICLR 2017, carries one position; that gradients meet independent
-weights on their way back is proved for wide networks by G. Yang, "Tensor Programs II", 2020. A sparse matrix from few products:
-A. Curtis, M. Powell, J. Reid, "On the Estimation of Sparse Jacobian Matrices", IMA J. Appl. Math. 13, 1974.
+weights on their way back is proved for wide networks by G. Yang, "Tensor Programs II", 2020.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from erfjax.tracing.program.equations import Atom, Var
-from erfjax.tracing.second_moments.covariances import Band, Layout, Matrix, diagonal, inside
+from erfjax.tracing.second_moments.covariances import Band, Layout, Matrix, diagonal
 from erfjax.tracing.second_moments.meetings import meeting, shown, through_meeting
-from erfjax.tracing.second_moments.passages import Frame, Passage, frame, passage
-from erfjax.tracing.second_moments.reaches import windows
+from erfjax.tracing.second_moments.passages import Frame, Passage, passage
+from erfjax.tracing.second_moments.pullbacks import Sent, at_once, sender
 from erfjax.tracing.second_moments.segments import Partition, Segment
-
-Sent = Callable[[Any], list[Any]]
-AT_ONCE = 1 << 22  # entries that the pullbacks of one batch hold
+from erfjax.tracing.second_moments.windowed import crossing
 
 
 def through_segment(
@@ -50,21 +45,18 @@ def through_segment(
     found: dict[Var, Any] = {}
     for start in starts:
         way, here = passage(parts, segment, start), layouts[start]
-        seen = None
-        if isinstance(there, Band) and isinstance(here, Band) and way.separate and not way.local:
-            seen = windows(way, segment, start)
-        met = None if way.local or seen is not None else meeting(parts, segment, start)
-        if met is not None:
+        crossed = crossing(parts, segment, way, start, there, here)
+        met = None if way.local or crossed is not None else meeting(parts, segment, start)
+        if crossed is not None:
+            found[start] = crossed.band(covariance, values)
+        elif met is not None:
             found[start] = here.of(through_meeting(parts, segment, way, met, there.whole(covariance), values))
-        elif seen is not None and isinstance(here, Band):
-            of_class = _product(parts, segment, start, covariance, there, values)
-            found[start] = _by_windows(segment, of_class, seen.classes(there, here), here)
         else:
             rule = _gated if way.local else _two_sided if way.separate else _by_channels
             alone = start if rule is _two_sided else way.probes.tobytes()
             groups.setdefault((rule, alone, isinstance(here, Band)), {})[start] = way
     for (rule, _, _), ways in groups.items():
-        sent = _sender(parts, segment, ways, values)
+        sent = sender(parts, segment, ways, values)
         layouts_here = [layouts[start] for start in ways]
         found.update(zip(ways, rule(segment, list(ways.values()), sent, covariance, there, layouts_here), strict=True))
     return found
@@ -102,34 +94,6 @@ def _gated(
     ]
 
 
-def _product(
-    parts: Partition, segment: Segment, start: Var, covariance: Any, there: Layout, values: Mapping[Atom, Any]
-) -> Callable[[Any], Any]:
-    """JᵀKJt for a vector t over the positions of a start, the same for all channels: (positions, channels)."""
-    end, into = frame(parts, segment.end), frame(parts, start)
-    value, push = jax.linearize(lambda array: run(parts, segment, [start], [array], values), values[start])
-    sent = _sender(parts, segment, [start], values)
-
-    def product(chosen: Any) -> Any:
-        whole = jnp.broadcast_to(chosen[:, None], (into.positions, into.channels))
-        arrived = end.split(push(into.join(whole).astype(value.dtype)))
-        return sent(there.times(covariance, arrived.astype(covariance.dtype)))[0]
-
-    return product
-
-
-def _by_windows(segment: Segment, product: Callable[[Any], Any], classes: np.ndarray, here: Band) -> Any:
-    """The band JᵀKJ, the mean over channels, from its products with the classes of positions."""
-    count = 1 + int(classes.max(initial=0))
-    rows = lax.map(
-        lambda c: jnp.mean(product(jnp.asarray(classes) == c), axis=1),
-        jnp.arange(count),
-        batch_size=_at_once(segment, count),
-    )
-    ahead, _ = inside(here.sizes, here.rows)
-    return here.within(rows[classes[ahead], np.arange(here.positions)])
-
-
 def _two_sided(
     segment: Segment, ways: list[Passage], sent: Sent, covariance: Any, there: Layout, layouts: list[Layout]
 ) -> list[Any]:
@@ -138,7 +102,7 @@ def _two_sided(
     columns = lax.map(
         lambda column: sent(column[:, None])[0],
         there.whole(covariance),
-        batch_size=_at_once(segment, way.end.positions),
+        batch_size=at_once(segment, way.end.positions),
     )
 
     def row(p: Any) -> Any:
@@ -146,7 +110,7 @@ def _two_sided(
         return jnp.mean(arrived, axis=1)
 
     size = way.start.positions
-    return [here.of(lax.map(row, jnp.arange(size), batch_size=_at_once(segment, size)))]
+    return [here.of(lax.map(row, jnp.arange(size), batch_size=at_once(segment, size)))]
 
 
 def _by_channels(
@@ -177,18 +141,11 @@ def squares_through(
 ) -> Any:
     """E g² at a start of a segment, entry by entry, from the covariance at its end."""
     way, there = passage(parts, segment, start), layouts[segment.end]
-    sent = _sender(parts, segment, [start], values)
-    seen = windows(way, segment, start) if isinstance(there, Band) and way.separate and not way.local else None
+    crossed = crossing(parts, segment, way, start, there, diagonal(way.start.sizes))
+    if crossed is not None:
+        return way.start.join(crossed.squares(covariance, values))
+    sent = sender(parts, segment, [start], values)
     nothing = jnp.zeros((way.start.positions, way.start.channels), covariance.dtype)
-    if seen is not None:
-        classes = seen.classes(there, diagonal(seen.sizes))
-        product = _product(parts, segment, start, covariance, there, values)
-
-        def one(total: Any, c: Any) -> tuple[Any, None]:
-            chosen = jnp.asarray(classes) == c
-            return total + jnp.where(chosen[:, None], product(chosen), 0), None
-
-        return way.start.join(lax.scan(one, nothing, jnp.arange(1 + classes.max(initial=0)))[0])
     variances = way.placed(there.diagonal(covariance))[:, None] if way.local else None
     whole = None if way.local else there.whole(covariance)
 
@@ -204,35 +161,4 @@ def squares_through(
 def _jacobian(segment: Segment, end: Frame, sent: Sent, probe: Any) -> list[Any]:
     """What arrives from every position of the end, at the channels of a probe: (positions, positions there, channels there)."""
     ones = jnp.eye(end.positions, dtype=probe.dtype)
-    return lax.map(lambda one: sent(one[:, None] * probe[None, :]), ones, batch_size=_at_once(segment, end.positions))
-
-
-def _at_once(segment: Segment, count: int) -> int:
-    """How many pullbacks share a batch."""
-    entries = sum(step.entries for step in segment.steps)
-    return max(1, min(count, AT_ONCE // max(1, entries)))
-
-
-def _sender(parts: Partition, segment: Segment, starts: Iterable[Var], values: Mapping[Atom, Any]) -> Sent:
-    """What arrives at starts, (positions, channels) each, of what the end sends: (positions, channels), or broadcast to that."""
-    starts = list(starts)
-    end, frames = frame(parts, segment.end), [frame(parts, start) for start in starts]
-    value, pull = jax.vjp(
-        lambda arrays: run(parts, segment, starts, arrays, values), [values[start] for start in starts]
-    )
-
-    def sent(matrix: Any) -> list[Any]:
-        whole = jnp.broadcast_to(matrix, (end.positions, end.channels)).astype(value.dtype)
-        (arrived,) = pull(end.join(whole))
-        return [into.split(array).astype(matrix.dtype) for into, array in zip(frames, arrived, strict=True)]
-
-    return sent
-
-
-def run(
-    parts: Partition, segment: Segment, starts: Iterable[Var], arrays: Iterable[Any], values: Mapping[Atom, Any]
-) -> Any:
-    """The end of a segment for these arrays at starts, everything else as it is."""
-    held: dict[Atom, Any] = {**values}
-    held.update(zip(starts, arrays, strict=True))
-    return parts.cone.run(segment.steps, held)[segment.end]
+    return lax.map(lambda one: sent(one[:, None] * probe[None, :]), ones, batch_size=at_once(segment, end.positions))

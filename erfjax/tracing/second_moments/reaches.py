@@ -5,6 +5,7 @@ resizes, fixed kernels).
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 
@@ -13,7 +14,7 @@ import numpy as np
 from erfjax.tracing import registry
 from erfjax.tracing.positions.access import Along, Identity, Lookup, Mapping, Seen, View
 from erfjax.tracing.program.equations import Atom, Var
-from erfjax.tracing.second_moments.covariances import Lags, Layout
+from erfjax.tracing.second_moments.covariances import Lags
 from erfjax.tracing.second_moments.passages import Passage
 from erfjax.tracing.second_moments.segments import Segment
 from erfjax.tracing.second_moments.steps import dependent, passes
@@ -157,16 +158,39 @@ class Windows:
             found.append(tuple(range(min(n, furthest + 1))))
         return tuple(found)
 
-    def classes(self, there: Layout, here: Layout) -> np.ndarray:
-        """The class of every position of the start, so that no entry of a covariance there belongs to two positions of a class.
+    @functools.cached_property
+    def overlaps(self) -> tuple[int, ...]:
+        """Along each axis of the start, how far apart positions of the end are whose windows do not overlap."""
+        return tuple(1 if axis is None else _overlap(axis[1]) for axis in self.axes)
+
+    def apart(self) -> np.ndarray:
+        """The class of every position of the end: the windows of one class do not overlap."""
+        found, grid = np.zeros(math.prod(self.ends), np.int64), np.indices(self.ends).reshape(len(self.ends), -1)
+        for axis, count in zip(self.axes, self.overlaps, strict=True):
+            found = found * count + (0 if axis is None else grid[axis[0]] % count)
+        return found
+
+    @functools.cached_property
+    def needing(self) -> tuple[np.ndarray, ...]:
+        """Along each axis of the start, the index of the end of each class that needs an index: (classes, indices), or -1."""
+        found = []
+        for axis, count, n in zip(self.axes, self.overlaps, self.sizes, strict=True):
+            table = np.full((count, n), -1 if axis is not None else 0)
+            if axis is not None:
+                for o, (first, last) in enumerate(zip(axis[1].first, axis[1].last, strict=True)):
+                    table[o % count, first : max(first, last + 1)] = o
+            found.append(table)
+        return tuple(found)
+
+    def classes(self, there: Lags, here: Lags) -> np.ndarray:
+        """The class of every position of the start: no entry of a covariance there belongs to two positions of one class.
 
         Args:
-            there: how the covariance at the end is held.
+            there: the lags of the covariance at the end.
             here: the lags that are asked for at the start.
         """
-        found = np.zeros(math.prod(self.sizes), np.int64)
-        grid = np.indices(self.sizes).reshape(len(self.sizes), -1)
-        for places, n, reached, kept in zip(grid, self.sizes, self.reached(there.lags), here.lags, strict=True):
+        found, grid = np.zeros(math.prod(self.sizes), np.int64), np.indices(self.sizes).reshape(len(self.sizes), -1)
+        for places, n, reached, kept in zip(grid, self.sizes, self.reached(there), here, strict=True):
             period = min(n, max(reached) + max(kept) + 1)
             found = found * period + places % period
         return found
@@ -188,6 +212,15 @@ class Windows:
                     break
             found[place] = tuple(kept) or (0,)
         return tuple(found)
+
+
+def _overlap(reach: Reach) -> int:
+    for count in range(1, len(reach.first)):
+        if all(
+            (np.maximum.accumulate(reach.last[o::count])[:-1] < reach.first[o::count][1:]).all() for o in range(count)
+        ):
+            return count
+    return max(1, len(reach.first))
 
 
 def windows(way: Passage, segment: Segment, start: Var) -> Windows | None:
