@@ -162,14 +162,15 @@ class Band:
             table[tuple(furthest - lag)] = table[tuple(furthest + lag)] = row
             first[tuple(furthest + lag)] = True
         held = jnp.ones(here.shape[1:], bool)
-        number = one = other = jnp.zeros(here.shape[1:], jnp.int32)
+        number: Any = jnp.zeros(here.shape[1:], jnp.int32)
+        one = other = number
         for lag, p, q, m, n in zip(lags, here, there, furthest, self.sizes, strict=True):
             held &= (p >= 0) & (q >= 0) & (jnp.abs(lag) <= m)
             number = number * (2 * m + 1) + jnp.clip(lag, -m, m) + m
             one, other = one * n + p, other * n + q
-        row = jnp.where(held, jnp.asarray(table).ravel()[number], len(self.rows))
+        chosen = jnp.where(held, jnp.asarray(table).ravel()[number], len(self.rows))
         at = jnp.where(held, jnp.where(jnp.asarray(first).ravel()[number], one, other), 0)
-        return jnp.pad(covariance, [(0, 1), (0, 0)])[row, at]
+        return jnp.pad(covariance, [(0, 1), (0, 0)])[chosen, at]
 
     def whole(self, covariance: Any) -> Any:
         """The covariance as a matrix."""

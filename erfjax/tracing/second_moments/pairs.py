@@ -26,7 +26,7 @@ from erfjax.tracing.program.equations import Atom, Var
 from erfjax.tracing.second_moments.covariances import Band, Layout, Matrix, diagonal
 from erfjax.tracing.second_moments.meetings import meeting, shown, through_meeting
 from erfjax.tracing.second_moments.passages import Frame, Passage, passage
-from erfjax.tracing.second_moments.pullbacks import Sent, at_once, sender
+from erfjax.tracing.second_moments.pullbacks import Sent, at_once, sender, summed
 from erfjax.tracing.second_moments.segments import Partition, Segment
 from erfjax.tracing.second_moments.windowed import crossing
 
@@ -87,7 +87,7 @@ def _gated(
         return [total + here.inner(h) for total, here, h in zip(totals, layouts, arrived, strict=True)], None
 
     zeros = [jnp.zeros(here.shape, covariance.dtype) for here in layouts]
-    gates, _ = lax.scan(gate, zeros, shown(ways[0], covariance))
+    gates = summed(gate, zeros, shown(ways[0], covariance))
     return [
         placed(way, covariance, there, here) * g / way.start.channels
         for way, here, g in zip(ways, layouts, gates, strict=True)
@@ -155,7 +155,7 @@ def squares_through(
         (jacobian,) = _jacobian(segment, way.end, sent, probe)
         return total + jnp.sum(jacobian * jnp.tensordot(whole, jacobian, 1), 0), None
 
-    return way.start.join(lax.scan(channel, nothing, jnp.asarray(way.probes, covariance.dtype))[0])
+    return way.start.join(summed(channel, nothing, jnp.asarray(way.probes, covariance.dtype)))
 
 
 def _jacobian(segment: Segment, end: Frame, sent: Sent, probe: Any) -> list[Any]:

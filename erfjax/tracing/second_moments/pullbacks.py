@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from erfjax.tracing.program.equations import Atom, Var
 from erfjax.tracing.registry import lengths
@@ -17,6 +18,13 @@ from erfjax.tracing.windows.cone import Step
 
 Sent = Callable[[Any], list[Any]]
 AT_ONCE = 1 << 22  # entries that the pullbacks of one batch hold
+
+
+def summed(add: Callable[[Any, Any], tuple[Any, None]], zeros: Any, each: Any) -> Any:
+    """The sum over rows, one after the other; a single row needs no loop, which would be compiled."""
+    if len(each) == 1:
+        return add(zeros, each[0])[0]
+    return lax.scan(add, zeros, each)[0]
 
 
 def at_once(segment: Segment, count: int) -> int:

@@ -28,7 +28,7 @@ from jax import lax
 from erfjax.tracing.program.equations import Atom, Var
 from erfjax.tracing.second_moments.covariances import Band, Layout, inside
 from erfjax.tracing.second_moments.passages import Frame, Passage, frame
-from erfjax.tracing.second_moments.pullbacks import at_once, price, run, sender
+from erfjax.tracing.second_moments.pullbacks import at_once, price, run, sender, summed
 from erfjax.tracing.second_moments.reaches import Windows, windows
 from erfjax.tracing.second_moments.segments import Partition, Segment
 
@@ -83,7 +83,7 @@ class Crossing:
                     both = jnp.sum(taps[pair[0]] * here.ahead(taps[pair[1]], lag), axis=1)
                     return total + self._between(covariance, pair, lag) * both / count, None
 
-                return lax.scan(add, jnp.zeros(here.positions, covariance.dtype), self._pairs)[0]
+                return summed(add, jnp.zeros(here.positions, covariance.dtype), self._pairs)
 
             return here.within(here.each(at))
         classes, product = self._products(covariance, values)
@@ -103,7 +103,7 @@ class Crossing:
             def add(total: Any, pair: Any) -> tuple[Any, None]:
                 return total + self._between(covariance, pair, still)[:, None] * taps[pair[0]] * taps[pair[1]], None
 
-            return lax.scan(add, nothing, self._pairs)[0]
+            return summed(add, nothing, self._pairs)
         classes, product = self._products(covariance, values)
 
         def one(total: Any, c: Any) -> tuple[Any, None]:
@@ -116,6 +116,8 @@ class Crossing:
         """J, one class of positions of the end after the other: (classes, positions, channels)."""
         classes, sent = self.seen.apart(), sender(self.parts, self.segment, [self.start], values)
         count = math.prod(self.seen.overlaps)
+        if count == 1:
+            return sent(jnp.ones((), dtype))[0][None]
         return lax.map(
             lambda t: sent((jnp.asarray(classes) == t).astype(dtype)[:, None])[0],
             jnp.arange(count),
