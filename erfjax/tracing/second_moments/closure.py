@@ -6,7 +6,7 @@ break that, and so do weights in a role that `segments` does not know; both make
 """
 
 import math
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,11 +16,10 @@ from erfjax.tracing.positions.access import Along, View
 from erfjax.tracing.program.equations import Atom, Known, Var
 from erfjax.tracing.rules.contraction import channel_axes
 from erfjax.tracing.second_moments import coherence, meetings, pullbacks
-from erfjax.tracing.second_moments.covariances import Layout
 from erfjax.tracing.second_moments.coverage import NORMAL, SHARED, WIDE, Survey, place
 from erfjax.tracing.second_moments.downstream import nonlinear_downstream
 from erfjax.tracing.second_moments.kinds import Choice, Kind
-from erfjax.tracing.second_moments.lag_plan import layouts
+from erfjax.tracing.second_moments.lag_plan import Plan
 from erfjax.tracing.second_moments.meetings import meeting
 from erfjax.tracing.second_moments.passages import passage
 from erfjax.tracing.second_moments.random_weights import Uses, independence, listed, unlikely
@@ -63,12 +62,11 @@ def needed(cone: Cone, apart: Survey) -> bool:
     return bool(reasons) or any(isinstance(kind_of(step.equation), Choice) for step in numbers)
 
 
-def price(parts: Partition) -> tuple[float, float]:
+def price(parts: Partition, plan: Plan) -> tuple[float, float]:
     """About how many operations the walk takes for one unit and input, and how many entries it holds at once."""
-    held_as = layouts(parts)
     operations, entries = 0.0, 0.0
     for atom in parts.order:
-        held = math.prod(held_as[atom].shape)
+        held = math.prod(plan.layouts[atom].shape)
         entries = max(entries, 2.0 * held)
         if atom in parts.draws:
             draw = parts.draws[atom]
@@ -76,18 +74,17 @@ def price(parts: Partition) -> tuple[float, float]:
             operations += held * math.prod(weights.shape[a] for a in draw.taps.values())
         elif atom in parts.segments:
             for start in parts.segments[atom].links:
-                count, room = _passing(parts, parts.segments[atom], start, held_as)
+                count, room = _passing(parts, parts.segments[atom], start, plan)
                 operations, entries = operations + count, max(entries, room)
     return operations, entries
 
 
-def _passing(parts: Partition, segment: Segment, start: Var, held_as: Mapping[Var, Layout]) -> tuple[float, float]:
-    way, there, here = passage(parts, segment, start), held_as[segment.end], held_as[start]
+def _passing(parts: Partition, segment: Segment, start: Var, plan: Plan) -> tuple[float, float]:
+    way, crossed = passage(parts, segment, start), crossing(parts, plan, segment, start)
     pullback = pullbacks.price(segment)
     q, p, c, probes = way.end.positions, way.start.positions, way.start.channels, len(way.probes)
     if way.local:
-        return probes * (pullback + 2.0 * c * math.prod(here.shape)), 1.0 * p * c
-    crossed = crossing(parts, segment, way, start, there, here)
+        return probes * (pullback + 2.0 * c * math.prod(plan.layouts[start].shape)), 1.0 * p * c
     if crossed is not None:
         return crossed.price
     met = meeting(parts, segment, start)
@@ -99,9 +96,10 @@ def _passing(parts: Partition, segment: Segment, start: Var, held_as: Mapping[Va
     return probes * (q * pullback + 2.0 * q * q * p * c + (0 if squares else 2.0 * p * p * q * c)), 2 * room
 
 
-def costly(parts: Partition) -> str:
-    """What the walk costs, if that is too much; "" if it is not."""
-    operations, entries = price(parts)
+def costly(parts: Partition, plan: Plan, states: float = 0) -> str:
+    """What the walk costs, if that is too much, beside the entries of covariances of activations; "" if it is not."""
+    operations, entries = price(parts, plan)
+    entries = max(entries, states)
     if operations <= MOST_OPERATIONS and entries <= MOST_ENTRIES:
         return ""
     return (

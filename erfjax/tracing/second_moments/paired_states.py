@@ -36,11 +36,11 @@ from erfjax.tracing.registry import lengths
 from erfjax.tracing.second_moments import chains
 from erfjax.tracing.second_moments.activity import Weigh
 from erfjax.tracing.second_moments.chains import Chain
-from erfjax.tracing.second_moments.covariances import Layout, Matrix
+from erfjax.tracing.second_moments.covariances import Layout
 from erfjax.tracing.second_moments.coverage import Survey, place
-from erfjax.tracing.second_moments.draws import lags_before, through_draw
+from erfjax.tracing.second_moments.draws import through_draw
 from erfjax.tracing.second_moments.kinds import PRODUCTS, TOTALS, Kind
-from erfjax.tracing.second_moments.lag_plan import either, layout, ways
+from erfjax.tracing.second_moments.lag_plan import Plan, states
 from erfjax.tracing.second_moments.pairs import placed, through_segment
 from erfjax.tracing.second_moments.passages import Frame, frame, passage
 from erfjax.tracing.second_moments.pullbacks import run
@@ -157,45 +157,41 @@ def survey(parts: Partition, found: Survey) -> Survey:
     return Survey((*found.reasons, *reasons), (*found.notes, INPUT))
 
 
-def gates(parts: Partition, held_as: Mapping[Var, Layout], square: Any, weigh: Weigh) -> dict[Var, Any]:
+def gates(parts: Partition, plan: Plan, square: Any, weigh: Weigh) -> dict[Var, Any]:
     """E φ'(z_p) φ'(z_p') at the result of every nonlinearity, held as covariances there, for an input of this mean square."""
     cone, bent, dtype = parts.cone, bends(parts.cone), precision(parts.cone)
-    nothing, layouts = still(cone), _layouts(parts, bent, held_as)
-    states: dict[Var, State] = {}
+    nothing, held = still(cone), states(parts, plan, _ends(parts))
+    passed: dict[Var, State] = {}
     found: dict[Var, Any] = {}
     for atom in reversed(parts.order):
-        if atom not in layouts:
+        if atom not in held.layouts:
             continue
-        at, here = frame(parts, atom), layouts[atom]
+        at, here = frame(parts, atom), held.layouts[atom]
         if atom is cone.block.inputs[0]:
             whole = jnp.broadcast_to(jnp.asarray(square, dtype), at.shape)
-            states[atom] = State(None, here.spread(at.split(whole).mean(1)), here)
+            passed[atom] = State(None, here.spread(at.split(whole).mean(1)), here)
         elif atom in parts.draws:
             draw = parts.draws[atom]
-            states[atom] = State(None, _drawn(parts, draw, states[draw.source].second, layouts, weigh), here)
+            passed[atom] = State(None, _drawn(parts, draw, passed[draw.source].second, held, weigh), here)
         elif atom in bent:
             (start,) = parts.segments[atom].links
-            states[atom], gate = _bent(parts, parts.segments[atom], bent[atom], states[start], here)
-            found[atom] = here.seen(gate, held_as[atom])
+            passed[atom], gate = _bent(parts, parts.segments[atom], bent[atom], passed[start], here)
+            found[atom] = here.seen(gate, plan.layouts[atom])
         elif atom in parts.segments:
-            states[atom] = _passed(parts, parts.segments[atom], states, layouts, nothing)
+            passed[atom] = _passed(parts, parts.segments[atom], passed, held, nothing)
     return found
 
 
-def _layouts(parts: Partition, bent: Mapping[Atom, Chain], held_as: Mapping[Var, Layout]) -> dict[Var, Layout]:
-    """How covariances of activations are held: the lags at which gates are asked for, and those that these are computed from."""
-    lags = {atom: [held_as[atom].lags] for atom in parts.order if atom in bent}
-    for atom in parts.order:
-        if atom not in lags:
-            continue
-        kept = either(lags[atom])
-        if atom in parts.draws:
-            lags.setdefault(parts.draws[atom].source, []).append(lags_before(parts, parts.draws[atom], kept))
-        elif atom in parts.segments:
-            for start, way in ways(parts, parts.segments[atom]).items():
-                every = Matrix(frame(parts, start).sizes).lags
-                lags.setdefault(start, []).append(every if way is None else way.reached(kept))
-    return {atom: layout(frame(parts, atom).sizes, either(each)) for atom, each in lags.items()}
+def entries(parts: Partition, plan: Plan) -> float:
+    """How many entries the largest of the covariances of activations holds, and what it is computed from."""
+    layouts = states(parts, plan, _ends(parts)).layouts
+    return 2.0 * max((math.prod(layout.shape) for layout in layouts.values()), default=0)
+
+
+def _ends(parts: Partition) -> list[Var]:
+    """The ends of segments that are nonlinear functions."""
+    bent = bends(parts.cone)
+    return [atom for atom in parts.order if atom in bent]
 
 
 def still(cone: Cone) -> dict[Atom, Any]:
@@ -216,14 +212,15 @@ def _turned(walk: Callable[[Any], Any], end: Layout, start: Layout, covariance: 
     return found / jnp.asarray(end.counts, covariance.dtype)
 
 
-def _drawn(parts: Partition, draw: Draw, second: Any, layouts: Mapping[Var, Layout], weigh: Weigh) -> Any:
+def _drawn(parts: Partition, draw: Draw, second: Any, plan: Plan, weigh: Weigh) -> Any:
     """The covariance behind a random contraction: as gradients there, but summed over the channels in front of it."""
     at = frame(parts, draw.step.output)
     channels = math.prod(frame(parts, draw.source).shape[a] for a in draw.contracted)
 
     def back(covariance: Any) -> Any:
-        return through_draw(parts, draw, Scaled(covariance), layouts, weigh, {}).restored()
+        return through_draw(parts, draw, Scaled(covariance), plan.layouts, weigh, {}).restored()
 
+    layouts = plan.layouts
     return _turned(back, layouts[draw.step.output], layouts[draw.source], second) * (channels / at.channels)
 
 
@@ -231,20 +228,22 @@ def _passed(
     parts: Partition,
     segment: Segment,
     states: Mapping[Var, State],
-    layouts: Mapping[Var, Layout],
+    plan: Plan,
     nothing: Mapping[Atom, Any],
 ) -> State:
     """The state behind a fixed linear segment."""
-    end, starts, here = frame(parts, segment.end), list(segment.links), layouts[segment.end]
+    end, starts, here = frame(parts, segment.end), list(segment.links), plan.layouts[segment.end]
     held = [states[start] for start in starts]
     covariance = jnp.zeros(here.shape, held[0].covariance.dtype)
     for start, state in zip(starts, held, strict=True):
         at = frame(parts, start)
 
         def back(whole: Any, start: Var = start) -> Any:
-            return through_segment(parts, segment, [start], whole, layouts, nothing)[start]
+            return through_segment(parts, segment, [start], whole, plan, nothing)[start]
 
-        covariance = covariance + _turned(back, here, layouts[start], state.covariance) * (at.channels / end.channels)
+        covariance = covariance + _turned(back, here, plan.layouts[start], state.covariance) * (
+            at.channels / end.channels
+        )
     if all(state.mean is None for state in held) and not _adds(segment):
         return State(None, covariance, here)
     frames = [frame(parts, start) for start in starts]

@@ -23,7 +23,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from erfjax.tracing.program.equations import Atom, Var
-from erfjax.tracing.second_moments.covariances import Band, Layout, Matrix, diagonal
+from erfjax.tracing.second_moments.covariances import Band, Layout, Matrix
+from erfjax.tracing.second_moments.lag_plan import Plan
 from erfjax.tracing.second_moments.meetings import meeting, shown, through_meeting
 from erfjax.tracing.second_moments.passages import Frame, Passage, passage
 from erfjax.tracing.second_moments.pullbacks import Sent, at_once, sender, summed
@@ -36,16 +37,16 @@ def through_segment(
     segment: Segment,
     starts: Iterable[Var],
     covariance: Any,
-    layouts: Mapping[Var, Layout],
+    plan: Plan,
     values: Mapping[Atom, Any],
 ) -> dict[Var, Any]:
-    """The covariances at starts of a segment from that at its end, all held as `layouts` says."""
-    there = layouts[segment.end]
+    """The covariances at starts of a segment from that at its end, all held as planned."""
+    there = plan.layouts[segment.end]
     groups: dict[Any, dict[Var, Passage]] = {}
     found: dict[Var, Any] = {}
     for start in starts:
-        way, here = passage(parts, segment, start), layouts[start]
-        crossed = crossing(parts, segment, way, start, there, here)
+        way, here = passage(parts, segment, start), plan.layouts[start]
+        crossed = crossing(parts, plan, segment, start)
         met = None if way.local or crossed is not None else meeting(parts, segment, start)
         if crossed is not None:
             found[start] = crossed.band(covariance, values)
@@ -57,17 +58,15 @@ def through_segment(
             groups.setdefault((rule, alone, isinstance(here, Band)), {})[start] = way
     for (rule, _, _), ways in groups.items():
         sent = sender(parts, segment, ways, values)
-        layouts_here = [layouts[start] for start in ways]
-        found.update(zip(ways, rule(segment, list(ways.values()), sent, covariance, there, layouts_here), strict=True))
+        layouts = [plan.layouts[start] for start in ways]
+        found.update(zip(ways, rule(segment, list(ways.values()), sent, covariance, there, layouts), strict=True))
     return found
 
 
-def through_gate(
-    parts: Partition, segment: Segment, start: Var, covariance: Any, layouts: Mapping[Var, Layout], gate: Any
-) -> Any:
+def through_gate(parts: Partition, segment: Segment, start: Var, covariance: Any, plan: Plan, gate: Any) -> Any:
     """K ∘ Γ for a segment that is one elementwise function with a known Γ, which is held as K is."""
     way = passage(parts, segment, start)
-    return placed(way, covariance * gate, layouts[segment.end], layouts[start])
+    return placed(way, covariance * gate, plan.layouts[segment.end], plan.layouts[start])
 
 
 def placed(way: Passage, covariance: Any, there: Layout, here: Layout) -> Any:
@@ -136,12 +135,12 @@ def squares_through(
     segment: Segment,
     start: Var,
     covariance: Any,
-    layouts: Mapping[Var, Layout],
+    plan: Plan,
     values: Mapping[Atom, Any],
 ) -> Any:
     """E g² at a start of a segment, entry by entry, from the covariance at its end."""
-    way, there = passage(parts, segment, start), layouts[segment.end]
-    crossed = crossing(parts, segment, way, start, there, diagonal(way.start.sizes))
+    way, there = passage(parts, segment, start), plan.layouts[segment.end]
+    crossed = crossing(parts, plan, segment, start)
     if crossed is not None:
         return way.start.join(crossed.squares(covariance, values))
     sent = sender(parts, segment, [start], values)

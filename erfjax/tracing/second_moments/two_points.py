@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from erfjax.tracing.program.equations import Atom, Var
 from erfjax.tracing.registry import lengths
 from erfjax.tracing.second_moments.activity import Weigh
-from erfjax.tracing.second_moments.covariances import Layout
 from erfjax.tracing.second_moments.draws import through_draw
+from erfjax.tracing.second_moments.lag_plan import Plan
 from erfjax.tracing.second_moments.pairs import squares_through, through_gate, through_segment
 from erfjax.tracing.second_moments.passages import frame
 from erfjax.tracing.second_moments.scaled import Scaled
@@ -27,7 +27,7 @@ from erfjax.tracing.second_moments.segments import Partition
 
 def squares(
     parts: Partition,
-    held_as: Mapping[Var, Layout],
+    plan: Plan,
     values: Mapping[Atom, Any],
     weigh: Weigh,
     unit: Any,
@@ -37,7 +37,7 @@ def squares(
 
     Args:
         parts: the cone, cut into segments.
-        held_as: how the covariances of its arrays are held: `lag_plan.layouts`.
+        plan: how the covariances of its arrays are held.
         values: every variable on its box.
         weigh: how the squares of random weights are read.
         unit: the covariance at the output, as it is held.
@@ -61,22 +61,22 @@ def squares(
         covariance = held.pop(atom)
         if atom in parts.draws:
             draw = parts.draws[atom]
-            add(draw.source, through_draw(parts, draw, covariance, held_as, weigh, values))
+            add(draw.source, through_draw(parts, draw, covariance, plan.layouts, weigh, values))
         elif atom is source:
-            variances = held_as[atom].diagonal(covariance.digits)
+            variances = plan.layouts[atom].diagonal(covariance.digits)
             whole = jnp.broadcast_to(variances[:, None], (into.positions, into.channels))
             total = total + Scaled(into.join(whole), covariance.exponent)
         else:
             segment, digits, exponent = parts.segments[atom], covariance.digits, covariance.exponent
             if atom in gates:
                 (start,) = segment.links
-                passed = through_gate(parts, segment, start, digits, held_as, gates[atom])
+                passed = through_gate(parts, segment, start, digits, plan, gates[atom])
                 add(start, Scaled.of(passed, exponent))
                 continue
             if source in segment.links:
-                passed = squares_through(parts, segment, source, digits, held_as, values)
+                passed = squares_through(parts, segment, source, digits, plan, values)
                 total = total + Scaled.of(passed, exponent)
             inner = [start for start in segment.links if start is not source]
-            for start, arrived in through_segment(parts, segment, inner, digits, held_as, values).items():
+            for start, arrived in through_segment(parts, segment, inner, digits, plan, values).items():
                 add(start, Scaled.of(arrived, exponent))
     return total

@@ -26,10 +26,11 @@ import numpy as np
 from jax import lax
 
 from erfjax.tracing.program.equations import Atom, Var
-from erfjax.tracing.second_moments.covariances import Band, Layout, inside
-from erfjax.tracing.second_moments.passages import Frame, Passage, frame
+from erfjax.tracing.second_moments.covariances import Band, inside
+from erfjax.tracing.second_moments.lag_plan import Plan
+from erfjax.tracing.second_moments.passages import Frame, frame
 from erfjax.tracing.second_moments.pullbacks import at_once, price, run, sender, summed
-from erfjax.tracing.second_moments.reaches import Windows, windows
+from erfjax.tracing.second_moments.reaches import Windows
 from erfjax.tracing.second_moments.segments import Partition, Segment
 
 
@@ -167,11 +168,9 @@ class Crossing:
         return self.seen.classes(self.there.lags, self.here.lags), product
 
 
-def crossing(
-    parts: Partition, segment: Segment, way: Passage, start: Var, there: Layout, here: Layout
-) -> Crossing | None:
+def crossing(parts: Partition, plan: Plan, segment: Segment, start: Var) -> Crossing | None:
     """The way from the end of a segment to a start, if it leads through windows and bands are held at both."""
-    if not isinstance(there, Band) or not isinstance(here, Band) or way.local or not way.separate:
+    seen, there, here = plan.windows.get((segment.end, start)), plan.layouts[segment.end], plan.layouts[start]
+    if seen is None or not isinstance(there, Band) or not isinstance(here, Band):
         return None
-    seen = windows(way, segment, start)
-    return None if seen is None else Crossing(parts, segment, start, seen, there, here)
+    return Crossing(parts, segment, start, seen, there, here)
