@@ -162,7 +162,7 @@ class Band:
             table[tuple(furthest - lag)] = table[tuple(furthest + lag)] = row
             first[tuple(furthest + lag)] = True
         held = jnp.ones(here.shape[1:], bool)
-        number: Any = jnp.zeros(here.shape[1:], jnp.int32)
+        number: Any = jnp.zeros(here.shape[1:], int)
         one = other = number
         for lag, p, q, m, n in zip(lags, here, there, furthest, self.sizes, strict=True):
             held &= (p >= 0) & (q >= 0) & (jnp.abs(lag) <= m)

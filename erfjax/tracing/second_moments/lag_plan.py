@@ -48,10 +48,12 @@ class Plan:
     Attributes:
         layouts: how that at every array is held.
         windows: for the end of a segment and a start, the windows between them, where there are few positions in each.
+        asked: "band" or "matrix", whichever is cheaper or not; anything else leaves the choice.
     """
 
     layouts: Mapping[Var, Layout]
     windows: Mapping[tuple[Var, Var], Windows]
+    asked: str
 
     def ways(self, parts: Partition, segment: Segment) -> dict[Var, Way | None]:
         """How lags pass to the starts of a segment; None where all pairs of positions have to be known."""
@@ -67,6 +69,7 @@ class Plan:
         return Plan(
             {same[atom]: layout for atom, layout in self.layouts.items()},
             {(same[end], same[start]): seen for (end, start), seen in self.windows.items()},
+            self.asked,
         )
 
 
@@ -75,12 +78,12 @@ def plan(parts: Partition, asked: str = "together") -> Plan:
 
     Args:
         parts: the cone, cut into segments.
-        asked: "band" or "matrix", whichever is cheaper or not; anything else leaves the choice.
+        asked: see `Plan`.
 
     Raises:
         DataDependentError: a band was asked for, and something reaches all positions.
     """
-    seen = Plan({}, dict(_windows(parts)))
+    seen = Plan({}, dict(_windows(parts)), asked)
     between = {atom: seen.ways(parts, segment) for atom, segment in parts.segments.items()}
     needed = _needed(parts, between)
     (output,) = parts.cone.wanted
@@ -107,12 +110,12 @@ def plan(parts: Partition, asked: str = "together") -> Plan:
             if asked == "band" and every.positions > 1:
                 raise DataDependentError(BANDED.format(equation=made[atom]))
             found[atom] = every
-    return Plan(found, seen.windows)
+    return dataclasses.replace(seen, layouts=found)
 
 
-def states(parts: Partition, held: Plan, asked: Iterable[Var]) -> Plan:
+def states(parts: Partition, held: Plan, ends: Iterable[Var]) -> Plan:
     """How covariances of activations are held: at the lags of these arrays' gradients, and those they are computed from."""
-    lags = {atom: [held.layouts[atom].lags] for atom in asked}
+    lags = {atom: [held.layouts[atom].lags] for atom in ends}
     for atom in parts.order:
         if atom not in lags:
             continue
@@ -122,11 +125,11 @@ def states(parts: Partition, held: Plan, asked: Iterable[Var]) -> Plan:
         elif atom in parts.segments:
             for start, way in held.ways(parts, parts.segments[atom]).items():
                 lags.setdefault(start, []).append(_passed(parts, start, way, kept))
-    found = {atom: layout(frame(parts, atom).sizes, either(each)) for atom, each in lags.items()}
-    return Plan(found, held.windows)
+    found = {atom: layout(frame(parts, atom).sizes, either(each), held.asked) for atom, each in lags.items()}
+    return dataclasses.replace(held, layouts=found)
 
 
-def layout(sizes: tuple[int, ...], lags: Lags, asked: str = "together") -> Layout:
+def layout(sizes: tuple[int, ...], lags: Lags, asked: str) -> Layout:
     """A band of these lags where they are few, else a matrix; or what is asked for."""
     band, every = Band(sizes, lags), Matrix(sizes)
     few = len(band.rows) == 1 or len(band.rows) <= FEW * every.positions
