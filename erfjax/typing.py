@@ -18,7 +18,7 @@ unbiased and much cheaper estimate of "frobenius"."""
 
 Gates = Literal["data", "mean-field"]
 Weights = Literal["given", "exchangeable"]
-Positions = Literal["auto", "apart", "together"]
+Positions = Literal["auto", "apart", "together", "band", "matrix"]
 Coverage = Literal["exact", "approximate", "measured"]
 Averages = Literal["inputs", "weights", "inputs and weights"]
 """What the mean of an effective field is taken over; None stands for no mean (one network, one input) or for unknown."""

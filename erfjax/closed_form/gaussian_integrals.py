@@ -139,13 +139,14 @@ def two_slopes(both: Both) -> tuple[float, float] | None:
     return (float(left), float(right)) if straight else None
 
 
-def straight_pairs(slopes: tuple[Number, Number], root: Any, rho: Any) -> tuple[Any, Any, Any]:
+def straight_pairs(slopes: tuple[Number, Number], root: Any, rho: Any, both: Any = None) -> tuple[Any, Any, Any]:
     """E φ, E[φ(z) φ(z')] and E[φ'(z) φ'(z')] of all pairs for two straight lines through 0: the arc-cosine kernels.
 
     Args:
         slopes: left and right of 0.
         root: standard deviations (n,) of normal variables of zero mean; NumPy or JAX.
-        rho: their correlations (n, n).
+        rho: their correlations: (n, n), or those of any pairs in any shape.
+        both: the product of the two standard deviations of each pair, in the shape of `rho`; all pairs where it is left out.
 
     Source: Y. Cho, L. Saul, Kernel Methods for Deep Learning, NeurIPS 2009.
 
@@ -162,7 +163,8 @@ def straight_pairs(slopes: tuple[Number, Number], root: Any, rho: Any) -> tuple[
     same, opposite = (math.pi - angle) / (2 * math.pi), angle / (2 * math.pi)  # both on one side, one on each
     sine = xp.sqrt(xp.maximum(1 - rho**2, 0)) / (2 * math.pi)
     even, odd = left**2 + right**2, 2 * left * right
-    values = xp.outer(root, root) * (even * (sine + same * rho) + odd * (opposite * rho - sine))
+    both = xp.outer(root, root) if both is None else both
+    values = both * (even * (sine + same * rho) + odd * (opposite * rho - sine))
     return (right - left) * root / math.sqrt(2 * math.pi), values, even * same + odd * opposite
 
 

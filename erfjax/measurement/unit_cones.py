@@ -26,7 +26,7 @@ from erfjax.measurement.every_unit import Line, finished
 from erfjax.tracing.positions.index_sets import Box
 from erfjax.tracing.program.equations import Known, Program, Var
 from erfjax.tracing.registry import lengths
-from erfjax.tracing.second_moments.closure import work
+from erfjax.tracing.second_moments.pullbacks import work
 from erfjax.tracing.windows.cone import Cone, spread
 from erfjax.typing import Channels, Statistic
 

@@ -151,8 +151,9 @@ def analytic(
             weights it carries the covariance over positions and channels through the weights as they are, the gates of different
             layers taken as independent: the closed form of a trained network, for small ones. By mean field it takes the gates of
             pairs from the covariance of positions, for networks of random layers, linear operations (pooling by means, blur,
-            resizing, sums, concatenations) and elementwise functions. "auto" takes positions together, with exchangeable
-            weights, where that is needed, possible and affordable.
+            resizing, sums, concatenations) and elementwise functions. Of two positions that fixed operations bring together
+            only where they are few lags apart a band of lags is held, of others a matrix; "band" and "matrix" ask for one or the
+            other. "auto" takes positions together, with exchangeable weights, where that is needed, possible and affordable.
         key: with a key f is a function of (key, x) that draws its weights, `ej.redraw(f)` for one, and the result the mean of the
             closed forms of `samples` networks, each with its own weights and the gates that they open, the rows of x in turn. It
             varies less than the same number of measured gradients, and has error bars and intervals as they have; what it takes
@@ -215,16 +216,16 @@ def analytic_map(
     gates: Gates = "data",
     weights: Weights = "given",
     channels: Channels = "sum",
-    positions: Literal["apart", "together"] = "apart",
+    positions: Literal["apart", "together", "band", "matrix"] = "apart",
 ) -> Float[Array, "*space"]:
     """The map of `analytic` as a JAX array that can be jitted, mapped and differentiated, also by what f closes over.
 
-    Arguments are those of `analytic`, where `positions` are "apart" or "together"; a list of units gives a leading axis. Nothing
-    is cached and no coverage is known: wrap the caller in `jax.jit`.
+    Arguments are those of `analytic`, where `positions` are not "auto"; a list of units gives a leading axis. Nothing is cached
+    and no coverage is known: wrap the caller in `jax.jit`.
 
     Args:
         f, x, unit, layout, out_layout, statistic, gates, weights, channels: as for `analytic`.
-        positions: "apart" or "together".
+        positions: "apart", "together", "band" or "matrix".
 
     Returns:
         The map, with the shape of the input's space; of a list of units one map for each along a first axis.
@@ -325,7 +326,7 @@ def _compiled(moment_pass: MomentPass) -> Callable[..., Any]:
 
 
 def _jitted(moment_pass: MomentPass, *, careful: bool) -> Callable[..., Any]:
-    each = lax.map if moment_pass.options.positions == "together" else lambda one, rows: jax.vmap(one)(rows)
+    each = lax.map if moment_pass.options.together else lambda one, rows: jax.vmap(one)(rows)
 
     def run(arguments: Any, rows: Any) -> Scaled:
         with brief():

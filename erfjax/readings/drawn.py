@@ -33,7 +33,7 @@ def check(options: Options, key: Any) -> None:
         raise SampleError(
             "`samples` counts networks that a key draws: pass key=jax.random.key(0) and ej.redraw(f), or leave it out."
         )
-    if options.weights != "given" or options.gates != "data" or options.power != 2 or options.positions == "together":
+    if options.weights != "given" or options.gates != "data" or options.power != 2 or options.together:
         raise SampleError(
             'With a key analytic averages over drawn networks as they are: it needs weights="given", gates="data", '
             'positions="apart" and statistic="square" or "rms". Without a key, weights="exchangeable" has that mean in one pass.'

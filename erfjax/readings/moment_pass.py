@@ -27,6 +27,7 @@ from erfjax.tracing.second_moments import (
     closure,
     coverage,
     given_weights,
+    lag_plan,
     mean_field,
     paired_states,
     random_weights,
@@ -99,7 +100,10 @@ class MomentPass:
         cone = together.cone
         assert cone is not None  # it is the same function
         longest = max((length_of(step) for step in cone.steps if with_weights(step)), default=0)
-        notes = LONG.format(longest) if longest else closure.costly(together.parts(cone))
+        parts = together.parts(cone)
+        plan = lag_plan.plan(parts)
+        states = paired_states.entries(parts, plan) if options.gates == "mean-field" else 0
+        notes = LONG.format(longest) if longest else closure.costly(parts, plan, states)
         return dataclasses.replace(apart, notes=(notes,)) if notes else together
 
     @classmethod
@@ -107,14 +111,14 @@ class MomentPass:
         """The pass with scans unrolled like that, or all of them where that is needed."""
         unrolled = unrolled if question.loops else ALL
         cone = _cone(question, question.consts, unrolled)
-        if cone is not None and options.positions != "together" and any(entangled(step) for step in cone.steps):
+        if cone is not None and not options.together and any(entangled(step) for step in cone.steps):
             unrolled, cone = ALL, _cone(question, question.consts)
         random = frozenset() if cone is None else random_weights.weights(cone)
         sizes = {} if cone is None else random_weights.sizes(cone)
         if options.layerwise and cone is not None:
             _affordable(cone)
         found = cls(question, options, cone, random, sizes, unrolled=unrolled)
-        if options.positions == "together" and options.gates == "mean-field" and cone is not None:
+        if options.together and options.gates == "mean-field" and cone is not None:
             paired_states.check(found.parts(cone))
         return found
 
@@ -146,7 +150,7 @@ class MomentPass:
             summed=options.coherent,
             channel=self.question.target.channel,
         )
-        if options.positions == "together":
+        if options.together:
             parts = self.parts(self.cone)
             bent = chains.chains(self.cone) if options.gates == "mean-field" else ()
             found = closure.survey(parts, self.is_random(self.cone), found, summed=options.coherent, integrated=bent)
@@ -187,13 +191,13 @@ class MomentPass:
     def coherently(self) -> bool:
         """Whether the walk carries the mean of the gradient beside its variance."""
         options = self.options
-        return options.coherent and options.power == 2 and options.gates == "data" and options.positions != "together"
+        return options.coherent and options.power == 2 and options.gates == "data" and not options.together
 
     @property
     def risky(self) -> bool:
         """Whether there is a quicker way than `careful`, that does not always go well: without searching for exponents."""
         if self.options.gates == "data":
-            return self.options.positions != "together"
+            return not self.options.together
         return jax.default_backend() == "cpu"
 
     def quickly(self) -> contextlib.AbstractContextManager[None]:
@@ -241,7 +245,7 @@ class MomentPass:
         exchanged = self.random if self.options.weights == "exchangeable" else frozenset()
         weighing = Weighing(self.sizes, exchanged, powers)
         weigh = weighing.to(power)
-        if self.options.positions == "together":
+        if self.options.together:
             return self.together(cone, weigh, leaves)
 
         def is_random(equation: Equation, operand: int) -> bool:
@@ -273,17 +277,18 @@ class MomentPass:
         assert isinstance(output, Var)  # a cone is of something that depends on the input
         parts = self.parts(cone)
         at, gates = frame(parts, output), {}
+        known = self.parts(self.cone or cone)  # with its fixed matrices as they are
+        plan = lag_plan.plan(known, self.options.positions).onto(known, parts)
         if self.options.gates == "data":
             values = cone.values(*self.windows(cone, leaves))
         else:
-            values, gates = (
-                paired_states.still(cone),
-                paired_states.gates(parts, asked_first(self.question, leaves)[0], weigh),
-            )
+            values = paired_states.still(cone)
+            gates = paired_states.gates(parts, plan, asked_first(self.question, leaves)[0], weigh)
 
         def one(place: Any) -> Scaled:
             sent = at.split(self.cotangent(at.shape, precision(cone), place))
-            return two_points.squares(parts, values, weigh, sent @ sent.T / at.channels, gates)
+            unit = plan.layouts[output].inner(sent) / at.channels
+            return two_points.squares(parts, plan, values, weigh, unit, gates)
 
         return lax.map(one, jnp.asarray(self.places(box)))
 

@@ -13,7 +13,7 @@ CHOICES = {
     "statistic": tuple(POWERS),
     "gates": ("data", "mean-field"),
     "weights": ("given", "exchangeable"),
-    "positions": ("auto", "apart", "together"),
+    "positions": ("auto", "apart", "together", "band", "matrix"),
 }
 
 
@@ -45,14 +45,19 @@ class Options:
     @property
     def layerwise(self) -> bool:
         """Whether the covariance runs over positions and channels, through the weights as they are."""
-        return self.positions == "together" and self.weights == "given"
+        return self.together and self.weights == "given"
+
+    @property
+    def together(self) -> bool:
+        """Whether the covariance of two positions is carried."""
+        return self.positions in ("together", "band", "matrix")
 
     @property
     def unrolled(self) -> Unrolled:
         """Which scans are unrolled."""
         if self.gates == "mean-field" or self.layerwise:
             return Unrolled()
-        if self.positions == "together":
+        if self.together:
             return Unrolled(fixed=FEW_STEPS)
         steps = SHORT if self.pairable and self.positions == "auto" else FEW_STEPS
         return Unrolled(steps, steps)
@@ -75,9 +80,15 @@ class Options:
                     f"`{name}` must be one of {', '.join(map(repr, allowed))}, but got {getattr(self, name)!r}"
                     + (remedy if name == "statistic" else ".")
                 )
-        if self.positions == "together" and self.power != 2:
+        if self.together and self.power != 2:
             raise SampleError(
-                f'positions="together" needs statistic="square" or "rms", but got {self.statistic!r}: use positions="apart".'
+                f'positions="{self.positions}" needs statistic="square" or "rms", but got {self.statistic!r}: '
+                'use positions="apart".'
+            )
+        if self.layerwise and self.positions != "together":
+            raise SampleError(
+                f'positions="{self.positions}" says how the covariance of two positions is held where weights are draws, but got '
+                'weights="given": use weights="exchangeable", or positions="together".'
             )
         if self.layerwise and self.gates == "mean-field":
             raise SampleError(

@@ -14,18 +14,18 @@ import numpy as np
 from erfjax.tracing import registry
 from erfjax.tracing.positions.access import Along, View
 from erfjax.tracing.program.equations import Atom, Known, Var
-from erfjax.tracing.registry import lengths
 from erfjax.tracing.rules.contraction import channel_axes
-from erfjax.tracing.second_moments import coherence, meetings
+from erfjax.tracing.second_moments import coherence, meetings, pullbacks
 from erfjax.tracing.second_moments.coverage import NORMAL, SHARED, WIDE, Survey, place
 from erfjax.tracing.second_moments.downstream import nonlinear_downstream
 from erfjax.tracing.second_moments.kinds import Choice, Kind
+from erfjax.tracing.second_moments.lag_plan import Plan
 from erfjax.tracing.second_moments.meetings import meeting
 from erfjax.tracing.second_moments.passages import passage
 from erfjax.tracing.second_moments.random_weights import Uses, independence, listed, unlikely
 from erfjax.tracing.second_moments.segments import Drawn, Partition, Segment
 from erfjax.tracing.second_moments.steps import kind_of, multiplies
-from erfjax.tracing.second_moments.two_points import variances_only
+from erfjax.tracing.second_moments.windowed import crossing
 from erfjax.tracing.windows.cone import Cone, Step
 
 MOST_OPERATIONS = 5e12  # a minute or two on two cores
@@ -62,14 +62,11 @@ def needed(cone: Cone, apart: Survey) -> bool:
     return bool(reasons) or any(isinstance(kind_of(step.equation), Choice) for step in numbers)
 
 
-def price(parts: Partition) -> tuple[float, float]:
+def price(parts: Partition, plan: Plan) -> tuple[float, float]:
     """About how many operations the walk takes for one unit and input, and how many entries it holds at once."""
-    diagonal = variances_only(parts)
-    source = parts.cone.block.inputs[0]
     operations, entries = 0.0, 0.0
     for atom in parts.order:
-        size = parts.size(atom)
-        held = size if atom in diagonal else size**2
+        held = math.prod(plan.layouts[atom].shape)
         entries = max(entries, 2.0 * held)
         if atom in parts.draws:
             draw = parts.draws[atom]
@@ -77,39 +74,32 @@ def price(parts: Partition) -> tuple[float, float]:
             operations += held * math.prod(weights.shape[a] for a in draw.taps.values())
         elif atom in parts.segments:
             for start in parts.segments[atom].links:
-                count, room = _passing(parts, parts.segments[atom], start, start in diagonal or start is source)
+                count, room = _passing(parts, parts.segments[atom], start, plan)
                 operations, entries = operations + count, max(entries, room)
     return operations, entries
 
 
-def _passing(parts: Partition, segment: Segment, start: Var, diagonal: bool) -> tuple[float, float]:
-    way = passage(parts, segment, start)
-    pullback = 4.0 * sum(map(work, segment.steps))
+def _passing(parts: Partition, segment: Segment, start: Var, plan: Plan) -> tuple[float, float]:
+    way, crossed = passage(parts, segment, start), crossing(parts, plan, segment, start)
+    pullback = pullbacks.price(segment)
     q, p, c, probes = way.end.positions, way.start.positions, way.start.channels, len(way.probes)
     if way.local:
-        return probes * (pullback + c * (p if diagonal else 2.0 * p * p)), 1.0 * p * c
+        return probes * (pullback + 2.0 * c * math.prod(plan.layouts[start].shape)), 1.0 * p * c
+    if crossed is not None:
+        return crossed.price
     met = meeting(parts, segment, start)
     if met is not None:
         return meetings.price(segment, way, met, pullback)
-    room = 1.0 * q * p * c + 1.0 * p * p
-    if way.separate and not diagonal:
+    room, squares = 1.0 * q * p * c + 1.0 * p * p, start is parts.cone.block.inputs[0]
+    if way.separate and not squares:
         return (q + p) * pullback, room
-    return probes * (q * pullback + 2.0 * q * q * p * c + (0 if diagonal else 2.0 * p * p * q * c)), 2 * room
+    return probes * (q * pullback + 2.0 * q * q * p * c + (0 if squares else 2.0 * p * p * q * c)), 2 * room
 
 
-def work(step: Step) -> float:
-    """About how many operations a step takes."""
-    if step.inner is not None:
-        assert step.equation.scan is not None
-        return step.equation.scan.length * float(sum(map(work, step.inner.steps)))
-    sizes = [math.prod(lengths(box)) for box in (*(b for b in step.operands if b is not None), step.box)]
-    contracts = jnp.issubdtype(step.output.dtype, jnp.inexact) and kind_of(step.equation) is Kind.BILINEAR
-    return math.sqrt(math.prod(map(float, sizes))) if contracts and len(sizes) == 3 else float(sum(sizes))
-
-
-def costly(parts: Partition) -> str:
-    """What the walk costs, if that is too much; "" if it is not."""
-    operations, entries = price(parts)
+def costly(parts: Partition, plan: Plan, states: float = 0) -> str:
+    """What the walk costs, if that is too much, beside the entries of covariances of activations; "" if it is not."""
+    operations, entries = price(parts, plan)
+    entries = max(entries, states)
     if operations <= MOST_OPERATIONS and entries <= MOST_ENTRIES:
         return ""
     return (

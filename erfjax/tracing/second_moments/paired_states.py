@@ -36,10 +36,14 @@ from erfjax.tracing.registry import lengths
 from erfjax.tracing.second_moments import chains
 from erfjax.tracing.second_moments.activity import Weigh
 from erfjax.tracing.second_moments.chains import Chain
+from erfjax.tracing.second_moments.covariances import Layout
 from erfjax.tracing.second_moments.coverage import Survey, place
+from erfjax.tracing.second_moments.draws import through_draw
 from erfjax.tracing.second_moments.kinds import PRODUCTS, TOTALS, Kind
-from erfjax.tracing.second_moments.pairs import run, through_draw, through_segment
+from erfjax.tracing.second_moments.lag_plan import Plan, states
+from erfjax.tracing.second_moments.pairs import placed, through_segment
 from erfjax.tracing.second_moments.passages import Frame, frame, passage
+from erfjax.tracing.second_moments.pullbacks import run
 from erfjax.tracing.second_moments.random_weights import listed
 from erfjax.tracing.second_moments.scaled import Scaled, unsearched
 from erfjax.tracing.second_moments.segments import Draw, Partition, Segment
@@ -54,19 +58,21 @@ LINEAR = {Kind.LINEAR, Kind.SELECTION, *TOTALS}
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """The mean over channels at every position (None: zero by construction), and the mean covariance of every two positions."""
+    """The mean over channels at every position (None: zero by construction), and the mean covariance of two, as it is held."""
 
     mean: Any | None
     covariance: Any
 
+    layout: Layout
+
     @property
     def centre(self) -> Any:
-        return jnp.zeros(len(self.covariance), self.covariance.dtype) if self.mean is None else self.mean
+        return jnp.zeros(self.layout.positions, self.covariance.dtype) if self.mean is None else self.mean
 
     @property
     def second(self) -> Any:
         """E z_p z_p'."""
-        return self.covariance if self.mean is None else self.covariance + jnp.outer(self.mean, self.mean)
+        return self.covariance if self.mean is None else self.covariance + self.layout.outer(self.mean)
 
 
 def bends(cone: Cone) -> dict[Atom, Chain]:
@@ -151,26 +157,41 @@ def survey(parts: Partition, found: Survey) -> Survey:
     return Survey((*found.reasons, *reasons), (*found.notes, INPUT))
 
 
-def gates(parts: Partition, square: Any, weigh: Weigh) -> dict[Var, Any]:
-    """E φ'(z_p) φ'(z_p') at the result of every nonlinearity: (positions, positions), for an input of this mean square."""
+def gates(parts: Partition, plan: Plan, square: Any, weigh: Weigh) -> dict[Var, Any]:
+    """E φ'(z_p) φ'(z_p') at the result of every nonlinearity, held as covariances there, for an input of this mean square."""
     cone, bent, dtype = parts.cone, bends(parts.cone), precision(parts.cone)
-    nothing = still(cone)
-    states: dict[Var, State] = {}
+    nothing, held = still(cone), states(parts, plan, _ends(parts))
+    passed: dict[Var, State] = {}
     found: dict[Var, Any] = {}
     for atom in reversed(parts.order):
-        at = frame(parts, atom)
+        if atom not in held.layouts:
+            continue
+        at, here = frame(parts, atom), held.layouts[atom]
         if atom is cone.block.inputs[0]:
             whole = jnp.broadcast_to(jnp.asarray(square, dtype), at.shape)
-            states[atom] = State(None, jnp.diag(at.split(whole).mean(1)))
+            passed[atom] = State(None, here.spread(at.split(whole).mean(1)), here)
         elif atom in parts.draws:
             draw = parts.draws[atom]
-            states[atom] = State(None, _drawn(parts, draw, states[draw.source].second, weigh))
+            passed[atom] = State(None, _drawn(parts, draw, passed[draw.source].second, held, weigh), here)
         elif atom in bent:
             (start,) = parts.segments[atom].links
-            states[atom], found[atom] = _bent(parts, parts.segments[atom], bent[atom], states[start])
+            passed[atom], gate = _bent(parts, parts.segments[atom], bent[atom], passed[start], here)
+            found[atom] = here.seen(gate, plan.layouts[atom])
         elif atom in parts.segments:
-            states[atom] = _passed(parts, parts.segments[atom], states, nothing)
+            passed[atom] = _passed(parts, parts.segments[atom], passed, held, nothing)
     return found
+
+
+def entries(parts: Partition, plan: Plan) -> float:
+    """How many entries the largest of the covariances of activations holds, and what it is computed from."""
+    layouts = states(parts, plan, _ends(parts)).layouts
+    return 2.0 * max((math.prod(layout.shape) for layout in layouts.values()), default=0)
+
+
+def _ends(parts: Partition) -> list[Var]:
+    """The ends of segments that are nonlinear functions."""
+    bent = bends(parts.cone)
+    return [atom for atom in parts.order if atom in bent]
 
 
 def still(cone: Cone) -> dict[Atom, Any]:
@@ -179,53 +200,65 @@ def still(cone: Cone) -> dict[Atom, Any]:
     return {atom: jnp.zeros(lengths(cone.boxes[atom]), atom.dtype) for atom in atoms if atom in cone.boxes}
 
 
-def _turned(walk: Callable[[Any], Any], end: Frame, covariance: Any) -> Any:
-    """What a walk of covariances from an end to a start, turned round, makes of one at the start."""
+def _turned(walk: Callable[[Any], Any], end: Layout, start: Layout, covariance: Any) -> Any:
+    """What a walk of covariances from an end to a start, turned round, makes of one at the start.
+
+    Lags that stand for their opposites too count twice in sums over all pairs.
+    """
     with unsearched():
-        (found,) = jax.vjp(walk, jnp.zeros((end.positions,) * covariance.ndim, covariance.dtype))[1](covariance)
-    return found
+        (found,) = jax.vjp(walk, jnp.zeros(end.shape, covariance.dtype))[1](
+            covariance * jnp.asarray(start.counts, covariance.dtype)
+        )
+    return found / jnp.asarray(end.counts, covariance.dtype)
 
 
-def _drawn(parts: Partition, draw: Draw, second: Any, weigh: Weigh) -> Any:
+def _drawn(parts: Partition, draw: Draw, second: Any, plan: Plan, weigh: Weigh) -> Any:
     """The covariance behind a random contraction: as gradients there, but summed over the channels in front of it."""
     at = frame(parts, draw.step.output)
     channels = math.prod(frame(parts, draw.source).shape[a] for a in draw.contracted)
 
     def back(covariance: Any) -> Any:
-        found = through_draw(parts, draw, Scaled(covariance), weigh, {})
-        return found.restored()
+        return through_draw(parts, draw, Scaled(covariance), plan.layouts, weigh, {}).restored()
 
-    return _turned(back, at, second) * (channels / at.channels)
+    layouts = plan.layouts
+    return _turned(back, layouts[draw.step.output], layouts[draw.source], second) * (channels / at.channels)
 
 
-def _passed(parts: Partition, segment: Segment, states: Mapping[Var, State], nothing: Mapping[Atom, Any]) -> State:
+def _passed(
+    parts: Partition,
+    segment: Segment,
+    states: Mapping[Var, State],
+    plan: Plan,
+    nothing: Mapping[Atom, Any],
+) -> State:
     """The state behind a fixed linear segment."""
-    end, starts = frame(parts, segment.end), list(segment.links)
+    end, starts, here = frame(parts, segment.end), list(segment.links), plan.layouts[segment.end]
     held = [states[start] for start in starts]
-    size = (end.positions,) * 2
-    covariance = jnp.zeros(size, held[0].covariance.dtype)
+    covariance = jnp.zeros(here.shape, held[0].covariance.dtype)
     for start, state in zip(starts, held, strict=True):
         at = frame(parts, start)
 
-        def back(matrix: Any, start: Var = start) -> Any:
-            return through_segment(parts, segment, [start], matrix, nothing)[start]
+        def back(whole: Any, start: Var = start) -> Any:
+            return through_segment(parts, segment, [start], whole, plan, nothing)[start]
 
-        covariance = covariance + _turned(back, end, state.covariance) * (at.channels / end.channels)
+        covariance = covariance + _turned(back, here, plan.layouts[start], state.covariance) * (
+            at.channels / end.channels
+        )
     if all(state.mean is None for state in held) and not _adds(segment):
-        return State(None, covariance)
+        return State(None, covariance, here)
     frames = [frame(parts, start) for start in starts]
     means = [
         at.join(jnp.broadcast_to(state.centre[:, None], (at.positions, at.channels))).astype(start.dtype)
         for start, at, state in zip(starts, frames, held, strict=True)
     ]
     each = end.split(run(parts, segment, starts, means, nothing)).astype(covariance.dtype)
-    return _spread(each, covariance)
+    return _spread(each, covariance, here)
 
 
-def _spread(means: Any, covariance: Any) -> State:
+def _spread(means: Any, covariance: Any, layout: Layout) -> State:
     """The state of channels of different means (positions, channels) that have this covariance about them, on average."""
     mean = means.mean(1)
-    return State(mean, covariance + means @ means.T / means.shape[1] - jnp.outer(mean, mean))
+    return State(mean, covariance + layout.inner(means) / means.shape[1] - layout.outer(mean), layout)
 
 
 def _adds(segment: Segment) -> bool:
@@ -240,20 +273,19 @@ def _adds(segment: Segment) -> bool:
     return any(value is None or value.any() for value in known)
 
 
-def _bent(parts: Partition, segment: Segment, chain: Chain, base: State) -> tuple[State, Any]:
+def _bent(parts: Partition, segment: Segment, chain: Chain, base: State, here: Layout) -> tuple[State, Any]:
     """The state behind a nonlinearity, and its gate."""
     (start,) = segment.links
     end, way = frame(parts, segment.end), passage(parts, segment, start)
-    covariance = _turned(way.placed, end, base.covariance)
-    variance = jnp.maximum(jnp.diagonal(covariance), 0)
-    root = jnp.sqrt(variance)
-    both = jnp.outer(root, root)
+    covariance = _turned(lambda whole: placed(way, whole, here, base.layout), here, base.layout, base.covariance)
+    root = jnp.sqrt(jnp.maximum(here.diagonal(covariance), 0))
+    both = here.outer(root)
     rho = jnp.clip(covariance / jnp.where(both > 0, both, 1), -1, 1)
-    rho = jnp.where(jnp.eye(len(rho), dtype=bool), 1, rho)
+    rho = jnp.where(here.spread(jnp.ones(here.positions, bool)), 1, rho)
     lines = chains.two_lines(chain)
     if lines is not None and base.mean is None:
-        mean, second, gate = gaussian_integrals.straight_pairs(lines, root, rho)
-        return State(mean, second - jnp.outer(mean, mean)), gate
+        mean, second, gate = gaussian_integrals.straight_pairs(lines, root, rho, both)
+        return State(mean, second - here.outer(mean), here), gate
     value, square, squared_slope, slopes = _expanded(parts.cone, chain, frame(parts, start), end, base)
 
     def summed(terms: Any, exact: Any, shift: int) -> Any:
@@ -261,22 +293,22 @@ def _bent(parts: Partition, segment: Segment, chain: Chain, base: State) -> tupl
 
         def add(sums: tuple[Any, Any], one: Any) -> tuple[tuple[Any, Any], None]:
             total, power = sums
-            return (total + power * (one @ one.T) / end.channels, power * rho), None
+            return (total + power * here.inner(one) / end.channels, power * rho), None
 
         (total, _), _ = lax.scan(add, (jnp.zeros_like(rho), rho**shift), terms)
         missing = jnp.sqrt(jnp.maximum(exact - jnp.sum(terms**2, (0, 2)) / end.channels, 0))
-        return total + jnp.outer(missing, missing) * _tail(rho)
+        return total + here.outer(missing) * _tail(rho)
 
     weights = 1 / jnp.sqrt(1 + jnp.arange(TERMS, dtype=slopes.dtype))
     terms = slopes * weights[:, None, None] * root[None, :, None]
     spread = summed(terms, jnp.mean(square - value**2, 1), 1)
-    return _spread(value, spread), summed(slopes, squared_slope.mean(1), 0)
+    return _spread(value, spread, here), summed(slopes, squared_slope.mean(1), 0)
 
 
 def _expanded(cone: Cone, chain: Chain, at: Frame, end: Frame, base: State) -> tuple[Any, Any, Any, Any]:
     """E φ, E φ², E φ'² (positions, channels) and the Hermite coefficients of φ' (terms, positions, channels)."""
     narrowest = jnp.finfo(base.covariance.dtype).tiny  # the variance of what is constant
-    root = jnp.sqrt(jnp.maximum(jnp.diagonal(base.covariance), narrowest))
+    root = jnp.sqrt(jnp.maximum(base.layout.diagonal(base.covariance), narrowest))
     centre, sigma = (
         at.join(jnp.broadcast_to(part[:, None], (at.positions, at.channels))) for part in (base.centre, root)
     )

@@ -16,6 +16,7 @@ from jax import lax
 
 from erfjax.tracing.program.equations import Var
 from erfjax.tracing.registry import lengths
+from erfjax.tracing.second_moments.covariances import Lags
 from erfjax.tracing.second_moments.segments import Partition, Segment
 
 
@@ -121,6 +122,33 @@ class Passage:
         met = [a for a, b in enumerate(start.paired) if b not in edges]
         whole = jnp.expand_dims(whole, [a + side * len(start.paired) for side in range(sides) for a in met])
         return lax.pad(whole, jnp.zeros((), array.dtype), pads * sides).reshape((start.positions,) * sides)
+
+    def lags_there(self, lags: np.ndarray) -> np.ndarray:
+        """Lags between positions of the start (count, axes) as those between the aligned positions of the end."""
+        found = np.zeros((len(lags), len(self.end.paired)), np.int64)
+        for there, here in self._together:
+            found[:, there] = lags[:, here]
+        return found
+
+    @property
+    def _together(self) -> list[tuple[int, int]]:
+        """Which paired axes of the end and of the start are aligned."""
+        met = [(k, self.aligned[a][0]) for k, a in enumerate(self.end.paired) if a in self.aligned]
+        return [(k, self.start.paired.index(b)) for k, b in met if b in self.start.paired]
+
+    def reached(self, lags: Lags) -> Lags:
+        """The lags at the start that those at the end are, for positions that are aligned."""
+        found: list[tuple[int, ...]] = [(0,)] * len(self.start.paired)
+        for there, here in self._together:
+            found[here] = tuple(lag for lag in lags[there] if lag < self.start.sizes[here])
+        return tuple(found)
+
+    def needed(self, lags: Lags) -> Lags:
+        """The lags at the end that become those at the start, for positions that are aligned."""
+        found: list[tuple[int, ...]] = [(0,)] * len(self.end.paired)
+        for there, here in self._together:
+            found[there] = tuple(lag for lag in lags[here] if lag < self.end.sizes[there])
+        return tuple(found)
 
     def _edges(self, a: int) -> tuple[int, int]:
         """How much of the start's box lies before and behind the positions that axis `a` of the end is aligned with."""
