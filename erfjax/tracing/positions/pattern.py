@@ -167,35 +167,9 @@ class Pattern:
         In place of more than `most` groups of rows that are alike, all rows with all columns. That is `Loose` where many are too
         many; where a few are, it does no harm (`separate`).
         """
-        around: type = Loose if most > FEW else tuple
         if not self.axes:
             return [box] if self else []
-        *rows, last = self.axes
-        box = tuple(p if a not in self.axes else p.clip(0, self.sizes[self.axes.index(a)]) for a, p in enumerate(box))
-        if not all(box):
-            return []
-        lines = [box[a].positions for a in rows]
-        number = np.arange(self.held.count).reshape(self.sizes[:-1])
-        chosen = number[np.ix_(*lines)].ravel() if rows else number.ravel()
-        held = self.held if chosen.size == self.held.count else self.held.take(chosen)
-        kinds = held.alike(most)
-        loose = kinds is None
-        if kinds is None:
-            some = held.meeting(box[last])
-            kinds = [(some, held.union_of(some))]
-        found: list[Box] = []
-        for which, columns in kinds:
-            columns = columns.meet(box[last])
-            if not columns:
-                continue
-            places = np.stack(np.unravel_index(which, [len(line) for line in lines]), 1) if rows else None
-            for part in [()] if places is None else _products(places, lines, MANY):
-                cut = list(box)
-                for a, points in zip(rows, part, strict=True):
-                    cut[a] = points
-                cut[last] = columns
-                found.append(Loose(cut) if isinstance(part, Loose) else around(cut) if loose else tuple(cut))
-        return found
+        return _within(self, box, most)
 
 
 EVERYTHING = Pattern((), (), IntervalRows.full(1, 1))
@@ -248,6 +222,38 @@ def _products(places: np.ndarray, lines: Sequence[np.ndarray], most: int) -> lis
         for part in inner:
             box = (Points.among(lines[0][firsts]), *part)
             found.append(Loose(box) if isinstance(part, Loose) else box)
+    return found
+
+
+@functools.lru_cache(maxsize=512)
+def _within(seen: Pattern, box: Box, most: int) -> list[Box]:
+    """See `Pattern.within`; the fields of all layers behind a mask ask for the same boxes of it."""
+    around: type = Loose if most > FEW else tuple
+    *rows, last = seen.axes
+    box = tuple(p if a not in seen.axes else p.clip(0, seen.sizes[seen.axes.index(a)]) for a, p in enumerate(box))
+    if not all(box):
+        return []
+    lines = [box[a].positions for a in rows]
+    number = np.arange(seen.held.count).reshape(seen.sizes[:-1])
+    chosen = number[np.ix_(*lines)].ravel() if rows else number.ravel()
+    held = seen.held if chosen.size == seen.held.count else seen.held.take(chosen)
+    kinds = held.alike(most)
+    loose = kinds is None
+    if kinds is None:
+        some = held.meeting(box[last])
+        kinds = [(some, held.union_of(some))]
+    found: list[Box] = []
+    for which, columns in kinds:
+        columns = columns.meet(box[last])
+        if not columns:
+            continue
+        places = np.stack(np.unravel_index(which, [len(line) for line in lines]), 1) if rows else None
+        for part in [()] if places is None else _products(places, lines, MANY):
+            cut = list(box)
+            for a, points in zip(rows, part, strict=True):
+                cut[a] = points
+            cut[last] = columns
+            found.append(Loose(cut) if isinstance(part, Loose) else around(cut) if loose else tuple(cut))
     return found
 
 
