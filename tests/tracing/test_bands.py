@@ -101,13 +101,19 @@ def pooled_input(x):
     return conv(windowed(conv(windowed(x, 3, 1), LINE[0]), 2, 1), LINE[1])
 
 
+def linear(x):
+    for w in LINE:  # two kernels in a row: what lies beyond the border between them is padding
+        x = windowed(conv(conv(x, w), w), 3, 1, "SAME")
+    return conv(x, LINE[0])
+
+
 NETWORKS = [(pools, 40), (strided, 32), (metaformer, 24), (largest, 16), (residual, 24), (unet, 16), (split, 12)]
 NETWORKS.append((pooled_input, 16))
 LINEAR = [pair for pair in NETWORKS if pair[0] not in (largest, residual)]
 
 
 def spec(f, n):
-    space = 1 if f in (pools, strided, metaformer, pooled_input) else 2
+    space = 1 if f in (pools, strided, metaformer, pooled_input, linear) else 2
     return jax.ShapeDtypeStruct((1, *(n,) * space, CHANNELS), jnp.float32), "NWC" if space == 1 else "NHWC"
 
 
@@ -138,7 +144,10 @@ def test_both_ways_through_windows(f, n, way, monkeypatch):
     np.testing.assert_allclose(band, matrix, rtol=1e-5, atol=1e-6 * matrix.max())
 
 
-@pytest.mark.parametrize(("f", "n", "unit"), [(unet, 16, (0, 15)), (pools, 40, (0,)), (strided, 32, (29,))])
+@pytest.mark.parametrize(
+    ("f", "n", "unit"),
+    [(unet, 16, (0, 15)), (pools, 40, (0,)), (linear, 24, (0,)), (linear, 24, (23,)), (strided, 32, (29,))],
+)
 def test_bands_end_at_the_border(f, n, unit):
     matrix, band = both(f, n, "data", unit)
     np.testing.assert_allclose(band, matrix, rtol=1e-5, atol=1e-6 * matrix.max())
