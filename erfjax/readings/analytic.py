@@ -262,7 +262,8 @@ def analytic_map(
     def each(consts: Any, rows: Any) -> Scaled:
         return lax.map(functools.partial(moment_pass.moments, consts), rows)
 
-    found = jax.jit(moment_pass.given if options.layerwise else each)(question.consts, rows)
+    # Weights that are known stay known: the zeros of fixed matrices decide the window.
+    found = jax.jit(functools.partial(moment_pass.given if options.layerwise else each, question.consts))(rows)
     highest = found.exponent.max(0)
     digits = jax.vmap(lambda one: jax.vmap(Scaled.at)(one, highest))(found)
     maps = finish(jax.vmap(Scaled.restored)(Scaled(digits.mean(0), highest)), moment_pass, jnp)

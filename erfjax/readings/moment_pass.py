@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from erfjax.errors import MapError, SampleError
+from erfjax.errors import MapError
 from erfjax.measurement.cone import asked_first, cone_of, windows_of
 from erfjax.readings.options import Options
 from erfjax.readings.question import Question
@@ -116,18 +116,29 @@ class MomentPass:
         random = frozenset() if cone is None else random_weights.weights(cone)
         sizes = {} if cone is None else random_weights.sizes(cone)
         if options.layerwise and cone is not None:
-            _affordable(cone)
+            given_weights.check(cone, contractions(cone))
         found = cls(question, options, cone, random, sizes, unrolled=unrolled)
         if options.together and options.gates == "mean-field" and cone is not None:
             paired_states.check(found.parts(cone))
         return found
 
     def serves_as(self, other: "MomentPass") -> bool:
-        """Whether the pass of another model of the same structure computes this one: its weights are about as large."""
+        """Whether the pass of another model of the same structure computes this one.
+
+        Its weights are about as large, and its fixed matrices leave out the same positions.
+        """
         near = self.sizes.keys() == other.sizes.keys() and all(
             abs(self.sizes[at] - size) <= SIZE_STEP for at, size in other.sizes.items()
         )
-        return near and self.random == other.random
+        return near and self.random == other.random and self._extents == other._extents
+
+    @property
+    def _extents(self) -> Hashable:
+        """What a compiled pass takes from the values of fixed matrices: its boxes, and how covariances are held."""
+        if self.cone is None or not self.options.together or self.options.layerwise:
+            return self.cone and self.cone.extents
+        parts = self.parts(self.cone)
+        return self.cone.extents, lag_plan.plan(parts, self.options.positions).identity(parts)
 
     @property
     def window(self) -> Box:
@@ -343,20 +354,6 @@ class MomentPass:
         if not isinstance(one, str) and target.channel is not None:
             size[target.channel], at = 1, jnp.asarray(at).at[target.channel].set(one)
         return lax.dynamic_update_slice(jnp.zeros(shape, dtype), jnp.ones(size, dtype), list(at))
-
-
-def _affordable(cone: Cone) -> None:
-    """Refuses a network whose covariance over positions and channels is too large.
-
-    Raises:
-        SampleError: it is.
-    """
-    entries = given_weights.largest(cone, contractions(cone))
-    if entries > given_weights.MOST:
-        raise SampleError(
-            f'positions="together" with given weights holds a covariance of {entries:,} by {entries:,} positions and channels, '
-            f'more than {given_weights.MOST:,}: ej.empirical(..., gates="shuffled") estimates the same at any size.'
-        )
 
 
 def _cone(question: Question, consts: Sequence[Any], unrolled: Unrolled = ALL) -> Cone | None:

@@ -79,3 +79,35 @@ def test_flax_and_equinox_models_are_pytrees():
 def test_a_plain_function_has_no_weights():
     assert take_apart(jnp.sin).weights == ()
     assert take_apart(jnp.sin).structure is None
+
+
+@pytest.mark.parametrize(
+    "asked", [{}, {"weights": "exchangeable", "channels": "random-signs", "positions": "band"}], ids=["given", "band"]
+)
+def test_models_whose_fixed_matrices_have_other_zeros(asked):
+    places = np.arange(12)
+
+    def net(weights, x):
+        return jnp.einsum("pq,nqc->npc", weights["between"], x @ weights["mixed"])
+
+    mixed = jax.random.normal(jax.random.key(0), (2, 2), jnp.float32)
+    for reach in (1, 3, 2, 11):
+        between = jnp.asarray(np.abs(places[:, None] - places) <= reach, jnp.float32)
+        own = {"between": between, "mixed": mixed}
+        served = ej.analytic(Partial(net, own), jnp.ones((1, 12, 2), jnp.float32), layout="NWC", **asked)
+        np.testing.assert_array_equal(served.map > 0, np.abs(places - 6) <= reach)
+
+
+@pytest.mark.parametrize("positions", ["apart", "matrix", "band"])
+def test_analytic_map_knows_the_zeros_of_a_fixed_matrix(positions):
+    places = np.arange(12)
+    between = jnp.asarray(np.abs(places[:, None] - places) <= 1, jnp.float32)
+    mixed = jax.random.normal(jax.random.key(0), (2, 2), jnp.float32)
+    asked = {"weights": "exchangeable", "channels": "random-signs", "positions": positions}
+    found = ej.analytic_map(
+        lambda x: jnp.einsum("pq,nqc->npc", between, x @ mixed),
+        jnp.ones((1, 12, 2), jnp.float32),
+        layout="NWC",
+        **asked,
+    )
+    np.testing.assert_array_equal(found > 0, np.abs(places - 6) <= 1)

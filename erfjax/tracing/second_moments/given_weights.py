@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from erfjax.errors import SampleError
 from erfjax.tracing.program.equations import Atom, Var
 from erfjax.tracing.registry import lengths
 from erfjax.tracing.second_moments.layerwise import fixed, layers, live, pulled
@@ -110,6 +111,20 @@ def _part(cone: Cone, steps: Sequence[Step], after: tuple[Var, ...], alive: froz
 def size(cone: Cone, atoms: Sequence[Atom]) -> int:
     """The entries of some arrays on their boxes."""
     return sum(math.prod(lengths(cone.boxes[atom])) for atom in atoms)
+
+
+def check(cone: Cone, heads: Container[int]) -> None:
+    """Refuses a network whose covariance over positions and channels is too large.
+
+    Raises:
+        SampleError: it is.
+    """
+    entries = largest(cone, heads)
+    if entries > MOST:
+        raise SampleError(
+            f'positions="together" with given weights holds a covariance of {entries:,} by {entries:,} positions and channels, '
+            f'more than {MOST:,}: ej.empirical(..., gates="shuffled") estimates the same at any size.'
+        )
 
 
 def largest(cone: Cone, heads: Container[int]) -> int:

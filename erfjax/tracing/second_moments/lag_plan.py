@@ -13,7 +13,7 @@ Where few lags are left, the covariance is a band, and costs one pass over the p
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Protocol
 
 from erfjax.errors import DataDependentError
@@ -71,6 +71,12 @@ class Plan:
             {(same[end], same[start]): seen for (end, start), seen in self.windows.items()},
             self.asked,
         )
+
+    def identity(self, parts: Partition) -> Hashable:
+        """What two plans of partitions of the same structure share if they are the same."""
+        number = {atom: i for i, atom in enumerate(parts.order)}
+        windows = {(number[end], number[start], seen.identity) for (end, start), seen in self.windows.items()}
+        return self.asked, tuple(self.layouts[atom] for atom in parts.order), frozenset(windows)
 
 
 def plan(parts: Partition, asked: str = "together") -> Plan:

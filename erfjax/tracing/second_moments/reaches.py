@@ -7,7 +7,7 @@ resizes, fixed kernels).
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
@@ -143,6 +143,12 @@ class Windows:
     axes: tuple[tuple[int, Reach] | None, ...]
     sizes: tuple[int, ...]
     ends: tuple[int, ...]
+
+    @property
+    def identity(self) -> Hashable:
+        """What two of the same content share."""
+        axes = [axis and (axis[0], axis[1].axis, axis[1].first.tobytes(), axis[1].last.tobytes()) for axis in self.axes]
+        return tuple(axes), self.sizes, self.ends
 
     def reached(self, lags: Lags) -> Lags:
         """The lags at the start that those at the end lead to."""

@@ -8,7 +8,7 @@ whole program has there, so `vjp`, `jit`, `vmap` and sharding apply. Where an op
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -89,6 +89,11 @@ class Cone:
     @property
     def windows(self) -> tuple[Box, ...]:
         return tuple(self.boxes.get(a, stand_in((EMPTY,) * len(a.shape), a.shape)) for a in self.block.inputs)
+
+    @property
+    def extents(self) -> Hashable:
+        """The boxes of all that is computed: the same for two cones of one function that leave out the same positions."""
+        return self.windows, tuple((step.equation.number, step.result, step.box, step.operands) for step in self.every)
 
     def settled(self) -> "Cone":
         """The same cone, its known operands computed now: first asked for inside a nested trace, they would belong to it."""
