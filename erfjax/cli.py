@@ -364,7 +364,7 @@ def doctor() -> None:
 def context(
     target: str, shape: tuple[int, ...], chunk: int | None, dtype: str, output: str | None, **options: Any
 ) -> None:
-    """Whether TARGET is causal, how far it looks back and ahead, and what makes it look ahead."""
+    """Whether TARGET is causal, how far it looks back and ahead, and what makes it look ahead; or that it sees nothing."""
     from erfjax.decisions.streaming import context as look
 
     x = _input(shape, dtype)

@@ -30,6 +30,7 @@ from erfjax.tracing.positions.index_sets import full
 from erfjax.tracing.program.equations import Var
 from erfjax.typing import Figure, Function, Given
 
+NO_UNIT = "nothing: no unit sees the input, so that the output is the same whatever comes in"
 MOST_ASKED = 64  # units that are asked for their exact set before an upper bound is reported
 
 
@@ -44,6 +45,7 @@ class Context(summary.Shown):
         left, right: the largest look-back and look-ahead of any unit, in positions.
         grows: whether these are what the length allows (all that came before, all that follows) and grow with it.
         exact: whether some unit does look that far; else both are upper bounds (as behind Fourier transforms).
+        blind: whether no unit sees any position: the output is the same for every input.
         leaks: the equations that look ahead, each with its layer and the user's line.
         rate: positions per second, or None.
 
@@ -64,6 +66,7 @@ class Context(summary.Shown):
     right: int
     grows: tuple[bool, bool]
     exact: bool
+    blind: bool
     leaks: tuple[Leak, ...]
     rate: float | None
     notes: tuple[str, ...]
@@ -92,7 +95,7 @@ class Context(summary.Shown):
 
     @property
     def causal(self) -> bool:
-        """Whether no unit looks ahead."""
+        """Whether no unit looks ahead; also where no unit looks at all (`blind`)."""
         return self.right == 0
 
     @property
@@ -149,12 +152,15 @@ class Context(summary.Shown):
             time = "" if self.rate is None else f" = {1000 * positions / self.rate:.4g} ms"
             return f"{'' if self.exact else 'at most '}{positions}{time}{f', {every}: grows with the sequence' * grows}"
 
-        pairs = {
-            "causal": self.causal,
-            "look-back": reach(self.left, self.grows[0], "all that came before"),
-            "look-ahead": reach(self.right, self.grows[1], "all that follows"),
-            "positions": f"{self.length} along {self.axis}",
-        } | ({"stride": str(self.stride)} if self.stride != 1 else {})
+        pairs = (
+            ({"sees": NO_UNIT} if self.blind else {"causal": self.causal})
+            | {
+                "look-back": reach(self.left, self.grows[0], "all that came before"),
+                "look-ahead": reach(self.right, self.grows[1], "all that follows"),
+                "positions": f"{self.length} along {self.axis}",
+            }
+            | ({"stride": str(self.stride)} if self.stride != 1 else {})
+        )
         return summary.facts("context", pairs, self.notes)
 
     def leak_table(self) -> summary.Table:
@@ -178,7 +184,7 @@ class Context(summary.Shown):
         return (self.facts(), *((self.leak_table(),) if self.leaks else ()), self.table())
 
     def _brief(self) -> str:
-        return f"causal {self.causal}, back {self.left}, ahead {self.right}"
+        return "no unit sees the input" if self.blind else f"causal {self.causal}, back {self.left}, ahead {self.right}"
 
     def plot(self) -> Figure:
         """A matplotlib figure: how far the centre unit of every layer looks back and ahead, and all units of the output below."""
@@ -302,6 +308,8 @@ def _measured(asked: _Asked, letter: str, rate: float | None) -> Context:
     blamed, complete = find_leaks(clock, wanted, time, clipped=True) if right else ([], True)
     if right and not blamed:
         blamed, complete = find_leaks(clock, wanted, time, clipped=infinite[1])
+    if not inside[2].any():
+        left = right = 0
     left, right = (min(reach, n - 1) if all_ else reach for reach, all_ in zip((left, right), grows, strict=True))
     notes = list(reader.notes(output))
     if not complete:
@@ -309,8 +317,8 @@ def _measured(asked: _Asked, letter: str, rate: float | None) -> Context:
     if right and complete:
         notes.append("With what is listed looking no further than it may, nothing looks ahead.")
     grown = grows[0] and left > 0, grows[1] and right > 0
-    exact = left_exact and right_exact and not transforms(program, output)
-    return Context(letter, n, stride, left, right, grown, exact, tuple(blamed), rate, tuple(notes), asked)
+    exact, blind = left_exact and right_exact and not transforms(program, output), not inside[2].any()
+    return Context(letter, n, stride, left, right, grown, exact, blind, tuple(blamed), rate, tuple(notes), asked)
 
 
 def _edges(found: Spans | None, axis: int, units: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -331,3 +331,30 @@ def test_the_figure_of_a_context_holds_all_units_also_where_there_is_no_layer():
     (axes,) = seen.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["all units"]
     assert [bar.get_width() for bar in axes.patches] == [-4, 0]
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: jnp.where(jnp.zeros((10, 1), bool), x, 1.0),
+        lambda x: 2 * jnp.pad(x, ((0, 0), (10, 0), (0, 0)))[:, :10],
+    ],
+)
+def test_units_that_see_nothing_are_not_called_causal(f):
+    """A mask that hides all, a slice of padding alone: the answer says so, also in the table and in short."""
+    found = ej.context(f, sequence(10))
+    assert found.blind
+    assert (found.left, found.right, found.leaks) == (0, 0, ())
+    assert "causal" not in str(found)
+    assert "no unit sees the input" in str(found)
+    assert repr(found).count("no unit sees the input") == 1
+    assert not ej.context(lambda x: f(x) + x, sequence(10)).blind
+
+
+def test_the_command_line_says_that_nothing_is_seen(tmp_path):
+    path = tmp_path / "hidden.py"
+    path.write_text("import jax.numpy as jnp\n\n\ndef f(x):\n    return jnp.where(jnp.zeros((9, 1), bool), x, 0.5)\n")
+    done = CliRunner().invoke(main, ["context", f"{path}:f", "--shape", "1,9,2"])
+    assert done.exit_code == 0, done.output
+    assert "no unit sees the input" in done.output
+    assert "causal" not in done.output
