@@ -36,7 +36,7 @@ from erfjax.typing import Channels, Statistic
 
 BESIDE = 2e5  # operations that take as long as reading the window of one cell and summing up its map: 25 µs
 MASKED = 1.2  # what filling in beyond the border adds to all operations of a cone
-SWAPPED = 8  # XLA's gradient on a CPU of a strided convolution whose kernel is larger than its result: they change places
+SWAPPED = 8  # XLA's gradient on a CPU of a strided convolution with more taps than results, over what it need take
 RESULT = -1  # in a place: not an operand of the step, but what it computes
 PADDED: Mapping[Any, Callable[[list[Any]], Any]] = {  # what lies beyond the first operand
     lax.conv_general_dilated_p: lambda operands: 0,

@@ -47,9 +47,8 @@ def pooled(x):
 
 def singular(x):
     """What stands beyond the border has no root: it may not be differentiated, not even times zero."""
-    y = conv(
-        1 + jnp.sin(x) ** 2 / 10, jnp.ones((3, 3, 2, 2)), padding="VALID"
-    )  # 18 or more, beyond the border 12 or less
+    held = jnp.abs(jnp.sign(x)) + jnp.sin(x) ** 2 / 10  # one or more, beyond the border zero
+    y = conv(held, jnp.ones((3, 3, 2, 2)), padding="VALID")  # 18 or more, beyond the border less than 14
     return conv(jnp.sqrt(y - 17), FLIPPED)
 
 
