@@ -137,6 +137,21 @@ def whole_probe(traced: Traced) -> Probe:
     )
 
 
+def probe_of_parts(traced: Traced, cost: int) -> Probe:
+    """The probe of a function whose maps are found in parts (`engine.Parted`), on arrays of so many bytes beside them."""
+    found: list[bool] = []
+
+    def look(consts: Any, key: Any) -> int:
+        found.append(all(map(piecewise_linear, traced.program(consts, key).equations)))
+        return 0
+
+    try:
+        jax.eval_shape(look, traced.consts, traced.key)
+    except DataDependentError:
+        found.append(False)
+    return dataclasses.replace(whole_probe(traced), cost=cost, piecewise_linear=found[0])
+
+
 def probe_of(traced: Traced) -> Probe:
     """The probe of a function: on cones, where they save something."""
     groups, whole = _groups(traced), whole_probe(traced)

@@ -1,16 +1,13 @@
 """All units at once, on a cone for each: the second way to what `every_unit` finds by colours.
 
 Units are divided into *cells*: as many neighbours along each axis as the field has phases. The cone of one cell, moved, serves
-all others: it is compiled once and runs on a batch of windows cut out of the image. That it does serve them is looked up, not
-believed: the boxes of all cones are those of the first one, moved, and the programs written for the first and the last cells
-are the same word for word, with derivatives. Known arrays that vary over the image are read where each cell has its own.
+all others: it is compiled once and runs on a batch of windows cut out of the image (see `unit_copies`).
 """
 
 import dataclasses
 import functools
 import itertools
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,25 +16,29 @@ import jax.numpy as jnp
 import numpy as np
 
 from erfjax.errors import DataDependentError
-from erfjax.measurement import jacobian, reduction
-from erfjax.measurement.cone import Traced, cone_of, cotangent_shift, saves
+from erfjax.measurement import reduction, unit_copies
+from erfjax.measurement.cone import Traced, cone_of, saves
 from erfjax.measurement.engine import Parted
 from erfjax.measurement.every_unit import Line, finished
+from erfjax.measurement.unit_copies import (
+    INPUT,
+    MOST_IN_A_CELL,
+    Place,
+    cell_maps,
+    chunked,
+    evaluate,
+    moves,
+    room,
+    size_of,
+    work_of_whole,
+    written,
+)  # fmt: skip
 from erfjax.tracing.positions.index_sets import Box
 from erfjax.tracing.program.equations import Known, Program, Var
 from erfjax.tracing.registry import lengths
 from erfjax.tracing.second_moments.pullbacks import work
-from erfjax.tracing.windows.cone import Cone, spread
+from erfjax.tracing.windows.cone import Cone
 from erfjax.typing import Channels, Statistic
-
-AT_ONCE = 64  # cells at most that run together: beyond, nothing gets faster ...
-ROOM = 1 << 22  # ... and of this many bytes for each sample, which caches hold
-MOST_IN_A_CELL = 64  # units: a cell of more has a cone that is much larger than that of one of them
-WORTH = 0.9  # of the operations that colours take: an estimate is no measurement
-
-Place = tuple[int, int]  # of an operand: (step, operand), or (INPUT, which input)
-INPUT = -1
-Starts = tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,8 +99,7 @@ def cheaper(traced: Traced, along: Sequence[Line], channels: Channels) -> list[C
         program = traced.program(consts, key)
         if not isinstance(program.output, Var):
             return 0
-        whole = _whole(traced, program)
-        limit = WORTH * sum(map(work, whole.steps)) * (1 + probes * colours)
+        limit = unit_copies.WORTH * work_of_whole(traced, program) * (1 + probes * colours)
         for parts in itertools.product(*map(segments, along)):
             copies = copies_of(traced, program, along, parts, probes, limit)
             if copies is None:
@@ -136,7 +136,7 @@ def copies_of(
     starts = [part.starts[0] for part in parts]
     cells = tuple(len(part.starts) for part in parts)
     first = cone(starts)
-    found = Copies(units(starts), cells, {}, sum(map(work, first.steps)), _bytes(first))
+    found = Copies(units(starts), cells, {}, sum(map(work, first.steps)), size_of(first))
     if len(found.units) > MOST_IN_A_CELL or not found.cost(probes) < limit or not saves(first, traced.loops):
         return None
     tables: list[dict[Place, np.ndarray]] = []
@@ -154,77 +154,9 @@ def copies_of(
               if place[0] == INPUT or any(t[place].any() for t in tables)}  # fmt: skip
     found = dataclasses.replace(found, moves=moving)
     others = [[*starts[:axis], end, *starts[axis + 1 :]] for axis, end in enumerate(ends)]
-    programs = {_written(traced, units(at), found) for at in (starts, *others, ends)}
+    given = [place for place in moving if place[0] != INPUT]
+    programs = {written(traced, units(at), given) for at in (starts, *others, ends)}
     return found if len(programs) == 1 else None
-
-
-def moves(first: Cone, other: Cone) -> dict[Place, Starts] | None:
-    """How far the known operands and the inputs of another cone lie from those of the first one; None if it is no copy of it."""
-    found: dict[Place, Starts] = {}
-    for i, (a, b) in enumerate(zip(first.windows, other.windows, strict=True)):
-        if lengths(a) != lengths(b):
-            return None
-        found[INPUT, i] = _between(a, b)
-    if len(first.steps) != len(other.steps):
-        return None
-    for s, (p, q) in enumerate(zip(first.steps, other.steps, strict=True)):
-        if (
-            p.equation is not q.equation
-            or p.result != q.result
-            or p.local is not q.local
-            or lengths(p.box) != lengths(q.box)
-        ):
-            return None
-        for j, (atom, own, its) in enumerate(zip(p.equation.inputs, p.operands, q.operands, strict=True)):
-            if own is None and its is None:
-                continue
-            if own is None or its is None or lengths(own) != lengths(its):
-                return None
-            if isinstance(atom, Known):
-                alike = [_same(atom, own, (*own[:i], its[i], *own[i + 1 :])) for i in range(len(own))]
-                found[s, j] = tuple(0 if same else d for same, d in zip(alike, _between(own, its), strict=True))
-            elif _between(first.boxes[atom], own) != _between(other.boxes[atom], its):
-                return None
-    ((output, one),), (two,) = first.wanted.items(), other.wanted.values()
-    return found if _between(first.boxes[output], one) == _between(other.boxes[output], two) else None
-
-
-def evaluate(cone: Cone, windows: Sequence[Any], slices: Mapping[Place, Any]) -> Any:
-    """The values of a cone with some of its known operands given."""
-    held = dict(zip(cone.block.inputs, windows, strict=True))
-    for s, step in enumerate(cone.steps):
-        operands = [
-            None
-            if box is None
-            else slices[s, j]
-            if (s, j) in slices
-            else _known(cone, atom, box)
-            if isinstance(atom, Known)
-            else cone.read(held, atom, box)
-            for j, (atom, box) in enumerate(zip(step.equation.inputs, step.operands, strict=True))
-        ]
-        held.update(step.results(operands))
-    ((atom, box),) = cone.wanted.items()
-    return cone.read(held, atom, box)
-
-
-def _known(cone: Cone, atom: Known, box: Box) -> Any:
-    """A known array on a box: what is broadcast is read before."""
-    made = spread(atom, box)
-    if made is None or made[1].operands[0] is None:
-        return cone.read({}, atom, box)
-    source, step = made
-    return step.apply([_known(cone, source, made[1].operands[0])])
-
-
-def _same(atom: Known, a: Box, b: Box) -> bool:
-    """Whether a known array is the same on two boxes of one shape, since they are one box of what it is a broadcast of."""
-    if not any(_between(a, b)):
-        return True
-    p, q = spread(atom, a), spread(atom, b)
-    if p is None or q is None or p[1].operands[0] is None or q[1].operands[0] is None:
-        return False
-    return _same(p[0], p[1].operands[0], q[1].operands[0])
 
 
 def sample_map(
@@ -238,9 +170,6 @@ def sample_map(
     """The one map of a sample, as `every_unit.sample_map` gives it."""
     plain: Statistic = "square" if statistic == "share" else statistic
     degree, probes = reduction.order(plain), traced.channels if channels == "frobenius" else 1
-    room = {
-        str(i): copy.bytes * (1 + min(jacobian.MOST, probes * len(copy.units)) / 2) for i, copy in enumerate(copies)
-    }
 
     def part(consts: Any, key: Any, x: Any, others: Any, part: Any) -> Any:
         ((name, rows),) = part.items()
@@ -254,16 +183,12 @@ def sample_map(
         total, exponent = reduction.mean(maps, exponents, degree, 1)
         return total, exponent, finite.all(), output.all()
 
-    parts = []
+    parts, cost = [], 0
     for name, copy in enumerate(copies):
-        cells = np.array([(*cell, 1) for cell in np.ndindex(copy.cells)], np.int32)
-        most = max(1, min(AT_ONCE, int(ROOM // max(1, room[str(name)]))))
-        chunk = -(-len(cells) // -(-len(cells) // most))
-        spare = np.repeat(cells[-1:], -len(cells) % chunk, axis=0) * np.array([1] * len(along) + [0], np.int32)
-        parts += [
-            {str(name): jnp.asarray(rows)} for rows in np.concatenate([cells, spare]).reshape(-1, chunk, cells.shape[1])
-        ]
-    cost = max(int(len(next(iter(p.values()))) * room[next(iter(p))]) for p in parts)
+        taken = room(copy.bytes, len(copy.units), probes)
+        chunks, most = chunked(np.array(list(np.ndindex(copy.cells))), taken)
+        cost = max(cost, int(most))
+        parts += [{str(name): jnp.asarray(rows)} for rows in chunks]
     finish = finished(traced, along, unit, statistic)
 
     def join(found: Sequence[Any]) -> Any:
@@ -291,26 +216,14 @@ def _cell(
         atom, known = (None, None) if s == INPUT else (cone.steps[s].equation.inputs[j], cone.steps[s].operands[j])
         if isinstance(atom, Known) and known is not None:
             slices[s, j] = read(atom.value, known, (s, j))
-    (box,) = cone.wanted.values()
-    origin = [int(box[axis].start) for axis in traced.target.spatial]
-    places = [tuple(u - o for u, o in zip(unit, origin, strict=True)) for unit in copy.units]
 
-    def function(window: Any) -> Any:
-        values = evaluate(cone, [window, *windows[1:]], slices)
-        return jnp.stack([traced.target.unit_channels(values, place) for place in places])
+    def values(window: Any) -> Any:
+        return evaluate(cone, [window, *windows[1:]], slices)
 
-    shift = cotangent_shift([cone])
-    rows = traced.channels if channels == "frobenius" else 1
-    output, gradients = jacobian.differentiate(function, windows[0], rows * len(places), jacobian.MOST)
-    probes = jacobian.cotangents(channels, traced.channels, output.dtype, key) * np.asarray(2.0**shift, output.dtype)
-    maps, exponents, finite = jacobian.for_each(
-        lambda unit: reduction.reduce(gradients(unit, probes), statistic, traced.source),
-        jnp.arange(len(places)),
-        jacobian.MOST,
-    )
+    maps, exponents, finite, output = cell_maps(traced, cone, copy.units, windows[0], values, statistic, channels, key)
     edges = [cone.windows[0][axis] for axis in traced.source.spatial]
     maps = jnp.stack([_moved(one, along, edges, unit) for one, unit in zip(maps, copy.units, strict=True)])
-    return maps * row[-1].astype(maps.dtype), exponents - shift, finite.all(), jnp.isfinite(output).all()
+    return maps * row[-1].astype(maps.dtype), exponents, finite.all(), output.all()
 
 
 def _moved(map: Any, along: Sequence[Line], edges: Box | Sequence[Any], unit: Sequence[int]) -> Any:
@@ -321,49 +234,3 @@ def _moved(map: Any, along: Sequence[Line], edges: Box | Sequence[Any], unit: Se
     padded = jnp.pad(map, sides)
     index = tuple(slice(start + low, stop + low) for start, stop, (low, _) in zip(starts, stops, sides, strict=True))
     return padded[index]
-
-
-def _whole(traced: Traced, program: Program) -> Cone:
-    shape = traced.target.space(program.output.shape)
-    found = cone_of(program, traced.source, traced.target, [(0,) * len(shape), tuple(n - 1 for n in shape)])
-    assert found is not None
-    return found
-
-
-def _bytes(cone: Cone) -> int:
-    return sum(step.entries * step.output.dtype.itemsize for step in cone.steps)
-
-
-def _between(a: Box, b: Box) -> Starts:
-    return tuple(int(q.start - p.start) for p, q in zip(a, b, strict=True))
-
-
-def _written(traced: Traced, units: Sequence[tuple[int, ...]], copies: Copies) -> str:
-    """The program of the cone of a cell and of its derivative, where what moves is given: equal for copies."""
-
-    def run(consts: Any, key: Any) -> Any:
-        cone = cone_of(traced.program(consts, key), traced.source, traced.target, units)
-        assert cone is not None
-        dtypes = [atom.dtype for atom in cone.block.inputs]
-        windows = [jnp.zeros(lengths(box), dtype) for box, dtype in zip(cone.windows, dtypes, strict=True)]
-        given = [(s, j) for s, j in copies.moves if s != INPUT]
-        atoms = [cone.steps[s].equation.inputs[j] for s, j in given]
-        slices = [
-            jnp.zeros(lengths(cone.steps[s].operands[j] or ()), atom.dtype)
-            for (s, j), atom in zip(given, atoms, strict=True)
-        ]
-
-        def values(windows: Any, slices: Any) -> Any:
-            output, pullback = jax.vjp(
-                lambda window: evaluate(cone, [window, *windows[1:]], dict(zip(given, slices, strict=True))), windows[0]
-            )
-            return output, pullback(jnp.ones_like(output))
-
-        written = jax.make_jaxpr(values)(windows, slices)
-        concrete = [c for c in written.consts if not isinstance(c, jax.core.Tracer)]
-        texts.append(str(written) + "".join(np.asarray(c).tobytes().hex() for c in concrete))
-        return 0
-
-    texts: list[str] = []
-    jax.eval_shape(run, traced.consts, traced.key)
-    return re.sub(r"0x[0-9a-f]+", "", texts[0])

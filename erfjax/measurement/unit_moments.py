@@ -46,6 +46,11 @@ class Row:
     shape: tuple[int, int]
 
     @property
+    def step(self) -> int:
+        """Units from one chosen one to the next."""
+        return int(self.units[1] - self.units[0]) if len(self.units) > 1 else 1
+
+    @property
     def spacing(self) -> int:
         """Chosen units from one to the next of the same colour: no window begins before the last one of its colour has ended."""
         count = len(self.units)
@@ -100,7 +105,7 @@ def sample_moments(traced: Traced, rows: Sequence[Row], statistic: Statistic, ch
     The one "map" has shape (units along each axis ..., moments), in the order of `powers`; with "share" each unit's are divided
     by its own total.
     """
-    target, source, axes = traced.target, traced.source, len(rows)
+    target, source = traced.target, traced.source
     colours = list(itertools.product(*(range(row.spacing) for row in rows)))
     lattices, weights = [row.lattices() for row in rows], [row.weights() for row in rows]
     plain: Statistic = "square" if statistic == "share" else statistic
@@ -112,25 +117,45 @@ def sample_moments(traced: Traced, rows: Sequence[Row], statistic: Statistic, ch
             lattice = lattice * along_axis(line, target.spatial[i], output.ndim)
         values, exponent, finite = reduction.reduce(gradient(lattice)[None], plain, source)
         own = [jnp.asarray(table, values.dtype)[colour[i]] for i, table in enumerate(weights)]
-        found = jnp.stack([functools.reduce(_contract, zip(own, power, strict=True), values)
-                           for power in powers(axes)], -1)  # fmt: skip
+        found = moments_of(values, own)
         lost = jnp.abs(values.sum() - found[..., 0].sum()) > LOST * jnp.abs(values).sum()
         return found, exponent, finite, lost
 
     def join(kept: Any, output: Any) -> Any:
         found, exponents, finite, lost = kept
-        alive = found.any(tuple(range(2, found.ndim)))
-        top = jnp.where(alive, exponents, exponents.min(0, keepdims=True)).max(0, keepdims=True)
-        by = (reduction.order(plain) * (exponents - top)).reshape(*exponents.shape, *(1,) * (axes + 1))
-        of_colours = jnp.ldexp(found, by).reshape(len(colours), -1, *found.shape[1:]).sum(1)
-        moments = jax.vmap(functools.partial(_in_place, rows=rows), 1)(of_colours)
-        if statistic == "share":
-            moments = moments / jnp.where(moments[..., :1] > 0, moments[..., :1], 1)
+        scaled, top = together(found, exponents, reduction.order(plain))
+        of_colours = scaled.reshape(len(colours), -1, *found.shape[1:]).sum(1)
+        moments = shared(jax.vmap(functools.partial(_in_place, rows=rows), 1)(of_colours), statistic)
         fault = faults(finite, output)
         fault = jnp.where((fault == 0) & lost.any(0), LOST_FAULT, fault)
-        return moments[:, None], top[0][:, None], fault
+        return moments[:, None], top[:, None], fault
 
     return in_parts(traced, colours, channels, one, join)
+
+
+def moments_of(values: Any, tables: Sequence[Any]) -> Any:
+    """The moments of some units' maps, in the order of `powers` along the last axis.
+
+    Args:
+        values: one map that holds all of them.
+        tables: for each of its axes the powers of the distance, as `Row.weights` gives those of one colour.
+    """
+    return jnp.stack(
+        [functools.reduce(_contract, zip(tables, power, strict=True), values) for power in powers(len(tables))], -1
+    )
+
+
+def together(found: Any, exponents: Any, degree: int) -> tuple[Any, Any]:
+    """Scaled arrays (rows, samples, ...) with exponents of their own, on one exponent for each sample; and that."""
+    alive = found.any(tuple(range(2, found.ndim)))
+    top = jnp.where(alive, exponents, exponents.min(0, keepdims=True)).max(0, keepdims=True)
+    by = (degree * (exponents - top)).reshape(*exponents.shape, *(1,) * (found.ndim - 2))
+    return jnp.ldexp(found, by), top[0]
+
+
+def shared(moments: Any, statistic: Statistic) -> Any:
+    """The moments, each divided by the unit's own total if shares are asked for."""
+    return moments / jnp.where(moments[..., :1] > 0, moments[..., :1], 1) if statistic == "share" else moments
 
 
 def _contract(values: Any, by: tuple[Any, int]) -> Any:

@@ -16,7 +16,7 @@ from erfjax.fields import EffectiveField, TheoreticalField
 from erfjax.measurement import every_unit, reduction, shuffled, unit_cones
 from erfjax.measurement.accumulate import Accumulator
 from erfjax.measurement.checkpoint import State, fingerprint
-from erfjax.measurement.cone import cone_of, probe_of, whole_probe
+from erfjax.measurement.cone import cone_of, probe_of, probe_of_parts, whole_probe
 from erfjax.measurement.controlled import controlled, pays
 from erfjax.measurement.controlled import sample_maps as mirrored_maps
 from erfjax.measurement.engine import Engine, Parted, choose_batch_size
@@ -210,16 +210,16 @@ def _over_units(
     if len(given) not in (0, 1, axes):
         raise SampleError(f"`step` must be a positive integer, or one for each of {axes} axes, but got {given!r}.")
     along = lines(field, given * axes if len(given) == 1 else given or None)
-    cells, probe = unit_cones.cheaper(question, along, settings.channels), whole_probe(question)
+    cells = unit_cones.cheaper(question, along, settings.channels)
     if cells is None:
         one = every_unit.sample_map(question, along, field.unit, settings.statistic, settings.channels)
         how = f"{math.prod(line.spacing for line in along)} backward passes through the whole image"
     else:
         one = unit_cones.sample_map(question, along, cells, field.unit, settings.statistic, settings.channels)
         how = f"{sum(math.prod(cell.cells) for cell in cells)} cones"
-        probe = dataclasses.replace(probe, cost=0)  # nothing runs on the whole image
     count = math.prod(line.count for line in along)
     note = f"the mean over {count} units that see the image alone, each moved to unit {field.unit}: by {how}"
+    probe = probe_of_parts(question, question.footprint if cells is None else 0)
     return _Compiled(assemble(probe, one), theory, (note, *notes))
 
 

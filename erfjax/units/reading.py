@@ -1,5 +1,6 @@
-"""`every_unit`: measures the field of every unit of an output, units with disjoint fields in one backward pass."""
+"""`every_unit`: measures the field of every unit, those with disjoint fields in one backward pass, or each on a cone."""
 
+import dataclasses
 import math
 import operator
 from typing import Any
@@ -9,18 +10,19 @@ import numpy as np
 
 from erfjax.errors import SampleError, UnitError
 from erfjax.fields import TheoreticalField
-from erfjax.measurement import reduction, unit_moments
+from erfjax.measurement import moment_cones, reduction, unit_moments
 from erfjax.measurement.accumulate import Accumulator
 from erfjax.measurement.checkpoint import State
-from erfjax.measurement.cone import unit_box, whole_probe
-from erfjax.measurement.engine import assemble, choose_batch_size
+from erfjax.measurement.cone import probe_of_parts, unit_box
+from erfjax.measurement.engine import Engine, assemble, choose_batch_size
 from erfjax.measurement.inputs import open_source
+from erfjax.measurement.model import cached
 from erfjax.measurement.run import Run
 from erfjax.measurement.unit_moments import Row
 from erfjax.readings.question import Question, ask, of_image, require_floating
 from erfjax.readings.reader import Reader
 from erfjax.readings.theoretical import fields_of, reader_of
-from erfjax.typing import Function, Given
+from erfjax.typing import Channels, Function, Given, Statistic
 from erfjax.units.result import EveryUnit
 
 MOST = 256  # units that are measured if no step is given
@@ -43,7 +45,8 @@ def every_unit(
 ) -> EveryUnit:
     """The measured fields of all units, one by one: their sizes, totals and centroids over the image, with standard errors.
 
-    Units whose fields do not overlap share one backward pass, and a sample runs forwards once. Of every map its total, centroid
+    Units whose fields do not overlap share one backward pass through the whole image, or every unit takes a cone of its own,
+    whichever is estimated to take fewer operations. Of every map its total, centroid
     and standard deviation along each axis are kept, not the map: memory grows with the number of units, not with their fields.
     For other sizes, or the maps themselves, give `empirical` a list of units; for their mean, `unit="all"`.
 
@@ -98,10 +101,13 @@ def every_unit(
             f"`samples` must be a positive number of samples that `inputs` can give, but got {samples!r}."
         )
     (field,) = fields_of(question, f)
-    rows, whole = _rows(f, question, field, _steps(step, field))
-    one = unit_moments.sample_moments(question, rows, chosen, channels)
+    steps = _steps(step, field)
     base = jax.random.key(0) if key is None else key
-    engine = assemble(whole_probe(question), chosen, channels, source.draw, base, None, question.main, one)
+    settings = ("every_unit", question.identity, steps, chosen, channels, source.draw)
+    compiled: _Compiled = cached(
+        f, settings, lambda: _compiled(f, question, field, steps, chosen, channels, source.draw, base)
+    )
+    engine, rows = compiled.engine.with_weights(question.weights), compiled.rows
     size = min(AT_ONCE, choose_batch_size(engine, count)) if batch_size is None else operator.index(batch_size)
     grid = tuple(len(row.units) for row in rows)
     state = State(Accumulator.empty((1, *grid, len(unit_moments.powers(len(rows))))), batch_size=size)
@@ -109,13 +115,12 @@ def every_unit(
     run = Run(engine, source, base, degree, count, lambda _: False, False, None, progress, state, lambda _: "")
     state = run.finish()
     batches = state.accumulator.batches()
-    passes = unit_moments.pullbacks(rows, channels, question.channels)
     return EveryUnit(
         units=tuple(row.units for row in rows),
         places=tuple(row.place for row in rows),
         start=tuple(row.start for row in rows),
         stop=tuple(row.stop for row in rows),
-        whole=whole,
+        whole=compiled.whole,
         period=_period(field),
         image_shape=field.image_shape,
         moments=state.accumulator.mean[0],
@@ -123,9 +128,42 @@ def every_unit(
         statistic=chosen,
         channels=channels if isinstance(channels, str) else int(channels),
         samples=state.accumulator.count,
-        notes=(f"{passes} backward passes per sample for {math.prod(grid)} units", *question.notes, *state.notes),
+        notes=(f"{math.prod(grid)} units, by {compiled.how} for each sample", *question.notes, *state.notes),
         metadata={"layout": (question.source.letters, question.target.letters), "batch_size": state.batch_size},
     )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Compiled:
+    """A measurement of all units, the units along every axis, which of them see the image alone, and how it is done, in words."""
+
+    engine: Engine
+    rows: tuple[Row, ...]
+    whole: tuple[np.ndarray, ...]
+    how: str
+
+
+def _compiled(
+    f: Function,
+    question: Question,
+    field: TheoreticalField,
+    steps: tuple[int, ...],
+    statistic: Statistic,
+    channels: Channels,
+    draw: Any,
+    base: Any,
+) -> _Compiled:
+    """The measurement in the way that costs less."""
+    rows, whole = _rows(f, question, field, steps)
+    cells = moment_cones.cheaper(question, rows, _period(field), channels)
+    if cells is None:
+        one = unit_moments.sample_moments(question, rows, statistic, channels)
+        how = f"{unit_moments.pullbacks(rows, channels, question.channels)} backward passes through the whole image"
+    else:
+        one = moment_cones.sample_moments(question, rows, cells, statistic, channels)
+        how = f"{cells.number} cones"
+    probe = probe_of_parts(question, question.footprint if cells is None else 0)
+    return _Compiled(assemble(probe, statistic, channels, draw, base, None, question.main, one), rows, whole, how)
 
 
 def _steps(step: Any, field: TheoreticalField) -> tuple[int, ...]:

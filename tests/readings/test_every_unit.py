@@ -10,7 +10,7 @@ import pytest
 
 import erfjax as ej
 from erfjax.errors import SampleError, UnitError
-from erfjax.measurement import unit_cones
+from erfjax.measurement import unit_copies
 from erfjax.measurement.every_unit import lines
 from erfjax.tracing import WindowRule, registry
 
@@ -59,6 +59,11 @@ def alternating(x):
     return jnp.where(even, conv(x, SECOND[:, :, :2]), jnp.sin(conv(x, SECOND[:, :, 1:3])))
 
 
+def gathered(x):
+    """Rows are read by an array of their places, in which positions of the window would have to be counted anew."""
+    return conv(jnp.tanh(x)[:, np.arange(17)], SECOND[:, :, :2])
+
+
 def large(x):
     """A field of more than half the image: no two units fit side by side."""
     return conv(jnp.tanh(conv(x, KERNEL)), jnp.ones((11, 13, 4, 3)) / 50)
@@ -97,7 +102,7 @@ def one_by_one(f, channels, statistic, steps):
 @pytest.fixture(params=["cones", "colours"])
 def way(request, monkeypatch):
     """Both ways to all units, whatever they cost."""
-    monkeypatch.setattr(unit_cones, "WORTH", np.inf if request.param == "cones" else 0.0)
+    monkeypatch.setattr(unit_copies, "WORTH", np.inf if request.param == "cones" else 0.0)
     return request.param
 
 
@@ -131,7 +136,7 @@ def test_the_mean_over_all_units(f, channels, statistic, step, way):
 
 def test_units_that_are_no_copies_of_each_other_are_coloured(monkeypatch):
     """A rule that makes a number of the place of its box: the windows are alike, the programs are not."""
-    monkeypatch.setattr(unit_cones, "WORTH", np.inf)
+    monkeypatch.setattr(unit_copies, "WORTH", np.inf)
 
     def by_place(equation, result, operands, boxes, box):
         return jnp.sinh(operands[0]) * float(box[1].start)
@@ -142,12 +147,19 @@ def test_units_that_are_no_copies_of_each_other_are_coloured(monkeypatch):
     assert any(note.endswith(SAID["colours"]) for note in field.notes)
 
 
+def test_rows_read_by_their_places_are_those_of_the_unit(monkeypatch):
+    monkeypatch.setattr(unit_copies, "WORTH", np.inf)
+    expected, _ = one_by_one(gathered, "sum", "square", (1, 1))
+    field = ej.empirical(gathered, X, unit="all", progress=False)
+    np.testing.assert_allclose(field.map, expected, rtol=2e-5, atol=1e-6 * expected.max())
+
+
 def test_the_batch_changes_nothing(way, monkeypatch):
     def field(size):
         return ej.empirical(lambda x: plain(x), X, unit="all", channels="frobenius", batch_size=size, progress=False)
 
     one, two = field(1), field(2)
-    monkeypatch.setattr(unit_cones, "AT_ONCE", 5)  # cells that do not divide their number
+    monkeypatch.setattr(unit_copies, "AT_ONCE", 5)  # cells that do not divide their number
     few = field(2)
     np.testing.assert_allclose(one.map, two.map, rtol=1e-5)
     np.testing.assert_allclose(few.map, two.map, rtol=1e-5)

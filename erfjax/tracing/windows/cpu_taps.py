@@ -53,6 +53,15 @@ def taps(operand: Any, axis: int, size: int, count: int, stride: int, dilation: 
         yield lax.slice_in_dim(operand, first, first + (count - 1) * stride + 1, stride, axis)
 
 
+def is_depthwise(equation: Equation) -> bool:
+    """Whether an equation is a convolution of every channel by itself, with no more taps than a sum over them takes."""
+    if equation.primitive is not lax.conv_general_dilated_p or equation.params["feature_group_count"] == 1:
+        return False
+    kernel, rhs = equation.inputs[1], equation.params["dimension_numbers"].rhs_spec
+    few = math.prod(kernel.shape[axis] for axis in rhs[2:]) <= DEPTHWISE_TAPS
+    return equation.params["feature_group_count"] == kernel.shape[rhs[0]] and kernel.shape[rhs[1]] == 1 and few
+
+
 def sums_taps(equation: Equation, positions: int) -> bool:
     """Whether a convolution with that many positions of its result is quicker as a sum over taps."""
     params = equation.params
@@ -66,7 +75,7 @@ def sums_taps(equation: Equation, positions: int) -> bool:
     if np.dtype(x.dtype).itemsize < 4 and count > 1:  # a convolution adds up in higher precision
         return False
     if groups > 1:
-        return groups == kernel.shape[rhs[0]] and kernel.shape[rhs[1]] == 1 and count <= DEPTHWISE_TAPS
+        return is_depthwise(equation)
     weights = x.shape[params["dimension_numbers"].lhs_spec[1]] * kernel.shape[rhs[0]]
     pays = weights >= WIDE and runs() * positions * count * weights >= WORTH
     return count == 1 or (pays and count <= DENSE_TAPS and positions <= SMALL)
