@@ -46,9 +46,9 @@ def every_unit(
     """The measured fields of all units, one by one: their sizes, totals and centroids over the image, with standard errors.
 
     Units whose fields do not overlap share one backward pass through the whole image, or every unit takes a cone of its own,
-    whichever is estimated to take fewer operations. Of every map its total, centroid
-    and standard deviation along each axis are kept, not the map: memory grows with the number of units, not with their fields.
-    For other sizes, or the maps themselves, give `empirical` a list of units; for their mean, `unit="all"`.
+    whichever is estimated to take fewer operations. Of every map its total, centroid and standard deviation along each axis are
+    kept, not the map: memory grows with the number of units, not with their fields. For other sizes, or the maps themselves,
+    give `empirical` a list of units; for their mean, `unit="all"`.
 
     Args:
         f: a differentiable function from an array to an array; of (key, x) if there is a key.
