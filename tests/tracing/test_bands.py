@@ -198,6 +198,17 @@ def test_lags_that_the_input_does_not_ask_for_are_left_out():
     assert lags == [0, 0, 1, 1, 0, 0, 0, 0]
 
 
+def test_strides_spread_lags():
+    shape = jax.ShapeDtypeStruct((1, 64, CHANNELS), jnp.float32)
+
+    def f(x):  # neighbours behind the stride are two apart before it, and come together again in windows of three
+        x = conv(windowed(conv(x, LINE[0]), 3, 1), LINE[1], stride=2)
+        return conv(windowed(x, 2, 1), LINE[2])
+
+    lags = [layout.lags[1] for layout in plan_of(f, shape, (0, 10, 0), "band")]
+    assert lags == [(0,), (0,), (0, 1), (0, 2), (0,), (0,)]
+
+
 def random_operations(rng):
     """A few fixed operations along one axis."""
     kinds = {
