@@ -83,6 +83,18 @@ def cone_of(program: Program, source: Layout, target: Layout, units: Iterable[Un
     return dataclasses.replace(cone, boxes={**cone.boxes, program.input: kept})
 
 
+def abstract_cone(traced: Traced) -> Cone | None:
+    """The cone of all units as a compiled function finds it, which takes weights as arguments and does not see their zeros."""
+    found: list[Cone | None] = []
+
+    def look(consts: Any, key: Any) -> int:
+        found.append(cone_of(traced.program(consts, key), traced.source, traced.target, traced.units))
+        return 0
+
+    jax.eval_shape(look, traced.consts, traced.key)
+    return found[0]
+
+
 def positions(cone: Cone) -> int:
     """How many positions the cone computes."""
     return sum(math.prod(lengths(step.box)) for step in cone.steps)

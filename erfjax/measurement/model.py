@@ -66,6 +66,17 @@ def take_apart(f: Callable[..., Any]) -> Model:
     return Model(tuple(jnp.asarray(leaves[i]) for i in moving), structure, rebuild)
 
 
+def zeros(weights: Sequence[Any]) -> Hashable:
+    """Where weights are zero, or as low as masks: which positions see which depends on that, for models of one structure."""
+    found: list[Hashable] = []
+    for leaf in weights:
+        if not isinstance(leaf, jax.core.Tracer):
+            value = np.asarray(leaf)
+            kinds = np.where(value == 0, 1, np.where(value > LOW, 0, 2)).astype(np.uint8)
+            found.append(kinds.tobytes() if kinds.any() else None)
+    return tuple(found)
+
+
 def require_function(f: Any, arguments: Sequence[str] = ("x",)) -> None:
     """Refuses what cannot be called as f(x), or as f(key, x).
 
@@ -97,6 +108,7 @@ def require_function(f: Any, arguments: Sequence[str] = ("x",)) -> None:
         ) from None
 
 
+LOW = -1e3  # masks that are added to scores are lower: -1e4 and less
 _kept: weakref.WeakKeyDictionary[Any, dict[Hashable, Any]] = weakref.WeakKeyDictionary()
 _recent: collections.OrderedDict[Hashable, Any] = collections.OrderedDict()
 MOST_RECENT = 64  # things that are kept for pytree models

@@ -22,7 +22,7 @@ import numpy as np
 from erfjax.errors import SampleError
 from erfjax.layouts import Layout, parse_input
 from erfjax.measurement import jacobian, reduction
-from erfjax.measurement.cone import Traced, cone_of, cotangent_shift, cut_piece, read
+from erfjax.measurement.cone import Traced, abstract_cone, cone_of, cotangent_shift, cut_piece, read
 from erfjax.measurement.inputs import Row, Source
 from erfjax.measurement.probe import Probe
 from erfjax.tracing.program.equations import Atom, Var
@@ -64,7 +64,7 @@ def in_blocks(source: Source, main: int, layout: Layout, size: int) -> Source:
 
 def probe_of_blocks(traced: Traced, size: int) -> Probe:
     """The probe of a function whose samples are blocks of images, all units in one piece."""
-    cone = cone_of(traced.program(), traced.source, traced.target, traced.units)
+    cone = abstract_cone(traced)
     if cone is None:
         raise SampleError('gates="shuffled": the output does not depend on the input.')
     spec, source = traced.sample[traced.main], traced.source

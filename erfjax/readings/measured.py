@@ -16,7 +16,7 @@ from erfjax.fields import EffectiveField, TheoreticalField
 from erfjax.measurement import every_unit, reduction, shuffled, unit_cones
 from erfjax.measurement.accumulate import Accumulator
 from erfjax.measurement.checkpoint import State, fingerprint
-from erfjax.measurement.cone import cone_of, probe_of, probe_of_parts, whole_probe
+from erfjax.measurement.cone import abstract_cone, probe_of, probe_of_parts, whole_probe
 from erfjax.measurement.controlled import controlled, pays
 from erfjax.measurement.controlled import sample_maps as mirrored_maps
 from erfjax.measurement.engine import Engine, Parted, choose_batch_size
@@ -248,7 +248,7 @@ def _of_blocks(
     Raises:
         SampleError: `tied` does not name a group for every layer.
     """
-    cone = cone_of(question.program(), question.source, question.target, question.units)
+    cone = abstract_cone(question)
     assert cone is not None  # `probe_of_blocks` has refused it
     layer_of = layers(cone, contractions(cone))
     count, tied = 1 + max(layer_of, default=0), settings.tied

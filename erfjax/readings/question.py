@@ -8,7 +8,7 @@ questions; `Questions.answer` puts their answers into the same trees.
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ from erfjax import layouts
 from erfjax.calling import explained
 from erfjax.errors import DataDependentError, ErfjaxError, FunctionError, SampleError
 from erfjax.layouts import Layout, Layouts
-from erfjax.measurement.model import Model, cached, require_function, take_apart
+from erfjax.measurement.model import Model, cached, require_function, take_apart, zeros
 from erfjax.tracing.program.equations import Atom, Known, Program, Var
 from erfjax.tracing.program.flatten import ALL, Trace, Unrolled, only, record
 from erfjax.typing import Given
@@ -100,7 +100,11 @@ class Question:
     def identity(self) -> tuple[Any, ...]:
         """What makes two questions about one function the same."""
         layout = (self.source.letters, self.target.letters)
-        return (settings(self.sample, self.key), self.main, self.output, layout, self.units, self.several)
+        return (settings(self.sample, self.key), self.main, self.output, layout, self.units, self.several, self._zeros)
+
+    @functools.cached_property
+    def _zeros(self) -> Hashable:
+        return zeros(self.weights)
 
     def program(self, consts: Sequence[Any] | None = None, key: Any = None, unrolled: Unrolled = ALL) -> Program:
         """The flat program of the output asked about; see `whole`."""

@@ -111,3 +111,24 @@ def test_analytic_map_knows_the_zeros_of_a_fixed_matrix(positions):
         **asked,
     )
     np.testing.assert_array_equal(found > 0, np.abs(places - 6) <= 1)
+
+
+def test_measurements_of_models_whose_fixed_matrices_have_other_zeros():
+    """The mean over all units, the size of each, and gates of other images: each model has its own, not the first one's."""
+    places = np.arange(12)
+    x = np.random.default_rng(0).normal(size=(3, 12, 2)).astype(np.float32)
+    mixed = jax.random.normal(jax.random.key(0), (2, 2), jnp.float32)
+
+    def net(weights, x):
+        return jnp.einsum("pq,nqc->npc", weights["between"], jnp.tanh(x @ weights["mixed"]))
+
+    for reach in (1, 3, 2):
+        near = np.abs(places[:, None] - places) <= reach
+        f = Partial(net, {"between": jnp.asarray(near, jnp.float32), "mixed": mixed})
+        field = ej.empirical(f, x, layout="NWC")
+        assert field.theoretical.size == (2 * reach + 1,)
+        for asked in ({"unit": "all"}, {"gates": "shuffled"}):
+            seen = ej.empirical(f, x, layout="NWC", **asked).map > 0
+            np.testing.assert_array_equal(seen, near[6])
+        every = ej.every_unit(f, x, step=1, layout="NWC", progress=False)
+        np.testing.assert_array_equal(every.stop[0] - every.start[0], near.sum(1))
