@@ -109,7 +109,11 @@ def linear(x):
 
 NETWORKS = [(pools, 40), (strided, 32), (metaformer, 24), (largest, 16), (residual, 24), (unet, 16), (split, 12)]
 NETWORKS.append((pooled_input, 16))
-LINEAR = [pair for pair in NETWORKS if pair[0] not in (largest, residual)]
+LINEAR = [
+    pytest.param(*pair, marks=[] if pair[0] in (pools, unet, split) else pytest.mark.slow)
+    for pair in NETWORKS
+    if pair[0] not in (largest, residual)
+]
 
 
 def spec(f, n):
