@@ -34,9 +34,7 @@ GRIDS = (1, 2, 4, 8, 16, 32, 64)  # tried in turn where the walk gives no period
 LONGER = (64 * math.lcm(*range(1, 8)), math.lcm(*range(1, 9)), 64)
 MOST_STEPS = 4  # grid steps by which a window may grow beyond the halo until it is proved
 MOST_CORNERS = 9  # with more ways to lie to the borders of all axes together, each axis is proved by itself
-MOST_MIXED = (
-    128  # the same of tiles that differ otherwise: a patch of an image differs only where its rows and columns meet
-)
+MOST_MIXED = 128  # the same of tiles that differ otherwise, as a patch does where its rows and columns meet
 
 
 class OtherSizeError(ErfjaxError):

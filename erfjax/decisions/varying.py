@@ -18,9 +18,7 @@ from erfjax.tracing.positions.index_sets import full
 from erfjax.tracing.program.equations import Known, Var
 
 MOST_READ = 1 << 24  # entries of a known array that is looked at
-MOST_VARYING = (
-    4  # tiles that differ otherwise than in how they lie are proved one by one; of more, so many of each difference
-)
+MOST_VARYING = 4  # tiles that differ otherwise than in how they lie are all proved; of more, so many of each kind
 
 Table = tuple[np.ndarray, dict[int, Fraction]]
 Kinds = dict[tuple[Hashable, tuple[Hashable, ...]], int]

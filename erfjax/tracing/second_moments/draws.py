@@ -73,46 +73,45 @@ def _along(draw: Draw) -> tuple[dict[int, tuple[int, Along]], dict[int, int]]:
     return along, alone
 
 
+def _sliding(parts: Partition, draw: Draw) -> list[tuple[int, int, Along]]:
+    """The axes along which two positions may lie apart and meet one weight: their places among the paired axes of the result and
+    of the operand, and how one runs along the other."""
+    along, alone = _along(draw)
+    before, after = frame(parts, draw.source).paired, frame(parts, draw.step.output).paired
+    kept = [o for o in after if o in along and o not in alone and o not in draw.traced and along[o][0] in before]
+    return [(after.index(o), before.index(along[o][0]), along[o][1]) for o in kept]
+
+
 def lags_before(parts: Partition, draw: Draw, lags: Lags) -> Lags:
     """The lags at the operand of a contraction that those at its result become."""
-    along, alone = _along(draw)
-    before, after = frame(parts, draw.source), frame(parts, draw.step.output)
-    found: dict[int, tuple[int, ...]] = dict.fromkeys(before.paired, (0,))
-    for o, there in zip(after.paired, lags, strict=True):
-        if o in along and o not in alone and o not in draw.traced and along[o][0] in found:
-            a, axis = along[o]
-            found[a] = tuple(lag * axis.stride // axis.base for lag in there if lag * axis.stride % axis.base == 0)
-    return tuple(tuple(lag for lag in found[a] if lag < before.shape[a]) for a in before.paired)
+    sizes = frame(parts, draw.source).sizes
+    found: list[tuple[int, ...]] = [(0,)] * len(sizes)
+    for there, here, axis in _sliding(parts, draw):
+        moved = [lag * axis.stride for lag in lags[there] if lag * axis.stride % axis.base == 0]
+        found[here] = tuple(lag // axis.base for lag in moved if lag // axis.base < sizes[here])
+    return tuple(found)
 
 
 def lags_after(parts: Partition, draw: Draw, lags: Lags) -> Lags:
     """The lags at the result of a contraction that become those at its operand."""
-    along, alone = _along(draw)
-    before, after = frame(parts, draw.source), frame(parts, draw.step.output)
-    here, found = dict(zip(before.paired, lags, strict=True)), []
-    for o in after.paired:
-        kept: tuple[int, ...] = (0,)
-        if o in along and o not in alone and o not in draw.traced and along[o][0] in here:
-            a, axis = along[o]
-            kept = tuple(lag * axis.base // axis.stride for lag in here[a] if lag * axis.base % axis.stride == 0)
-        found.append(tuple(lag for lag in kept if lag < after.shape[o]))
+    sizes = frame(parts, draw.step.output).sizes
+    found: list[tuple[int, ...]] = [(0,)] * len(sizes)
+    for there, here, axis in _sliding(parts, draw):
+        moved = [lag * axis.base for lag in lags[here] if lag * axis.base % axis.stride == 0]
+        found[there] = tuple(lag // axis.stride for lag in moved if lag // axis.stride < sizes[there])
     return tuple(found)
 
 
 def _rows(parts: Partition, draw: Draw, covariance: Any, there: Layout, here: Band) -> Any:
     """The covariance at the result, at the lags that become those at the operand: (lags there, positions)."""
-    along, alone = _along(draw)
-    before, after = frame(parts, draw.source), frame(parts, draw.step.output)
+    before, after, sliding = frame(parts, draw.source), frame(parts, draw.step.output), _sliding(parts, draw)
     lags, lost = np.zeros((len(here.rows), len(after.paired)), np.int64), np.zeros(len(here.rows), bool)
-    met = set()
-    for k, o in enumerate(after.paired):
-        if o in along and o not in alone and o not in draw.traced and along[o][0] in before.paired:
-            a, axis = along[o]
-            moved = here.rows[:, before.paired.index(a)] * axis.base
-            lost |= moved % axis.stride != 0
-            lags[:, k] = moved // axis.stride
-            met.add(a)
-    lost |= here.rows[:, [k for k, a in enumerate(before.paired) if a not in met]].any(1)
+    for k, b, axis in sliding:
+        moved = here.rows[:, b] * axis.base
+        lost |= moved % axis.stride != 0
+        lags[:, k] = moved // axis.stride
+    still = [b for b in range(len(before.paired)) if b not in {b for _, b, _ in sliding}]
+    lost |= here.rows[:, still].any(1)
     found = jnp.where(lost[:, None], 0, there.read(covariance, lags))
     extra = [1 + k for k, o in enumerate(after.paired) if o in draw.traced]
     return jnp.mean(found.reshape(len(lags), *after.sizes), axis=extra).reshape(len(lags), -1)

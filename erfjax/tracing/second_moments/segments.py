@@ -19,12 +19,10 @@ import dataclasses
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
 import jax.numpy as jnp
-import numpy as np
 
 from erfjax.tracing import registry
 from erfjax.tracing.positions.access import Along, Lookup, View
 from erfjax.tracing.program.equations import Atom, Equation, Known, Var
-from erfjax.tracing.registry import lengths
 from erfjax.tracing.rules.contraction import tap_axes
 from erfjax.tracing.second_moments.kinds import Kind
 from erfjax.tracing.second_moments.links import Links, aligned
@@ -92,11 +90,6 @@ class Partition:
     def paired(self, atom: Var) -> tuple[int, ...]:
         """The axes of an array over whose pairs of positions its covariance runs."""
         return tuple(a for a in range(len(atom.shape)) if a not in self.even[atom])
-
-    def size(self, atom: Var) -> int:
-        """How many positions that is."""
-        box = lengths(self.cone.boxes[atom])
-        return int(np.prod([box[a] for a in self.paired(atom)], dtype=np.int64))
 
     def parted(self) -> Var | None:
         """An array that two ways over other cuts lead to from one end, so that the walk loses how these go together."""

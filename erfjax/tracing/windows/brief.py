@@ -29,9 +29,7 @@ T = TypeVar("T")
 _RUNS: contextvars.ContextVar[Number] = contextvars.ContextVar("runs", default=math.inf)
 PASSES = "xla_backend_optimization_level"  # those of LLVM; those of XLA stay, so does what is computed
 EMITTERS = "xla_cpu_use_fusion_emitters"  # set up a compiler of their own for every kernel; gone since JAX 0.11
-EXPENSIVE = (
-    "xla_llvm_disable_expensive_passes"  # a sixth of what ResNet-50's closed form takes to compile, nothing to run
-)
+EXPENSIVE = "xla_llvm_disable_expensive_passes"  # a sixth of compiling ResNet-50's closed form, nothing to run
 BRIEF_OPTIONS: Mapping[str, int | bool] = MappingProxyType({PASSES: 1, EMITTERS: False, EXPENSIVE: True})
 LASTING_OPTIONS: Mapping[str, int | bool] = MappingProxyType({PASSES: 2, EMITTERS: False})
 MOST_BATCHED = 1e7  # multiplications of a sample, forwards: a tenth of a second without LLVM's passes
