@@ -170,13 +170,13 @@ def probe_of(traced: Traced) -> Probe:
     if not groups:
         return whole
     equations = [step.equation for _, cone in groups for step in cone.steps]
+    held = [math.prod(lengths(step.box)) * step.output.dtype.itemsize for _, cone in groups for step in cone.steps]
     return dataclasses.replace(
         whole,
         functions=functools.partial(_cut, traced, [group for group, _ in groups]),
         pieces=tuple(cut_piece(group, cone, traced.source) for group, cone in groups),
-        cost=sum(
-            math.prod(lengths(step.box)) * step.output.dtype.itemsize for _, cone in groups for step in cone.steps
-        ),
+        cost=sum(held),
+        largest=max(held, default=0),
         shift=cotangent_shift([cone for _, cone in groups]),
         piecewise_linear=all(map(piecewise_linear, equations)),
         transformed=_transformed(traced, equations),

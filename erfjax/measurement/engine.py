@@ -19,13 +19,16 @@ from erfjax.measurement import jacobian
 from erfjax.measurement.inputs import Rows
 from erfjax.measurement.probe import Probe
 from erfjax.tracing.program.flatten import record
-from erfjax.tracing.windows.brief import brief, lasting_options
+from erfjax.tracing.windows.brief import brief
+from erfjax.tracing.windows.compiler import KEPT, LASTING, Jitted
+from erfjax.tracing.windows.cpu_taps import on_cpu
 from erfjax.tracing.windows.fourier import transforms
 from erfjax.typing import Channels, Number, Statistic
 
 DRAW = 0xD4A31  # folded into a sample's key to draw its input, apart from what the model draws from that key
 HOST_BUDGET = 1 << 30  # bytes of intermediate results that a batch may take on a CPU
 DEVICE_SHARE = 0.5  # of an accelerator's memory
+FILLED = 0.75  # of the memory that is kept go to the largest array that is known; gradients are padded
 LARGEST_BATCH = 64  # beyond, nothing gets faster, but the first result comes later
 
 
@@ -40,6 +43,7 @@ class Engine:
         mesh: the devices that share a batch, or None.
         lowered: gives the text of the program of one sample, by which a checkpoint recognises the model.
         cost: bytes that one sample may take.
+        largest: bytes of the largest array of one sample, 0 where that is not known.
         drawn: whether the inputs are drawn on the device; rows are empty then.
         main: which leaf of a sample is asked about.
     """
@@ -50,6 +54,7 @@ class Engine:
     mesh: jax.sharding.Mesh | None
     lowered: Callable[[Any, Sequence[jax.ShapeDtypeStruct]], str]
     cost: int
+    largest: int
     drawn: bool
     main: int
 
@@ -151,14 +156,14 @@ def assemble(
     def batch(consts: Any, key: Any, indices: Any, rows: Any, *part: Any) -> Any:
         return jax.vmap(lambda index, leaves: sample(consts, key, index, leaves, *part))(indices, rows)
 
-    options = lasting_options() if probe.piecewise_linear else {}
-    consts, compiled = (probe.consts, drawn), jax.jit(batch, compiler_options=options)
+    options = LASTING if probe.piecewise_linear else {}
+    consts, compiled = (probe.consts, drawn), Jitted(batch, options)
     if mesh is not None:
         whole, split = PartitionSpec(), PartitionSpec(mesh.axis_names)
         replicated = NamedSharding(mesh, whole)
         specs = (whole, whole, split, split, *((whole,) if parted else ()))
         sharded = jax.shard_map(batch, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False)
-        compiled = jax.jit(sharded, out_shardings=replicated, compiler_options=options)  # every process sees every map
+        compiled = Jitted(sharded, options, {"out_shardings": replicated})  # every process sees every map
         consts = jax.tree.map(lambda c: replicate(c, replicated), consts)
 
     def lowered(key: Any, row: Sequence[jax.ShapeDtypeStruct]) -> str:
@@ -168,8 +173,9 @@ def assemble(
         return jax.jit(sample).lower((probe.consts, drawn), key, index, tuple(leaves), *part).as_text()
 
     cost = probe.cost + (parted.cost if parted else jacobian.gradient_bytes(probe, channels))
+    largest = 0 if parted else probe.largest * jacobian.most_at_once(probe, channels)
     whole_sample = parted.joined(compiled) if parted else compiled
-    engine = Engine(probe, whole_sample, consts, mesh, lowered, cost, draw is not None, main)
+    engine = Engine(probe, whole_sample, consts, mesh, lowered, cost, largest, draw is not None, main)
     return engine
 
 
@@ -180,10 +186,17 @@ def replicate(value: Any, sharding: NamedSharding) -> Any:
 
 
 def choose_batch_size(engine: Engine, samples: int | None) -> int:
-    """As many samples at once as the memory budget allows, in batches of equal size if their number is known."""
+    """As many samples at once as the memory budget allows, in batches of equal size if their number is known.
+
+    On a CPU no more than keep every array so small that its memory is not given back after each batch (`compiler.KEPT`): a
+    batch of ConvNeXt-T then takes a fifth less per sample. Where one sample's arrays are larger, nothing is to be kept.
+    """
     stats = jax.local_devices()[0].memory_stats() or {}
     budget = DEVICE_SHARE * stats["bytes_limit"] if "bytes_limit" in stats else HOST_BUDGET
-    largest = max(1, min(LARGEST_BATCH, int(budget // max(1, engine.cost)))) * engine.devices
+    fitting = min(LARGEST_BATCH, int(budget // max(1, engine.cost)))
+    if on_cpu() and 0 < engine.largest <= KEPT:
+        fitting = min(fitting, max(1, int(FILLED * KEPT) // engine.largest))
+    largest = max(1, fitting) * engine.devices
     size = largest if samples is None else math.ceil(samples / math.ceil(samples / largest))
     return math.ceil(size / engine.devices) * engine.devices
 

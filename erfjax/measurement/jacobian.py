@@ -76,12 +76,17 @@ def at_once(cost: int) -> int:
     return max(CHUNK, min(MOST, BUDGET * LARGEST // max(1, cost))) if on_cpu() else CHUNK
 
 
+def most_at_once(probe: Probe, channels: Channels) -> int:
+    """How many cotangents of one sample are pulled back at once, at most."""
+    return min(max(probes(probe, piece, channels) for piece in probe.pieces), at_once(probe.cost))
+
+
 def gradient_bytes(probe: Probe, channels: Channels) -> int:
     """The bytes of the gradients of one sample that are held at once, those of intermediate results included."""
     limit = max(at_once(probe.cost), probe.channels)
     counts = [min(probes(probe, piece, channels), limit) for piece in probe.pieces]
     pixels = sum(count * math.prod(piece.window) for count, piece in zip(counts, probe.pieces, strict=True))
-    between = min(max(counts, default=1), at_once(probe.cost)) - 1
+    between = most_at_once(probe, channels) - 1
     return 2 * pixels * probe.pixel_bytes + between * probe.cost // LARGEST
 
 

@@ -38,6 +38,7 @@ class Probe:
         channels: how many channels the output has.
         pixel_bytes: bytes of the input per spatial position.
         cost: bytes that one evaluation may hold, as an upper estimate.
+        largest: bytes of the largest array among them; 0 where that is not known.
         shift: gradients are pulled back with cotangents of 2**shift in place of 1.
         piecewise_linear: whether it is known to hold nothing but dense convolutions and piecewise linear operations.
         transformed: the numbers of the equations that may be taken by Fourier transforms.
@@ -52,6 +53,7 @@ class Probe:
     channels: int
     pixel_bytes: int
     cost: int
+    largest: int = 0
     shift: int = 0
     piecewise_linear: bool = False
     transformed: frozenset[int] = frozenset()

@@ -27,7 +27,8 @@ from erfjax.readings.theoretical import fields_of
 from erfjax.tracing.second_moments.activity import held_bytes
 from erfjax.tracing.second_moments.coverage import Survey
 from erfjax.tracing.second_moments.scaled import Scaled
-from erfjax.tracing.windows.brief import brief, compiler_options
+from erfjax.tracing.windows.brief import brief
+from erfjax.tracing.windows.compiler import Jitted, brief_options
 from erfjax.typing import Averages, Channels, Function, Gates, Given, Positions, Shaped, Statistic, Tree, Unit, Weights
 
 MOST_ROWS = 16  # rows that share one call; more make nothing faster
@@ -333,7 +334,7 @@ def _jitted(moment_pass: MomentPass, *, careful: bool) -> Callable[..., Any]:
         with brief():
             return each(functools.partial(moment_pass.compiled_moments, arguments, careful=careful), rows)
 
-    return jax.jit(run, compiler_options=compiler_options(moment_pass.batched))
+    return Jitted(run, brief_options(moment_pass.batched))
 
 
 def theory_of(question: Question, f: Function) -> tuple[TheoreticalField | str, ...]:

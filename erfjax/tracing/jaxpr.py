@@ -218,14 +218,33 @@ def run(body: Body, operands: Sequence[Any], replaced: Callable[[Any], Any]) -> 
     return [read(atom) for atom in body.jaxpr.outvars]
 
 
+def result_bytes(equation: Equation) -> list[int]:
+    """The bytes of every result of an equation."""
+    return [math.prod(v.aval.shape) * getattr(v.aval.dtype, "itemsize", 8) for v in equation.outvars]
+
+
 def footprint(body: Body) -> int:
     """The bytes of all intermediate results of a body: what reverse mode may have to keep."""
     total = 0
     for equation in body.equations:
         inner = [footprint(part) for part in bodies(equation)]
-        own = sum(math.prod(v.aval.shape) * getattr(v.aval.dtype, "itemsize", 8) for v in equation.outvars)
+        own = sum(result_bytes(equation))
         total += max(own, equation.params.get("length", 1) * max(inner, default=0))
     return total
+
+
+def largest(body: Body) -> int:
+    """The bytes of the largest result in a body, at any depth."""
+    return max((n for e in body.equations for n in (*result_bytes(e), *map(largest, bodies(e)))), default=0)
+
+
+def has_batched_products(body: Body) -> bool:
+    """Whether a dot product with batch axes stands in a body, at any depth."""
+    return any(
+        (e.primitive is lax.dot_general_p and any(e.params["dimension_numbers"][1]))
+        or any(map(has_batched_products, bodies(e)))
+        for e in body.equations
+    )
 
 
 def has_loops(body: Body) -> bool:

@@ -7,9 +7,8 @@ import pytest
 from jax import lax
 
 import erfjax as ej
-from erfjax.measurement import engine
 from erfjax.tracing import trace
-from erfjax.tracing.windows import brief
+from erfjax.tracing.windows import compiler
 from erfjax.tracing.windows.cpu_taps import piecewise_linear
 from tests.tracing.layers import weights
 
@@ -18,29 +17,56 @@ DIMS = ("NHWC", "HWIO", "NHWC")
 
 @pytest.fixture(autouse=True)
 def asked_again():
-    brief._names.cache_clear()
+    compiler._names.cache_clear()
     yield
-    brief._names.cache_clear()
+    compiler._names.cache_clear()
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The options of every compilation, in order."""
+    seen = []
+    plain = compiler.known
+    monkeypatch.setattr(compiler, "known", lambda options: seen.append(dict(options)) or plain(options))
+    return seen
 
 
 def test_options_that_this_jax_does_not_know_are_left_out(monkeypatch):
-    monkeypatch.setattr(brief, "LASTING_OPTIONS", {"xla_no_such_option": True, brief.PASSES: 2})
-    assert brief.lasting_options() == {brief.PASSES: 2}
+    options = {"xla_no_such_option": True, compiler.PASSES: 2}
+    monkeypatch.setattr(compiler, "LASTING", options)
+    assert compiler.known(options) == {compiler.PASSES: 2}
 
 
 def test_what_is_known_is_accepted():
-    for options in (brief.lasting_options(), brief.compiler_options()):
-        assert set(options) <= {brief.PASSES, brief.EMITTERS, brief.EXPENSIVE}
-        assert jax.jit(lambda x: x + 1, compiler_options=options)(jnp.ones(())) == 2
+    for options in (compiler.BRIEF, compiler.LASTING, compiler.NOTHING, compiler.PRODUCTS, compiler.SMALLER):
+        assert compiler.Jitted(lambda x: x + 1, options)(jnp.ones(())) == 2
 
 
 def test_other_back_ends_have_none(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert brief.lasting_options() == brief.compiler_options() == {}
+    assert compiler.known({**compiler.BRIEF, **compiler.SMALLER}) == {}
 
 
 def test_many_batched_products_keep_all_passes():
-    assert brief.compiler_options(2 * brief.MOST_BATCHED) == {}
+    assert compiler.brief_options(2 * compiler.MOST_BATCHED) == {}
+    assert compiler.brief_options() == compiler.BRIEF
+
+
+def test_options_follow_the_arrays(asked):
+    traced = []
+    double = compiler.Jitted(lambda x: traced.append(x.shape) or jnp.sin(x) * 2)
+    small, large = np.zeros(8, np.float32), np.zeros(compiler.KEPT // 4 + 1, np.float32)
+    for x in (small, large, small + 1):
+        np.testing.assert_allclose(double(x), np.sin(x) * 2)
+    assert [compiler.HEAP in options for options in asked] == [True, False]
+    assert traced == [small.shape, large.shape]  # what is asked of a program costs no second trace
+
+
+def test_products_with_batch_axes_are_left_to_xla(asked):
+    a, b = np.ones((2, 3, 4), np.float32), np.ones((4, 5), np.float32)
+    assert compiler.Jitted(lambda a: a @ b)(a).shape == (2, 3, 5)
+    assert compiler.Jitted(lambda a: lax.map(lambda _: a @ a.mT, jnp.arange(2)))(a).shape == (2, 2, 3, 3)
+    assert [options[compiler.LIBRARY] for options in asked] == [compiler.PRODUCTS[compiler.LIBRARY], ""]
 
 
 def conv(x, **options):
@@ -61,11 +87,9 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_only_piecewise_linear_programs(name, monkeypatch):
+def test_only_piecewise_linear_programs(name, asked):
     f, expected = NETWORKS[name]
     program = trace(f, jax.ShapeDtypeStruct((1, 6, 8, 2), jnp.float32))
     assert all(map(piecewise_linear, program.equations)) is expected
-    asked = []
-    monkeypatch.setattr(engine, "lasting_options", lambda: asked.append(1) or {})
     ej.empirical(f, np.ones((1, 6, 8, 2), np.float32), unit=(1, 2), progress=False)
-    assert bool(asked) is expected
+    assert (compiler.PASSES in asked[-1]) is expected

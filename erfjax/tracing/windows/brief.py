@@ -1,22 +1,13 @@
-"""Programs that run a few times only: written and compiled so that the first answer comes soon, not so that the last bit is fast.
+"""Programs that run a few times only: written so that the first answer comes soon, not so that the last bit is fast.
 
 A measurement knows beforehand how many samples it takes, so what takes long to compile is written only where that is won back.
-
-Measured on ResNet-50, eight images, in seconds of one core: a closed form takes 7 to compile and 1.8 to run in the form that is
-quickest to run, and 3.5 and 2.1 in this one. But dot products with batch axes (attention), which XLA on a CPU writes itself,
-are an eighth as fast without LLVM's passes: a ViT-Ti takes 8 to compile and 13 to run so, and 4.5 and 1.9 with them.
-
-A program that runs many times, of dense convolutions and piecewise linear operations alone, is compiled without fusion emitters:
-on ResNet-50, four images, a first measurement then takes 5.5 in place of 6.8, and the next ones 0.52 as before. Attention takes
-seven times as long so, GELU up to four times.
+How a program is compiled, once it is written, is in `compiler.py`.
 """
 
 import contextlib
 import contextvars
-import functools
 import math
-from collections.abc import Iterator, Mapping
-from types import MappingProxyType
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import jax
@@ -27,12 +18,6 @@ from erfjax.typing import Number
 
 T = TypeVar("T")
 _RUNS: contextvars.ContextVar[Number] = contextvars.ContextVar("runs", default=math.inf)
-PASSES = "xla_backend_optimization_level"  # those of LLVM; those of XLA stay, so does what is computed
-EMITTERS = "xla_cpu_use_fusion_emitters"  # set up a compiler of their own for every kernel; gone since JAX 0.11
-EXPENSIVE = "xla_llvm_disable_expensive_passes"  # a sixth of compiling ResNet-50's closed form, nothing to run
-BRIEF_OPTIONS: Mapping[str, int | bool] = MappingProxyType({PASSES: 1, EMITTERS: False, EXPENSIVE: True})
-LASTING_OPTIONS: Mapping[str, int | bool] = MappingProxyType({PASSES: 2, EMITTERS: False})
-MOST_BATCHED = 1e7  # multiplications of a sample, forwards: a tenth of a second without LLVM's passes
 
 
 def runs() -> Number:
@@ -90,40 +75,3 @@ def rounded(runs: Number) -> Number:
         [1, 8, 64, 512, inf]
     """
     return next((n for n in (1, 8, 64, 512, 4096) if runs <= n), math.inf)
-
-
-def compiler_options(batched: float = 0.0) -> dict[str, int | bool]:
-    """Options for `jax.jit` under which a program that runs a few times compiles soon: those of them that this JAX knows.
-
-    Args:
-        batched: how many multiplications it spends on dot products with batch axes; for many, there are no such options.
-    """
-    return {} if batched > MOST_BATCHED else _known(BRIEF_OPTIONS)
-
-
-def lasting_options() -> dict[str, int | bool]:
-    """Options for `jax.jit` under which a piecewise linear program compiles sooner and runs as fast: those known here."""
-    return _known(LASTING_OPTIONS)
-
-
-def _known(options: Mapping[str, int | bool]) -> dict[str, int | bool]:
-    if jax.default_backend() != "cpu":
-        return {}
-    return {name: value for name, value in options.items() if name in _names()}
-
-
-@functools.cache
-def _names() -> tuple[str, ...]:
-    """The options that this JAX knows, found by one small compilation if it knows all."""
-    options = {**BRIEF_OPTIONS, **LASTING_OPTIONS}
-    if _are_known(options):
-        return tuple(options)
-    return tuple(name for name, value in options.items() if _are_known({name: value}))
-
-
-def _are_known(options: Mapping[str, int | bool]) -> bool:
-    try:
-        jax.jit(lambda x: x + 1, compiler_options=dict(options)).lower(1.0).compile()
-    except Exception:  # JAX raises its run-time error, whose class has moved between releases
-        return False
-    return True
