@@ -1,14 +1,12 @@
 """Convolution in every layout: strides, both dilations, groups, batch groups, asymmetric and negative padding."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from jax import lax
 
 from erfjax.tracing.positions.access import WHOLE, Along, AxisView, IrregularError, Lookup, Mapping, Seen, Shift, View
 from erfjax.tracing.positions.index_sets import EMPTY, Box, Points, full, runs
@@ -20,12 +18,8 @@ from erfjax.tracing.program.equations import Equation
 from erfjax.tracing.registry import Rule, WindowRule, bind, lengths, row
 from erfjax.tracing.rules.contraction import accumulated
 from erfjax.tracing.second_moments.kinds import Kind
-from erfjax.tracing.windows.cpu_taps import convolved, on_cpu, sums_taps
+from erfjax.tracing.windows.cpu_taps import convolved, sums_taps
 from erfjax.tracing.windows.fourier import is_transformed, transformed
-
-UNPADDED = (
-    16  # positions: from here on XLA's CPU convolutions are up to 2.8 times slower where nothing at all is padded
-)
 
 
 def grouped(out: int, n_out: int, n_in: int, groups: int) -> AxisView:
@@ -146,11 +140,7 @@ def conv_on_window(equation: Equation, result: int, operands: Sequence[Any], box
         return convolved(equation, operands[0], operands[1], padding, counts, element)
     if is_transformed(equation, counts):
         return transformed(equation, operands[0], operands[1], padding, counts)
-    shared = functools.partial(bind, equation, result, operands, boxes, box, preferred_element_type=element)
-    if not on_cpu() or any(map(any, padding)) or counts[0] < UNPADDED:
-        return shared(padding=padding)
-    spare = shared(padding=((0, params["window_strides"][0]), *padding[1:]))
-    return lax.slice_in_dim(spare, 0, counts[0], axis=out[2])
+    return bind(equation, result, operands, boxes, box, padding=padding, preferred_element_type=element)
 
 
 def all_features(equation: Equation, box: Box) -> Box:
