@@ -246,7 +246,9 @@ BENT = {
 }
 
 
-@pytest.mark.parametrize("name", BENT)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in ("residual", "softplus") else ()) for n in BENT]
+)
 def test_summed_channels_behind_a_nonlinearity_are_measured(name):
     """Sums over pixels, plain and weighted with the squared distance, within five standard errors; so for random signs."""
     stack, settings = BENT[name], {"width": 64, "in_channels": 64}

@@ -238,13 +238,16 @@ def largest(body: Body) -> int:
     return max((n for e in body.equations for n in (*result_bytes(e), *map(largest, bodies(e)))), default=0)
 
 
-def has_batched_products(body: Body) -> bool:
-    """Whether a dot product with batch axes stands in a body, at any depth."""
-    return any(
-        (e.primitive is lax.dot_general_p and any(e.params["dimension_numbers"][1]))
-        or any(map(has_batched_products, bodies(e)))
-        for e in body.equations
-    )
+def batched_products(body: Body) -> list[int]:
+    """How many multiplications each dot product with batch axes takes for one index of these, at any depth."""
+    found = []
+    for equation in body.equations:
+        found += [count for part in bodies(equation) for count in batched_products(part)]
+        if equation.primitive is lax.dot_general_p and equation.params["dimension_numbers"][1][0]:
+            (contracted, _), (batch, _) = equation.params["dimension_numbers"]
+            left, result = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
+            found.append(math.prod(result[len(batch) :]) * math.prod(left[axis] for axis in contracted))
+    return found
 
 
 def has_loops(body: Body) -> bool:

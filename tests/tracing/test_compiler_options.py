@@ -7,6 +7,7 @@ import pytest
 from jax import lax
 
 import erfjax as ej
+from erfjax.tracing import jaxpr as jx
 from erfjax.tracing import trace
 from erfjax.tracing.windows import compiler
 from erfjax.tracing.windows.cpu_taps import piecewise_linear
@@ -38,7 +39,7 @@ def test_options_that_this_jax_does_not_know_are_left_out(monkeypatch):
 
 
 def test_what_is_known_is_accepted():
-    for options in (compiler.BRIEF, compiler.LASTING, compiler.NOTHING, compiler.PRODUCTS, compiler.SMALLER):
+    for options in (compiler.BRIEF, compiler.LASTING, compiler.PRODUCTS, compiler.SMALLER):
         assert compiler.Jitted(lambda x: x + 1, options)(jnp.ones(())) == 2
 
 
@@ -50,6 +51,7 @@ def test_other_back_ends_have_none(monkeypatch):
 def test_many_batched_products_keep_all_passes():
     assert compiler.brief_options(2 * compiler.MOST_BATCHED) == {}
     assert compiler.brief_options() == compiler.BRIEF
+    assert set(compiler.BRIEF) - set(compiler.brief_options(1.0)) == {compiler.EMITTERS}
 
 
 def test_options_follow_the_arrays(asked):
@@ -62,11 +64,25 @@ def test_options_follow_the_arrays(asked):
     assert traced == [small.shape, large.shape]  # what is asked of a program costs no second trace
 
 
-def test_products_with_batch_axes_are_left_to_xla(asked):
-    a, b = np.ones((2, 3, 4), np.float32), np.ones((4, 5), np.float32)
-    assert compiler.Jitted(lambda a: a @ b)(a).shape == (2, 3, 5)
-    assert compiler.Jitted(lambda a: lax.map(lambda _: a @ a.mT, jnp.arange(2)))(a).shape == (2, 2, 3, 3)
-    assert [options[compiler.LIBRARY] for options in asked] == [compiler.PRODUCTS[compiler.LIBRARY], ""]
+@pytest.mark.parametrize(("tokens", "expected"), [(200, [2_560_000] * 2), (20, [25_600] * 2)])
+def test_large_products_with_batch_axes_are_left_to_eigen(tokens, expected, asked):
+    q = np.ones((3, tokens, 64), np.float32)
+
+    def f(q):
+        return lax.map(lambda _: jnp.einsum("hqk,hkd->hqd", q @ q.mT, q), jnp.arange(2))
+
+    assert jx.batched_products(jx.make(f, q)[0]) == expected
+    compiler.Jitted(f)(q)
+    compiler.Jitted(lambda q: q @ np.ones((64, 5), np.float32))(q)
+    library = "" if min(expected) >= compiler.LARGE else compiler.PRODUCTS[compiler.LIBRARY]
+    assert [options[compiler.LIBRARY] for options in asked] == [library, compiler.PRODUCTS[compiler.LIBRARY]]
+
+
+def test_convolutions_are_not_those_of_another_library():
+    """YNNPACK's run on one thread; its products are kept, as small ones that XLA writes itself take long to compile."""
+    w = weights(3, 3, 64, 64).astype(np.float32)
+    alone = compiler.Jitted(lambda x: lax.conv_general_dilated(x, w, (1, 1), "VALID", dimension_numbers=DIMS))
+    assert "ynn" not in alone.lower(np.ones((4, 21, 21, 64), np.float32)).compile().as_text()
 
 
 def conv(x, **options):
@@ -93,3 +109,5 @@ def test_only_piecewise_linear_programs(name, asked):
     assert all(map(piecewise_linear, program.equations)) is expected
     ej.empirical(f, np.ones((1, 6, 8, 2), np.float32), unit=(1, 2), progress=False)
     assert (compiler.PASSES in asked[-1]) is expected
+    ej.analytic(f, np.ones((1, 6, 8, 2), np.float32), unit=(1, 2))
+    assert (compiler.EMITTERS in asked[-1]) is (name != "attention")

@@ -3,11 +3,13 @@
 Work. A program that runs a few times is compiled so that the first answer comes soon. Measured on ResNet-50, eight images, in
 seconds of one core: a closed form takes 7 to compile and 1.8 to run in the form that is quickest to run, and 3.5 and 2.1 in this
 one. But dot products with batch axes (attention), which XLA on a CPU writes itself, are an eighth as fast without LLVM's passes:
-a ViT-Ti takes 8 to compile and 13 to run so, and 4.5 and 1.9 with them. A program that runs many times, of dense convolutions and
-piecewise linear operations alone, is compiled without fusion emitters: attention takes seven times as long so, GELU up to four.
+a ViT-Ti takes 8 to compile and 13 to run so, and 4.5 and 1.9 with them. And they compile longer without fusion emitters (with 16
+tokens 10 seconds in place of 3.4), where most else compiles sooner. A program that runs many times, of dense convolutions and
+piecewise linear operations alone, is compiled without them too: attention takes seven times as long so, GELU up to four.
 
 Libraries. Convolutions of YNNPACK, which XLA calls unless it is told otherwise, run on one thread at 64 channels, and at 0.8 of
-the rate of Eigen's per core. Its products are as quick as Eigen's, those with batch axes slower.
+the rate of Eigen's per core. So do large products with batch axes: attention over 196 tokens is a tenth quicker by Eigen. But
+small ones XLA then writes itself, which takes three times as long to compile (16 tokens).
 
 Buffers. XLA takes all intermediate results of a call from one allocation. Above 32 MB the C library gives that back to the
 system after the call, and the next call pays for every page anew: a sixth of ResNet-50. Several smaller ones are kept.
@@ -35,6 +37,7 @@ BRIEF: Options = MappingProxyType({PASSES: 1, EMITTERS: False, EXPENSIVE: True})
 LASTING: Options = MappingProxyType({PASSES: 2, EMITTERS: False})
 PRODUCTS: Options = MappingProxyType({LIBRARY: "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"})
 NOTHING: Options = MappingProxyType({LIBRARY: ""})
+LARGE = 2_000_000  # multiplications of a product, for one index of its batch axes: those of 196 tokens have 2.5 million
 KEPT = 20 << 20  # bytes of a heap: far enough below 32 MB. XLA warns of every array that is larger, so none may be
 SMALLER: Options = MappingProxyType({HEAP: KEPT})
 MOST_BATCHED = 1e7  # multiplications of a sample, forwards: a tenth of a second without LLVM's passes
@@ -44,9 +47,12 @@ def brief_options(batched: float = 0.0) -> Options:
     """Options under which a program that runs a few times compiles soon.
 
     Args:
-        batched: how many multiplications it spends on dot products with batch axes; for many, there are no such options.
+        batched: how many multiplications it spends on dot products with batch axes. Where there are any, fusion emitters
+            stay; for many, there are no such options.
     """
-    return {} if batched > MOST_BATCHED else BRIEF
+    if batched > MOST_BATCHED:
+        return {}
+    return {name: value for name, value in BRIEF.items() if name != EMITTERS} if batched else BRIEF
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -88,7 +94,9 @@ class Jitted:
 
 def suiting(body: jx.Body) -> Options:
     """Options for a program with such products and arrays."""
-    return {**(NOTHING if jx.has_batched_products(body) else PRODUCTS), **(SMALLER if jx.largest(body) <= KEPT else {})}
+    batched = jx.batched_products(body)
+    library = NOTHING if batched and np.median(batched) >= LARGE else PRODUCTS
+    return {**library, **(SMALLER if jx.largest(body) <= KEPT else {})}
 
 
 def known(options: Options) -> dict[str, int | bool | str]:
