@@ -57,7 +57,7 @@ def test_many_batched_products_keep_all_passes():
 def test_options_follow_the_arrays(asked):
     traced = []
     double = compiler.Jitted(lambda x: traced.append(x.shape) or jnp.sin(x) * 2)
-    small, large = np.zeros(8, np.float32), np.zeros(compiler.KEPT // 4 + 1, np.float32)
+    small, large = np.zeros(8, np.float32), np.zeros(int(compiler.FULL * compiler.KEPT) // 4 + 1, np.float32)
     for x in (small, large, small + 1):
         np.testing.assert_allclose(double(x), np.sin(x) * 2)
     assert [compiler.HEAP in options for options in asked] == [True, False]

@@ -38,7 +38,8 @@ LASTING: Options = MappingProxyType({PASSES: 2, EMITTERS: False})
 PRODUCTS: Options = MappingProxyType({LIBRARY: "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"})
 NOTHING: Options = MappingProxyType({LIBRARY: ""})
 LARGE = 2_000_000  # multiplications of a product, for one index of its batch axes: those of 196 tokens have 2.5 million
-KEPT = 20 << 20  # bytes of a heap: far enough below 32 MB. XLA warns of every array that is larger, so none may be
+KEPT = 20 << 20  # bytes of a heap: far enough below 32 MB ...
+FULL = 0.9  # ... of which the largest array may take so much: XLA warns of every one that is larger than a heap, and it may pad
 SMALLER: Options = MappingProxyType({HEAP: KEPT})
 MOST_BATCHED = 1e7  # multiplications of a sample, forwards: a tenth of a second without LLVM's passes
 
@@ -96,7 +97,7 @@ def suiting(body: jx.Body) -> Options:
     """Options for a program with such products and arrays."""
     batched = jx.batched_products(body)
     library = NOTHING if batched and np.median(batched) >= LARGE else PRODUCTS
-    return {**library, **(SMALLER if jx.largest(body) <= KEPT else {})}
+    return {**library, **(SMALLER if jx.largest(body) <= FULL * KEPT else {})}
 
 
 def known(options: Options) -> dict[str, int | bool | str]:
