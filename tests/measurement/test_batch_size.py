@@ -3,11 +3,14 @@
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import erfjax as ej
-from erfjax.measurement import engine
+from erfjax.measurement import engine, jacobian
+from erfjax.measurement.cone import probe_of
+from erfjax.readings.question import ask, one_sample
 from erfjax.tracing.windows.compiler import HEAP, KEPT
 from tests.tracing.layers import weights
 
@@ -67,3 +70,15 @@ def test_no_array_is_larger_than_what_is_kept(options, count, kept, monkeypatch,
     assert {options[HEAP] for options in asked if HEAP in options and len(options) > 1} == ({KEPT} if kept else set())
     assert "per-heap" not in capfd.readouterr().err
     assert field.samples == count
+
+
+def test_the_largest_array_is_known_with_its_gradients():
+    sample, inputs = one_sample(jax.ShapeDtypeStruct((1, 61, 67, 3), jnp.float32), None)
+    question = ask(lambda x: conv(jax.nn.relu(conv(x))).mean((1, 2), keepdims=True), sample, inputs).each[0]
+    probe = probe_of(question)
+    assert probe.largest == 61 * 67 * 64 * 4
+    assert [jacobian.most_at_once(probe, channels) for channels in ("sum", "random-signs", "frobenius")] == [1, 1, 64]
+    engines = [
+        engine.assemble(probe, "square", channels, None, jax.random.key(0), None) for channels in ("sum", "frobenius")
+    ]
+    assert [found.largest for found in engines] == [probe.largest, 64 * probe.largest]

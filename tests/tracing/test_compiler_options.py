@@ -64,6 +64,13 @@ def test_options_follow_the_arrays(asked):
     assert traced == [small.shape, large.shape]  # what is asked of a program costs no second trace
 
 
+def test_arrays_inside_loops_count():
+    def f(x):
+        return lax.map(lambda row: jnp.outer(row, row).sum(), x)
+
+    assert jx.largest(jx.make(f, np.ones((2, 50), np.float32))[0]) == 50 * 50 * 4
+
+
 @pytest.mark.parametrize(("tokens", "expected"), [(200, [2_560_000] * 2), (20, [25_600] * 2)])
 def test_large_products_with_batch_axes_are_left_to_eigen(tokens, expected, asked):
     q = np.ones((3, tokens, 64), np.float32)
