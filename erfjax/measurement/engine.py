@@ -20,7 +20,7 @@ from erfjax.measurement.inputs import Rows
 from erfjax.measurement.probe import Probe
 from erfjax.tracing.program.flatten import record
 from erfjax.tracing.windows.brief import brief
-from erfjax.tracing.windows.compiler import FULL, KEPT, LASTING, Jitted
+from erfjax.tracing.windows.compiler import KEPT, LASTING, ROOM, Jitted
 from erfjax.tracing.windows.cpu_taps import on_cpu
 from erfjax.tracing.windows.fourier import transforms
 from erfjax.typing import Channels, Number, Statistic
@@ -194,10 +194,10 @@ def choose_batch_size(engine: Engine, samples: int | None) -> int:
     stats = jax.local_devices()[0].memory_stats() or {}
     budget = DEVICE_SHARE * stats["bytes_limit"] if "bytes_limit" in stats else HOST_BUDGET
     fitting = min(LARGEST_BATCH, int(budget // max(1, engine.cost)))
-    if on_cpu() and 0 < engine.largest <= FULL * KEPT:
+    if on_cpu() and 0 < engine.largest <= ROOM:
         fitting = min(fitting, max(1, int(FILLED * KEPT) // engine.largest))
-    largest = max(1, fitting) * engine.devices
-    size = largest if samples is None else math.ceil(samples / math.ceil(samples / largest))
+    most = max(1, fitting) * engine.devices
+    size = most if samples is None else math.ceil(samples / math.ceil(samples / most))
     return math.ceil(size / engine.devices) * engine.devices
 
 

@@ -39,7 +39,8 @@ def test_options_that_this_jax_does_not_know_are_left_out(monkeypatch):
 
 
 def test_what_is_known_is_accepted():
-    for options in (compiler.BRIEF, compiler.LASTING, compiler.PRODUCTS, compiler.SMALLER):
+    assert {compiler.PASSES, compiler.EXPENSIVE, compiler.LIBRARY, compiler.HEAP} <= set(compiler._names())
+    for options in (compiler.BRIEF, compiler.LASTING, compiler.PRODUCTS, compiler.NOTHING, compiler.SMALLER):
         assert compiler.Jitted(lambda x: x + 1, options)(jnp.ones(())) == 2
 
 
@@ -57,7 +58,7 @@ def test_many_batched_products_keep_all_passes():
 def test_options_follow_the_arrays(asked):
     traced = []
     double = compiler.Jitted(lambda x: traced.append(x.shape) or jnp.sin(x) * 2)
-    small, large = np.zeros(8, np.float32), np.zeros(int(compiler.FULL * compiler.KEPT) // 4 + 1, np.float32)
+    small, large = np.zeros(8, np.float32), np.zeros(compiler.ROOM // 4 + 1, np.float32)
     for x in (small, large, small + 1):
         np.testing.assert_allclose(double(x), np.sin(x) * 2)
     assert [compiler.HEAP in options for options in asked] == [True, False]

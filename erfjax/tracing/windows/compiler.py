@@ -8,8 +8,8 @@ tokens 10 seconds in place of 3.4), where most else compiles sooner. A program t
 piecewise linear operations alone, is compiled without them too: attention takes seven times as long so, GELU up to four.
 
 Libraries. Convolutions of YNNPACK, which XLA calls unless it is told otherwise, run on one thread at 64 channels, and at 0.8 of
-the rate of Eigen's per core. So do large products with batch axes: attention over 196 tokens is a tenth quicker by Eigen. But
-small ones XLA then writes itself, which takes three times as long to compile (16 tokens).
+the rate of Eigen's per core. Attention over 196 tokens is a tenth quicker by Eigen's products too. But small products with batch
+axes XLA then writes itself, which takes three times as long to compile (16 tokens).
 
 Buffers. XLA takes all intermediate results of a call from one allocation. Above 32 MB the C library gives that back to the
 system after the call, and the next call pays for every page anew: a sixth of ResNet-50. Several smaller ones are kept.
@@ -25,6 +25,7 @@ import jax
 import numpy as np
 
 from erfjax.tracing import jaxpr as jx
+from erfjax.tracing.windows.cpu_taps import on_cpu
 
 Options = Mapping[str, int | bool | str]
 
@@ -39,7 +40,9 @@ PRODUCTS: Options = MappingProxyType({LIBRARY: "LIBRARY_FUSION_TYPE_INDIVIDUAL_D
 NOTHING: Options = MappingProxyType({LIBRARY: ""})
 LARGE = 2_000_000  # multiplications of a product, for one index of its batch axes: those of 196 tokens have 2.5 million
 KEPT = 20 << 20  # bytes of a heap: far enough below 32 MB ...
-FULL = 0.9  # ... of which the largest array may take so much: XLA warns of every one that is larger than a heap, and it may pad
+ROOM = (
+    18 << 20
+)  # ... of which the largest array may take so many: XLA warns of every one that is larger than a heap, and it may pad
 SMALLER: Options = MappingProxyType({HEAP: KEPT})
 MOST_BATCHED = 1e7  # multiplications of a sample, forwards: a tenth of a second without LLVM's passes
 
@@ -64,6 +67,7 @@ class Jitted:
         function: what to compile.
         options: of the compiler; those that this JAX does not know are left out.
         sharding: that of the results, as `jax.jit` takes it.
+        suited: what was compiled so far, by the shapes of the arguments.
 
     Example:
         >>> import jax.numpy as jnp
@@ -75,7 +79,7 @@ class Jitted:
     function: Callable[..., Any]
     options: Options = dataclasses.field(default_factory=dict)
     sharding: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    suited: dict[Any, Callable[..., Any]] = dataclasses.field(default_factory=dict)
+    suited: dict[Any, Callable[..., Any]] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     def __call__(self, *arguments: Any) -> Any:
         return self._for(arguments)(*arguments)
@@ -97,14 +101,12 @@ def suiting(body: jx.Body) -> Options:
     """Options for a program with such products and arrays."""
     batched = jx.batched_products(body)
     library = NOTHING if batched and np.median(batched) >= LARGE else PRODUCTS
-    return {**library, **(SMALLER if jx.largest(body) <= FULL * KEPT else {})}
+    return {**library, **(SMALLER if jx.largest(body) <= ROOM else {})}
 
 
 def known(options: Options) -> dict[str, int | bool | str]:
     """Those of the options that this JAX knows, on a CPU."""
-    if jax.default_backend() != "cpu":
-        return {}
-    return {name: value for name, value in options.items() if name in _names()}
+    return {name: value for name, value in options.items() if name in _names()} if on_cpu() else {}
 
 
 @functools.cache
